@@ -1,0 +1,278 @@
+"""Configuration files, parsed once at the edge into frozen models; unknown keys are refused.
+
+`STIC_HOME` (default `~/.stic`) holds `server/federation.yaml` and `sites/<site>/site.yaml`.
+Relative paths in a file are relative to that file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from stic_core.errors import ConfigError
+from stic_core.tasks import TASKS, Task
+
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
+"""host:port"""
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    path = path.expanduser()
+    return path if base is None or path.is_absolute() else Path(base) / path
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A path that is relative to the configuration file; absolute once it is loaded."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ImageConfig(_Frozen):
+    """How a slice becomes the model's image; every site of a federation prepares alike.
+
+    Args:
+        crop_mm: side of the square around the lesion, mm, where its place is known;
+            None takes the whole slice.
+    """
+
+    crop_mm: Annotated[float, Field(gt=0)] | None = None
+
+
+class ModelConfig(_Frozen):
+    """The model that every site builds.
+
+    Args:
+        architecture: `stic` is the paper's.
+        backbone: the frozen CNN a phase goes through; `tiny` is the demo's own.
+        recurrent_activation: the GRU's gates, as Keras names them.
+    """
+
+    architecture: Literal["stic"] = "stic"
+    backbone: Literal["vgg16", "tiny"] = "vgg16"
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid"] = "sigmoid"
+
+
+class TrainingConfig(_Frozen):
+    """Training at one site, the paper's values by default.
+
+    Args:
+        local_epochs: passes over the site's training patients a round.
+        views: augmented views a patient, cached beside the plain one.
+        class_balanced: weigh the loss by the inverse of the site's own class counts.
+        weight_decay: decoupled (AdamW).
+        rotation_degrees, shift, zoom: the augmentation's half ranges; shift and zoom as
+            fractions. One draw serves all three phases.
+    """
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    views: Annotated[int, Field(ge=0, le=64)] = 8
+    class_balanced: bool = False
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class ListenConfig(_Frozen):
+    """Where the server listens, and what its certificate is for.
+
+    Args:
+        host: address to bind; 0.0.0.0 is every interface.
+        port: TCP port; sites need this one and no other.
+        names: host names and addresses that sites use; the certificate carries them.
+        max_body_mb: a request with a larger body is refused.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8443
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
+    max_body_mb: Annotated[int, Field(ge=1, le=4096)] = 256
+
+
+class FederationConfig(_Frozen):
+    """`federation.yaml`: what the sites compute together, and how long the server waits.
+
+    Args:
+        task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
+        rounds: how often the sites' weights are averaged.
+        min_sites: fewer reports than this and a round fails.
+        join_timeout_s: how long to wait for `min_sites` (all admitted ones by default) to come online.
+        round_timeout_s: how long a site may take over one round.
+        seed: of the model's first weights and of every site's shuffling.
+        determinism: bit-equal results for equal seeds on a CPU.
+        local_only: also train each site's own model, for comparison.
+        runs: folder of the runs.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "stic"
+    task: Task = TASKS["malignant"]
+    image: ImageConfig = ImageConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
+    join_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
+    round_timeout_s: Annotated[float, Field(gt=0)] = 3_600.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    determinism: bool = True
+    local_only: bool = True
+    listen: ListenConfig = ListenConfig()
+    runs: FilePath = Path("runs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_by_name(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("task"), str):
+            name = data["task"]
+            if name not in TASKS:
+                raise ValueError(f"task: got {name!r}, expected {' or '.join(TASKS)}, or a name and classes")
+            return {**data, "task": TASKS[name]}
+        return data
+
+
+class DatasetConfig(_Frozen):
+    """Where a site's files lie and how they are read.
+
+    Args:
+        root: folder that every path of the manifest is relative to, and never leaves.
+        manifest: the manifest, relative to `root`.
+        prepared: folder for the prepared dataset and the cached features.
+        units: unit by laboratory value, where it is not the default one.
+        compat: how censored laboratory values are read.
+        max_quarantined: more patients than this that cannot be used, and preparation fails.
+        seed: draws `val` from `train` where the manifest has no `val`.
+        val_share: the share drawn.
+    """
+
+    root: FilePath = Path("data")
+    manifest: Path = Path("manifest.csv")
+    prepared: FilePath = Path("prepared")
+    image: ImageConfig = ImageConfig()
+    units: dict[str, str] = Field(default_factory=dict)
+    compat: Literal["strict", "authors"] = "strict"
+    max_quarantined: Annotated[int, Field(ge=0)] = 10
+    seed: Annotated[int, Field(ge=0)] = 0
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class ServerAddress(_Frozen):
+    """The coordinator's server.
+
+    Args:
+        address: host:port.
+        ca: certificate of the CA that the server's certificate must come from.
+    """
+
+    address: Address
+    ca: FilePath = Path("ca.crt")
+
+
+class PolicyConfig(_Frozen):
+    """What this site agrees to.
+
+    Args:
+        tasks: names of tasks it takes part in.
+        max_rounds, max_local_epochs: bounds on one run.
+        min_cell: counts of fewer patients than this are not released.
+        min_class: an AUC needs this many patients of the class and this many others.
+    """
+
+    tasks: tuple[str, ...] = ("malignant", "hcc-icc", "benign-malignant")
+    max_rounds: Annotated[int, Field(ge=1)] = 1000
+    max_local_epochs: Annotated[int, Field(ge=1)] = 20
+    min_cell: Annotated[int, Field(ge=1)] = 5
+    min_class: Annotated[int, Field(ge=1)] = 10
+
+
+class SiteConfig(_Frozen):
+    """`site.yaml`: one hospital.
+
+    Args:
+        key: the site's private key, mode 0600.
+        device: `auto` takes CUDA where there is one.
+        backbone_weights: weights file by backbone, where it is not in torchvision's cache.
+    """
+
+    site: SiteName
+    server: ServerAddress
+    key: FilePath = Path("site.key")
+    dataset: DatasetConfig = DatasetConfig()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
+    policy: PolicyConfig = PolicyConfig()
+
+
+ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)
+
+
+def home() -> Path:
+    """`STIC_HOME`, default `~/.stic`."""
+    return Path(os.environ.get("STIC_HOME") or "~/.stic").expanduser()
+
+
+def load(path: Path, kind: type[ConfigT]) -> ConfigT:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key is unknown or out of range.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        command = "stic-server init" if kind is FederationConfig else "stic-client --site SITE enroll"
+        raise ConfigError(
+            f"{path} does not exist", advice=f"Make one with `{command}`, or name another with --config."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line} is not YAML") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
+    return parse(data if data is not None else {}, kind, source=str(path), base=path.resolve().parent)
+
+
+def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:
+    """Check what a configuration file says.
+
+    Args:
+        data: what the YAML holds.
+        source: how messages call it.
+        base: folder that relative paths are relative to; None leaves them as they are.
+
+    Raises:
+        ConfigError: names the first key that is wrong, what it got and what it expected.
+    """
+    try:
+        return kind.model_validate(data, context={"base": base})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{source}: {key}: no such key{more}", advice="Remove it, or correct its spelling."
+            ) from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{source}: {key}: missing{more}", advice="Add it.") from None
+        raise ConfigError(
+            f"{source}: {key}", got=repr(first["input"]), expected=first["msg"] + more
+        ) from None
