@@ -114,7 +114,8 @@ class FederationConfig(_Frozen):
         task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
         rounds: how often the sites' weights are averaged.
         min_sites: fewer reports than this and a round fails.
-        join_timeout_s: how long to wait for `min_sites` (all admitted ones by default) to come online.
+        join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
+        join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
         round_timeout_s: how long a site may take over one round.
         seed: of the model's first weights and of every site's shuffling.
         determinism: bit-equal results for equal seeds on a CPU.
@@ -130,6 +131,7 @@ class FederationConfig(_Frozen):
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
     min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
     join_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
+    join_grace_s: Annotated[float, Field(ge=0)] = 60.0
     round_timeout_s: Annotated[float, Field(gt=0)] = 3_600.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     determinism: bool = True
@@ -235,19 +237,36 @@ def load(path: Path, kind: type[ConfigT]) -> ConfigT:
         ConfigError: the file is missing, is not YAML, or a key is unknown or out of range.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         command = "stic-server init" if kind is FederationConfig else "stic-client --site SITE enroll"
         raise ConfigError(
             f"{path} does not exist", advice=f"Make one with `{command}`, or name another with --config."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line} is not YAML") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
-    return parse(data if data is not None else {}, kind, source=str(path), base=path.resolve().parent)
+    return parse_text(text, kind, source=str(path), base=path.resolve().parent)
+
+
+def parse_text(text: str, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:
+    """Check a configuration given as YAML.
+
+    Args:
+        source: how messages call it.
+        base: folder that relative paths are relative to; None leaves them as they are.
+
+    Raises:
+        ConfigError: it is not YAML, or a key is unknown or out of range.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line} is not YAML") from None
+    return parse(data if data is not None else {}, kind, source=source, base=base)
 
 
 def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:

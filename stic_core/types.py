@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Int64, UInt8
+from jaxtyping import Float, Float16, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 HUSlice: TypeAlias = Float32[np.ndarray, "h w"]
@@ -17,6 +17,12 @@ HUSlice: TypeAlias = Float32[np.ndarray, "h w"]
 
 GreySlice: TypeAlias = UInt8[np.ndarray, "h w"]
 """One slice after the CT window, 0 to 255."""
+
+Points: TypeAlias = Float64[np.ndarray, "... 2"]
+"""Positions in a slice, row before column, in pixels or mm as the user of it says."""
+
+Affine2D: TypeAlias = Float64[np.ndarray, "2 3"]
+"""A linear part and a shift, of points (row, col) in mm."""
 
 PhaseImages: TypeAlias = UInt8[np.ndarray, "n h w 3"]
 """Prepared patients as they lie on disk; the last axis is NC, ART, PV (the paper's R, G, B)."""
@@ -45,6 +51,3 @@ LabelVector: TypeAlias = Int64[np.ndarray, " n"]
 
 ScoreMatrix: TypeAlias = Float[np.ndarray, "n k"]
 """Logits of a model for n patients."""
-
-FlatArray: TypeAlias = Float32[np.ndarray, " p"]
-"""All tensors that travel, one after the other in the order of their specification."""

@@ -1,0 +1,205 @@
+"""What a round costs beside the sites' computing: real processes, TLS, node keys, 12.9 MB each way.
+
+    python benchmarks/round_overhead.py [--sites 2] [--rounds 12]
+
+The sites answer at once and train nothing; all else is the product's: session, checkpoints,
+digests, Flower's protocol. The last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from stic_core import commands  # noqa: F401  turns Flower's telemetry off before it is imported
+from stic_core.config import FederationConfig, ImageConfig
+from stic_core.evaluation import ValidationReport
+from stic_core.keys import load_private, make_key_pair
+from stic_core.model import build_head
+from stic_core.protocol import (
+    Acknowledged,
+    Describe,
+    Failure,
+    Finish,
+    RoundReport,
+    RunPlan,
+    SiteDescription,
+    TrainRound,
+)
+from stic_core.statistics import NotEstimable
+from stic_core.tensors import digest
+from stic_core.weights import get_flat, trainable_specs
+
+NOBODY = NotEstimable("a benchmark has no patients")
+
+
+class Echo:
+    """A participant that sends back what it got."""
+
+    def __init__(self) -> None:
+        self.finished: str | None = None
+        self._plan: RunPlan | None = None
+
+    def answer(self, instruction, weights):  # noqa: ANN001, ANN201  the participant's own signature
+        """Answer at once."""
+        match instruction:
+            case Describe():
+                self._plan = instruction.plan
+                return SiteDescription(
+                    patients={"train": {"HCC": 1}, "val": {}, "test": {}},
+                    quarantined=0,
+                    fingerprint="0" * 64,
+                    test_fingerprint="0" * 64,
+                    image=ImageConfig(),
+                    phantom=True,
+                    backbone_digest="0" * 64,
+                    device="cpu",
+                    versions={},
+                ), None
+            case TrainRound():
+                began = time.perf_counter()
+                report = RoundReport(
+                    round=instruction.round,
+                    validation=ValidationReport(n=0, loss_sum=NOBODY, correct=NOBODY),
+                    examples=1,
+                    train_loss=1.0,
+                    steps=0,
+                    weights_digest=digest(weights, self._plan.tensors),
+                    compute_seconds=time.perf_counter() - began,
+                )
+                return report, weights
+            case Finish():
+                self.finished = instruction.status
+                return Acknowledged(), None
+        return Failure(code="NotInBenchmark"), None
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+def site(folder: Path, name: str, port: int) -> None:
+    """One site's process."""
+    from stic_client import flower_app
+    from stic_client.flower_link import FleetLink
+
+    participant = Echo()
+    flower_app.participants[name] = participant  # pyright: ignore[reportArgumentType]
+    link = FleetLink(
+        f"127.0.0.1:{port}",
+        ca=folder / "ca.crt",
+        key=load_private(folder / "keys" / f"{name}.key"),
+        state=folder / f"{name}.json",
+        observer=Quiet(),
+    )
+    link.serve(
+        flower_app.app, node_config={"site-config": name}, until=lambda: participant.finished is not None
+    )
+
+
+def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
+    """The server's process, and the sites' as its children."""
+    from stic_server import flower_app
+    from stic_server.certificates import make_certificates
+    from stic_server.coordinator import FederationState
+    from stic_server.flower_link import FleetServer, Listen
+    from stic_server.run_folder import RunFolder
+    from stic_server.session import Limits, Session, Silent
+    from stic_server.sites import admit
+
+    make_certificates(folder, names=["127.0.0.1"])
+    names = [f"site{number}" for number in range(sites)]
+    for name in names:
+        admit(folder / "sites", name=name, public_key=make_key_pair(folder / "keys" / f"{name}.key"))
+    port = _free_port()
+    listener = FleetServer(
+        Listen("127.0.0.1", port, folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    )
+    listener.watch(folder / "sites")
+    listener.start()
+    children = [
+        subprocess.Popen([sys.executable, __file__, "--as-site", name, str(folder), str(port)]) for name in names
+    ]
+    federation = FederationConfig(rounds=rounds, runs=folder / "runs", min_sites=sites, local_only=False)
+    head = build_head(channels=512, classes=3, seed=0)
+    plan = RunPlan.of(federation, trainable_specs(head))
+    run = RunFolder.begin(federation, plan)
+
+    class TrainingOnly(Session):
+        """Rounds without the evaluation, which needs patients."""
+
+        def _evaluate(self, state: FederationState, model_digest: str) -> dict[str, object]:
+            del state, model_digest
+            return {}
+
+    from flwr.serverapp import ServerApp
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid, context) -> None:  # noqa: ANN001  Flower's signature
+        del context
+        reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=Silent())
+        limits = Limits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
+        TrainingOnly(plan, get_flat(head), run=run, sites=reached, limits=limits, observer=Silent()).execute()
+
+    try:
+        listener.execute(app, run_config={})
+        for child in children:
+            child.wait(20)
+    finally:
+        for child in children:
+            child.kill()
+        listener.stop()
+    rows = run.read_rounds()
+    overhead = [row["overhead_seconds"] for row in rows[1:]]  # the first warms up
+    return {
+        "sites": sites,
+        "rounds": rounds,
+        "parameters": sum(spec.size for spec in plan.tensors),
+        "median_overhead_seconds": statistics.median(overhead),
+        "min_overhead_seconds": min(overhead),
+        "max_overhead_seconds": max(overhead),
+        "bytes_down": int(statistics.median(row["bytes_down"] for row in rows)) // sites,
+        "bytes_up": int(statistics.median(row["bytes_up"] for row in rows)) // sites,
+    }
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--as-site", nargs=3, metavar=("NAME", "FOLDER", "PORT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    import logging
+
+    logging.getLogger("flwr").addFilter(lambda record: record.levelno >= logging.ERROR)
+    if arguments.as_site:
+        name, folder, port = arguments.as_site
+        site(Path(folder), name, int(port))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        result = server(Path(folder), sites=arguments.sites, rounds=arguments.rounds)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""A site's part in a run: instructions in, reports out. No transport, no Flower.
+
+The dataset, the features and the model stay loaded between rounds. What goes wrong is
+answered with a code; the detail stays in the site's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Protocol
+
+import torch
+
+from stic_client.policy import check_plan
+from stic_core.backbones import backbone_digest, load_backbone
+from stic_core.config import SiteConfig
+from stic_core.dataset import SiteDataset, Split, load_dataset
+from stic_core.errors import PlanRefusedError, ProtocolError, SticError
+from stic_core.evaluation import ValidationReport, site_report, validation_report
+from stic_core.features import load_or_build
+from stic_core.model import STICHead, build_head
+from stic_core.protocol import (
+    Acknowledged,
+    Describe,
+    EvaluateHeldOut,
+    Failure,
+    Finish,
+    HeldOutAnswer,
+    HistogramReport,
+    HistogramRequest,
+    Instruction,
+    LocalReport,
+    Refusal,
+    Report,
+    RoundReport,
+    RunPlan,
+    SiteDescription,
+    TrainLocal,
+    TrainRound,
+)
+from stic_core.statistics import log_loss_sum
+from stic_core.tensors import FlatArray, digest
+from stic_core.training import Examples, Trainer, examples_of, pick_device, predict
+from stic_core.weights import get_flat, set_flat, trainable_specs
+
+LOG = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Is told what goes on at the site; shows it or not."""
+
+    def note(self, text: str) -> None:
+        """Something that is worth a line."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far a longer piece of work is."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run that this site accepted, with all that stays loaded for it."""
+
+    run_id: str
+    plan: RunPlan
+    dataset: SiteDataset
+    backbone_digest: str
+    head: STICHead
+    examples: dict[Split, Examples]
+
+
+class Participant:
+    """One site.
+
+    Args:
+        config: of the site.
+        observer: is told what goes on.
+    """
+
+    def __init__(self, config: SiteConfig, observer: Observer | None = None) -> None:
+        self.config, self.observer = config, observer or Silent()
+        self.device = pick_device(config.device)
+        self.finished: str | None = None
+        """Status of the last run that the server ended."""
+        self._run: _Run | None = None
+
+    def answer(self, instruction: Instruction, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
+        """Do what is asked, or say why not; never raises what a user could cause."""
+        try:
+            return self._answer(instruction, weights)
+        except PlanRefusedError as error:
+            self.observer.note(f"refused: {error}")
+            return Refusal(reason=str(error)[:500]), None
+        except SticError as error:
+            self.observer.note(f"failed: {error}")
+            return Failure(code=error.code), None
+        except Exception as error:
+            # Whatever it says may quote data, so only its kind travels.
+            LOG.exception("%s failed", instruction.kind)
+            self.observer.note(f"{instruction.kind} failed with {type(error).__name__}; see the log")
+            return Failure(code=type(error).__name__), None
+
+    def _answer(self, instruction: Instruction, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
+        match instruction:
+            case Describe():
+                return self._describe(instruction), None
+            case TrainRound():
+                return self._train_round(instruction, self._checked(instruction, weights))
+            case TrainLocal():
+                return self._train_local(instruction, self._checked(instruction, weights))
+            case HistogramRequest():
+                return self._histograms(instruction, self._checked(instruction, weights)), None
+            case EvaluateHeldOut():
+                return self._held_out(instruction, self._checked(instruction, weights)), None
+            case Finish():
+                self.observer.note(f"run {instruction.run_id} is {instruction.status}")
+                self.finished = instruction.status
+                return Acknowledged(), None
+
+    # ---- the run ------------------------------------------------------------------------
+
+    def _describe(self, question: Describe) -> SiteDescription:
+        plan = question.plan
+        check_plan(plan, self.config.policy)
+        self.observer.note(
+            f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
+            f"{plan.rounds} rounds, plan {plan.digest[:12]}"
+        )
+        self.finished = None
+        self._run = self._load(question.run_id, plan)
+        run = self._run
+        return SiteDescription(
+            patients=run.dataset.counts(plan.task),  # pyright: ignore[reportArgumentType]
+            quarantined=run.dataset.quarantined,
+            fingerprint=run.dataset.fingerprint,
+            test_fingerprint=run.dataset.split_fingerprints["test"],
+            image=run.dataset.image,
+            phantom=run.dataset.phantom,
+            backbone_digest=run.backbone_digest,
+            device=self.device.type,
+            versions={
+                "python": platform.python_version(),
+                "stic-federated": version("stic-federated"),
+                "torch": torch.__version__,
+            },
+        )
+
+    def _load(self, run_id: str, plan: RunPlan) -> _Run:
+        dataset = load_dataset(self.config.dataset.prepared)
+        weights = self.config.backbone_weights.get(plan.model.backbone)
+        backbone = load_backbone(plan.model.backbone, weights=weights)
+        head = build_head(
+            channels=backbone.channels,
+            classes=len(plan.task.classes),
+            seed=plan.seed,
+            recurrent_activation=plan.model.recurrent_activation,
+        )
+        if trainable_specs(head) != plan.tensors:
+            raise PlanRefusedError(
+                "tensors", got="names or shapes of another model", expected=f"those of {plan.model.architecture}"
+            )
+        if plan.determinism:
+            torch.use_deterministic_algorithms(True)
+        cache = load_or_build(
+            dataset,
+            backbone,
+            config=plan.training,
+            seed=plan.seed,
+            device=self.device,
+            progress=lambda done, total: self.observer.progress("backbone features", done, total),
+        )
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        examples = {split: examples_of(dataset, cache, split=split, task=plan.task) for split in splits}
+        return _Run(run_id, plan, dataset, backbone_digest(backbone), head, examples)
+
+    def _checked(
+        self, instruction: TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut, weights: FlatArray | None
+    ) -> FlatArray:
+        """The weights that came with an instruction of the run that this site accepted."""
+        run = self._current()
+        if (instruction.run_id, instruction.plan_digest) != (run.run_id, run.plan.digest):
+            raise PlanRefusedError("run", got="one that this site did not accept", expected=run.run_id)
+        if weights is None or digest(weights, run.plan.tensors) != instruction.weights_digest:
+            raise ProtocolError("the weights are not those that the message names")
+        return weights
+
+    def _current(self) -> _Run:
+        if self._run is None:
+            raise PlanRefusedError("run", got="an instruction", expected="a plan first")
+        return self._run
+
+    # ---- training -----------------------------------------------------------------------
+
+    def _train_round(self, question: TrainRound, weights: FlatArray) -> tuple[RoundReport, FlatArray | None]:
+        began = time.perf_counter()
+        run = self._current()
+        if question.round > run.plan.rounds + 1:
+            raise PlanRefusedError("round", got=question.round, expected=f"at most {run.plan.rounds} and a last look")
+        set_flat(run.head, weights)
+        validation = self._validate(run)
+        trained: FlatArray | None = None
+        loss, examples, steps = None, 0, 0
+        if question.train and len(run.examples["train"]):
+            trainer = self._trainer(run, salt=question.round)
+            outcome = trainer.run(run.plan.training.local_epochs)
+            loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
+            trained = get_flat(run.head)
+        self._note_round(question, run, loss)
+        report = RoundReport(
+            round=question.round,
+            validation=validation,
+            examples=examples,
+            train_loss=loss,
+            steps=steps,
+            compute_seconds=time.perf_counter() - began,
+            weights_digest=digest(trained, run.plan.tensors) if trained is not None else None,
+        )
+        return report, trained
+
+    def _note_round(self, question: TrainRound, run: _Run, loss: float | None) -> None:
+        if not question.train:
+            self.observer.note(f"all {run.plan.rounds} rounds done")
+        elif loss is None:
+            self.observer.note(f"round {question.round} of {run.plan.rounds}: no training patients here")
+        else:
+            self.observer.note(f"round {question.round} of {run.plan.rounds}: training loss {loss:.3f}")
+
+    def _trainer(self, run: _Run, *, salt: int) -> Trainer:
+        """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
+        name = int.from_bytes(self.config.site.encode(), "big")
+        return Trainer(
+            run.head,
+            run.examples["train"],
+            config=run.plan.training,
+            seed=[run.plan.seed, salt, name],
+            device=self.device,
+        )
+
+    def _validate(self, run: _Run, *, histograms: bool = False) -> ValidationReport:
+        examples = run.examples["val"]
+        return validation_report(
+            predict(run.head, examples, device=self.device),
+            examples.labels,
+            classes=run.plan.task.classes,
+            policy=self.config.policy,
+            histograms=histograms,
+        )
+
+    def _own_loss(self, run: _Run) -> float | None:
+        """Mean validation loss for this site's own eyes, whatever its policy releases."""
+        examples = run.examples["val"]
+        if not len(examples):
+            return None
+        logits = predict(run.head, examples, device=self.device)
+        return log_loss_sum(logits, labels=examples.labels) / len(examples)
+
+    def _train_local(self, question: TrainLocal, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
+        """As many epochs as the federation's, one optimiser throughout, the best by own validation."""
+        began = time.perf_counter()
+        run = self._current()
+        set_flat(run.head, weights)
+        trainer = self._trainer(run, salt=0)
+        best, best_loss, best_epoch = weights, None, 0
+        epochs = run.plan.rounds * run.plan.training.local_epochs if len(run.examples["train"]) else 0
+        for epoch in range(1, epochs + 1):
+            trainer.run(1)
+            loss = self._own_loss(run)
+            if best_loss is None or loss is None or loss < best_loss:
+                best, best_loss, best_epoch = get_flat(run.head), loss, epoch
+            self.observer.progress("own model, for comparison", epoch, epochs)
+        report = LocalReport(
+            epochs=epochs,
+            best_epoch=best_epoch,
+            validation_loss=best_loss if len(run.examples["val"]) >= self.config.policy.min_cell else None,
+            compute_seconds=time.perf_counter() - began,
+            weights_digest=digest(best, run.plan.tensors),
+        )
+        return report, best
+
+    # ---- evaluation ---------------------------------------------------------------------
+
+    def _histograms(self, question: HistogramRequest, weights: FlatArray) -> HistogramReport:
+        run = self._current()
+        set_flat(run.head, weights)
+        return HistogramReport(validation=self._validate(run, histograms=True))
+
+    def _held_out(self, question: EvaluateHeldOut, weights: FlatArray) -> HeldOutAnswer:
+        run = self._current()
+        found = run.dataset.split_fingerprints["test"]
+        if found != question.test_fingerprint:
+            raise PlanRefusedError(
+                "the held-out set changed since the run began", got=found[:12], expected=question.test_fingerprint[:12]
+            )
+        set_flat(run.head, weights)
+        examples = run.examples["test"]
+        logits = predict(run.head, examples, device=self.device)
+        self.observer.note(f"held-out set opened for model {question.model} ({question.weights_digest[:12]})")
+        report = site_report(
+            logits,
+            examples.labels,
+            classes=run.plan.task.classes,
+            edges=question.edges,
+            policy=self.config.policy,
+        )
+        return HeldOutAnswer(model=question.model, report=report)

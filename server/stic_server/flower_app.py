@@ -1,0 +1,243 @@
+"""The coordinator's Flower ServerApp: a session's questions as Flower messages over any Grid.
+
+The same object runs inside `stic-server start` and on a stock SuperLink. The run's
+configuration names the federation's file under `federation`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid, ServerApp
+
+from stic_core import config
+from stic_core.backbones import CHANNELS
+from stic_core.errors import FederationError, ProtocolError
+from stic_core.model import build_head
+from stic_core.protocol import (
+    MESSAGE_KEY,
+    WEIGHTS_KEY,
+    Describe,
+    Failure,
+    Finish,
+    Instruction,
+    RunPlan,
+    TrainLocal,
+    TrainRound,
+    decode_report,
+    encode,
+)
+from stic_core.tensors import FlatArray
+from stic_core.weights import get_flat, trainable_specs
+from stic_server.run_folder import RunFolder
+from stic_server.session import Answer, Exchange, Limits, Observer, Session, Silent
+from stic_server.sites import admitted
+
+POLL_S = 0.05
+_LOOK_S = 1.0  # between looks at who is online
+
+# Flower's ErrorCode: the message or its reply is gone, because the site restarted or went away.
+_SITE_AWAY = frozenset({3, 4, 5})
+
+
+observer: Observer = Silent()
+"""Set by the command line before the app runs."""
+
+last_run: RunFolder | None = None
+"""The folder of the run that the app did last."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, from the configuration to its evaluation."""
+    global last_run
+    path = Path(str(context.run_config["federation"]))
+    last_run = run_federation(grid, path, observer=observer)
+
+
+def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
+    """Run a federation over a Grid, or go on with the run that was interrupted.
+
+    Args:
+        path: of federation.yaml.
+
+    Returns:
+        The run's folder, with its evaluation.
+
+    Raises:
+        FederationError: too few sites, or too long a wait.
+    """
+    federation = config.load(path, config.FederationConfig)
+    head = build_head(
+        channels=CHANNELS[federation.model.backbone],
+        classes=len(federation.task.classes),
+        seed=federation.seed,
+        recurrent_activation=federation.model.recurrent_activation,
+    )
+    plan = RunPlan.of(federation, trainable_specs(head))
+    run = RunFolder.begin(federation, plan)
+    expected = [site.name for site in admitted(path.resolve().parent / "sites")]
+    sites = FlowerSites(grid, expected=expected, grace_s=federation.join_grace_s, observer=observer)
+    limits = Limits(
+        min_sites=federation.min_sites,
+        join_timeout_s=federation.join_timeout_s,
+        round_timeout_s=federation.round_timeout_s,
+    )
+    Session(plan, get_flat(head), run=run, sites=sites, limits=limits, observer=observer).execute()
+    return run
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A question that waits for its answer."""
+
+    site: str
+    content: RecordDict
+    message_type: str
+    at: float
+
+
+class FlowerSites:
+    """`session.Sites` over a Flower Grid.
+
+    Args:
+        expected: admitted sites; once enough are online, these are waited for a little longer.
+        grace_s: how much longer.
+        observer: is told whom we wait for.
+    """
+
+    def __init__(self, grid: Grid, *, expected: Sequence[str], grace_s: float, observer: Observer) -> None:
+        self._grid, self._expected, self._grace_s, self._observer = grid, set(expected), grace_s, observer
+
+    def _online(self) -> dict[str, NodeInfo]:
+        return {node.name or f"node-{node.node_id}": node for node in self._grid.get_nodes()}
+
+    def wait_for(self, *, at_least: int, timeout: float) -> list[str]:
+        """See `session.Sites`."""
+        began = time.monotonic()
+        enough_since: float | None = None
+        while True:
+            here = self._online()
+            waited = time.monotonic() - began
+            missing = sorted(self._expected - here.keys())
+            if len(here) < at_least:
+                enough_since = None
+                if waited > timeout:
+                    raise FederationError(
+                        "too few sites came online",
+                        got=f"{len(here)} ({', '.join(sorted(here)) or 'none'}) in {timeout:g} s",
+                        expected=f"at least {at_least}; missing: {', '.join(missing) or 'none admitted'}",
+                    )
+            else:
+                enough_since = time.monotonic() if enough_since is None else enough_since
+                if not missing or time.monotonic() - enough_since > self._grace_s:
+                    return sorted(here)
+            self._observer.waiting(missing, waited)
+            time.sleep(0.2)
+
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: FlatArray | None, timeout: float
+    ) -> Exchange:
+        """See `session.Sites`; a question is sent again to a site that was restarted meanwhile."""
+        began = time.monotonic()
+        down, up = self._bytes()
+        array = ArrayRecord({WEIGHTS_KEY: Array(weights)}) if weights is not None else None
+        waiting = self._first(questions, array)
+        lost: dict[str, _Sent] = {}
+        answers: dict[str, Answer] = {}
+        looked = time.monotonic()
+        while (waiting or lost) and time.monotonic() - began < timeout:
+            for reply in self._grid.pull_messages(list(waiting)):
+                sent = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if sent is None:
+                    continue
+                if reply.has_error() and reply.error.code in _SITE_AWAY:
+                    lost[sent.site] = sent  # the site went away with the message; it may come back
+                else:
+                    answers[sent.site] = _answer(reply)
+            if time.monotonic() - looked > _LOOK_S:
+                looked = time.monotonic()
+                self._send_again(waiting, lost)
+                silent = sorted({sent.site for sent in waiting.values()} | lost.keys())
+                self._observer.waiting(silent, time.monotonic() - began)
+            if waiting or lost:
+                time.sleep(POLL_S)
+        for sent in [*waiting.values(), *lost.values()]:
+            self._observer.note(f"{sent.site} did not answer within {timeout:g} s; it is left out here")
+        after_down, after_up = self._bytes()
+        return Exchange(answers, after_down - down, after_up - up)
+
+    def _first(self, questions: Mapping[str, Instruction], array: ArrayRecord | None) -> dict[str, _Sent]:
+        here = self._online()
+        waiting: dict[str, _Sent] = {}
+        for site in sorted(questions):
+            if site not in here:
+                self._observer.note(f"{site} is not online; it is left out here")
+                continue
+            instruction = questions[site]
+            content = RecordDict({MESSAGE_KEY: ConfigRecord({MESSAGE_KEY: encode(instruction)})})
+            if array is not None:
+                content[WEIGHTS_KEY] = array
+            sent = _Sent(site, content, _message_type(instruction), 0.0)
+            waiting[self._push(sent, here[site])] = sent
+        return waiting
+
+    def _push(self, sent: _Sent, node: NodeInfo) -> str:
+        message = Message(sent.content, node.node_id, sent.message_type)
+        (message_id,) = self._grid.push_messages([message])
+        sent.at = time.time()
+        return message_id
+
+    def _send_again(self, waiting: dict[str, _Sent], lost: dict[str, _Sent]) -> None:
+        here = self._online()
+        for message_id, sent in list(waiting.items()):
+            node = here.get(sent.site)
+            if node is not None and _activated(node) > sent.at:
+                del waiting[message_id]
+                self._observer.note(f"{sent.site} was restarted; its question is sent again")
+                waiting[self._push(sent, node)] = sent
+        for site, sent in list(lost.items()):
+            if site in here:
+                self._observer.note(f"{site} is back; its question is sent again")
+                waiting[self._push(sent, here[site])] = lost.pop(site)
+
+    def _bytes(self) -> tuple[int, int]:
+        """What messages held so far; a stock Grid does not count."""
+        return getattr(self._grid, "bytes_down", 0), getattr(self._grid, "bytes_up", 0)
+
+
+def _message_type(instruction: Instruction) -> str:
+    match instruction:
+        case Describe() | Finish():
+            return MessageType.QUERY
+        case TrainRound() | TrainLocal():
+            return MessageType.TRAIN
+        case _:
+            return MessageType.EVALUATE
+
+
+def _activated(node: NodeInfo) -> float:
+    """When a site came online last, seconds since the epoch."""
+    return dt.datetime.fromisoformat(node.last_activated_at).timestamp() if node.last_activated_at else 0.0
+
+
+def _answer(reply: Message) -> Answer:
+    """A reply as an answer; what breaks the protocol is that site's failure, and no other's."""
+    if reply.has_error():
+        return Answer(Failure(code="ClientAppFailed"))
+    try:
+        report = decode_report(str(reply.content.config_records[MESSAGE_KEY][MESSAGE_KEY]))
+        record = reply.content.array_records.get(WEIGHTS_KEY)
+        weights = np.asarray(record[WEIGHTS_KEY].numpy()) if record is not None else None
+    except (ProtocolError, KeyError, ValueError, TypeError):
+        return Answer(Failure(code="ProtocolError"))
+    return Answer(report, weights)

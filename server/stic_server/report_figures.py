@@ -1,0 +1,200 @@
+"""Figures of the report as inline SVG whose colours are CSS variables, so they follow the page.
+
+Matplotlib draws with stand-in colours; afterwards each becomes `var(--name)`. Text stays text,
+in the page's own font. Each figure is a small panel: the page puts panels side by side where
+there is room and under one another where there isn't.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+SITE_COLOURS = 8
+"""Sites beyond this many share colours; dashes still tell them apart."""
+
+# Stand-ins: no two alike, none that matplotlib would write in another way.
+_STAND_IN = {
+    "ink": "#010203",
+    "muted": "#040506",
+    "grid": "#070809",
+    "best": "#0a0b0c",
+    **{f"s{index}": f"#1{index}1{index}1{index}" for index in range(1, SITE_COLOURS + 1)},
+}
+_DASHES = ("-", (0, (5, 1.6)), (0, (1.5, 1.5)), (0, (5, 1.6, 1.2, 1.6)))
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 11.0,
+    "axes.edgecolor": _STAND_IN["muted"],
+    "axes.labelcolor": _STAND_IN["muted"],
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _STAND_IN["grid"],
+    "grid.linewidth": 0.7,
+    "text.color": _STAND_IN["ink"],
+    "xtick.color": _STAND_IN["muted"],
+    "ytick.color": _STAND_IN["muted"],
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "lines.solid_capstyle": "round",
+}
+
+
+def colour_names(sites: Sequence[str]) -> dict[str, str]:
+    """CSS variable of each site, in the order given."""
+    return {site: f"s{index % SITE_COLOURS + 1}" for index, site in enumerate(sites)}
+
+
+def learning_curve(
+    rounds: Sequence[int],
+    curves: Mapping[str, Sequence[float | None]],
+    *,
+    sites: Sequence[str],
+    label: str,
+    best: int | None,
+) -> str:
+    """One quantity by round.
+
+    Args:
+        rounds: x of every curve.
+        curves: values by site, and by `pooled`; None where a site has none.
+        sites: all sites, for their colours.
+        label: what the figure shows, read out by screen readers.
+        best: the round whose model was kept.
+    """
+    with _panel(label) as (figure, axes):
+        if best is not None:
+            axes.axvline(best, color=_STAND_IN["best"], linewidth=1.2, linestyle=(0, (2, 2)))
+            left_half = best <= (rounds[0] + rounds[-1]) / 2
+            axes.annotate(
+                f"round {best} kept",
+                (best, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(4 if left_half else -4, -4),
+                textcoords="offset points",
+                ha="left" if left_half else "right",
+                va="top",
+                fontsize=10,
+                color=_STAND_IN["best"],
+            )
+        for name, values in curves.items():
+            shown = [float("nan") if value is None else value for value in values]
+            # A marker shows a value between two rounds without one, which no line would.
+            axes.plot(rounds, shown, marker="o", markersize=2.2, **_line(name, sites))
+        axes.set_xlabel("round")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        return _svg(figure, label)
+
+
+def roc(
+    curves: Mapping[str, Sequence[Sequence[float]]], *, sites: Sequence[str], label: str
+) -> str:
+    """ROC curves of one class; `curves` holds (false, true positive rate) points by site and `pooled`."""
+    with _panel(label, square=True) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
+        for name, points in curves.items():
+            axes.plot([x for x, _ in points], [y for _, y in points], **_line(name, sites))
+        _unit_axes(axes, x="1 - specificity", y="sensitivity")
+        return _svg(figure, label)
+
+
+def reliability(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], *, sites: Sequence[str], label: str
+) -> str:
+    """Observed against predicted, by site and `pooled`; a dot's area grows with its patients."""
+    with _panel(label, square=True) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
+        for name, groups in curves.items():
+            x, y = [g["predicted"] for g in groups], [g["observed"] for g in groups]
+            style = _line(name, sites)
+            axes.plot(x, y, **{**style, "linewidth": style["linewidth"] * 0.7})
+            if name == "pooled":
+                most = max((g["n"] for g in groups), default=1)
+                areas = [10 + 60 * g["n"] / most for g in groups]
+                axes.scatter(x, y, s=areas, color=_STAND_IN["ink"], linewidths=0, zorder=3)
+        _unit_axes(axes, x="predicted probability", y="observed share")
+        return _svg(figure, label)
+
+
+def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
+    """A dot and a line a model: `name`, `value`, `low`, `high`, `strong`; ends may be None."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 0.55 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        for y, row in enumerate(reversed(rows)):
+            colour = _STAND_IN["s1" if row["strong"] else "muted"]
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.2)
+            axes.plot([row["value"]], [y], marker="o", markersize=7, color=colour)
+        axes.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
+        axes.tick_params(axis="y", length=0, labelcolor=_STAND_IN["ink"])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        lowest = min(row["low"] if row["low"] is not None else row["value"] for row in rows)
+        axes.set_xlim(max(0.0, min(0.5, lowest - 0.03)), 1.0)
+        axes.set_xlabel("macro AUC, all held-out patients (1.0 is perfect, 0.5 is chance)")
+        return _svg(figure, label)
+
+
+class _panel:  # noqa: N801 - reads as a function where it is used
+    """A figure of the usual size under the house style."""
+
+    def __init__(self, label: str, *, square: bool = False) -> None:
+        self._style = mpl.rc_context({**_STYLE, "svg.hashsalt": label})
+        self._size = (3.4, 3.3) if square else (3.6, 2.6)
+
+    def __enter__(self) -> tuple[Figure, Axes]:
+        self._style.__enter__()
+        figure = Figure(figsize=self._size, layout="constrained")
+        return figure, figure.add_subplot()
+
+    def __exit__(self, *exception: object) -> None:
+        self._style.__exit__(None, None, None)
+
+
+def _line(name: str, sites: Sequence[str]) -> dict[str, Any]:
+    if name == "pooled":
+        return {"color": _STAND_IN["ink"], "linewidth": 2.4, "zorder": 3}
+    index = list(sites).index(name)
+    return {
+        "color": _STAND_IN[f"s{index % SITE_COLOURS + 1}"],
+        "linewidth": 1.5,
+        "linestyle": _DASHES[index % len(_DASHES)],
+    }
+
+
+def _unit_axes(axes: Axes, *, x: str, y: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y, aspect="equal")
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an element for a page: variables for colours, no ids that could clash."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    # Glyph-free text only needs a size; family and colour come from the page.
+    text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+    salt = re.sub(r"[^a-z0-9]+", "-", label.lower())
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{salt}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{salt}-", text)
+    for name, colour in _STAND_IN.items():
+        text = text.replace(colour, f"var(--{name})")
+    view = re.search(r'viewBox="[^"]+"', text)
+    head = f'<svg {view[0] if view else ""} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return head + re.sub(r"^<svg[^>]*>", "", text).strip()

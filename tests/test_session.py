@@ -1,0 +1,218 @@
+"""A whole run with participants in this process: what the server asks and what it makes of the answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation_kit import InProcessSites, Recorder, participant
+
+from stic_core.config import FederationConfig
+from stic_core.model import build_head
+from stic_core.protocol import EvaluateHeldOut, RunPlan
+from stic_core.tensors import FlatArray
+from stic_core.weights import get_flat, trainable_specs
+from stic_server.run_folder import RunFolder
+from stic_server.session import Limits, Session
+
+
+def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
+    return FederationConfig.model_validate(
+        {
+            "name": "test",
+            "model": {"backbone": "tiny"},
+            "rounds": 3,
+            "training": {"views": 1, "batch_size": 4},
+            "runs": tmp_path / "runs",
+            **changes,
+        }
+    )
+
+
+def _session(
+    federation: FederationConfig, sites: InProcessSites, *, recorder: Recorder | None = None
+) -> tuple[Session, RunFolder]:
+    head = build_head(channels=64, classes=3, seed=federation.seed)
+    plan = RunPlan.of(federation, trainable_specs(head))
+    run = RunFolder.begin(federation, plan)
+    session = Session(
+        plan,
+        get_flat(head),
+        run=run,
+        sites=sites,
+        limits=Limits(min_sites=federation.min_sites, join_timeout_s=1, round_timeout_s=1),
+        observer=recorder or Recorder(),
+    )
+    return session, run
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> InProcessSites:
+    """Two sites with random patients."""
+    return InProcessSites(
+        {
+            name: participant(tmp_path / name, site=name, seed=number)
+            for number, name in enumerate(("center1", "center2"))
+        }
+    )
+
+
+def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: InProcessSites) -> None:
+    """Every file of a run's folder is there and they agree with each other."""
+    session, run = _session(_federation(tmp_path), sites)
+    document = session.execute()
+    record = json.loads((run.path / "record.json").read_text())
+    rounds = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
+    model = json.loads((run.path / "model" / "model.json").read_text())
+    assert record["status"] == "complete"
+    assert record["phantom"] is document["phantom"] is True
+    assert record["participation"] == {str(number): ["center1", "center2"] for number in (1, 2, 3)}
+    assert [row["round"] for row in rounds] == [1, 2, 3]
+    pooled = [row["val"]["pooled"] for row in rounds]
+    for row, of_all in zip(rounds, pooled, strict=True):
+        parts = [row["val"][site] for site in ("center1", "center2")]
+        assert of_all["n"] == sum(part["n"] for part in parts)
+        assert of_all["loss"] == pytest.approx(sum(part["loss"] * part["n"] for part in parts) / of_all["n"])
+    best = min(range(3), key=lambda index: pooled[index]["loss"]) + 1
+    assert record["best_round"] == best == model["best_round"]
+    assert record["model_digest"] == model["digest"] == document["model_digest"]
+    assert set(document["local_only"]) == {"center1", "center2"}
+    assert document["sites"]["center1"]["accuracy"]["total"] == 12
+
+
+def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None:
+    """The federation learns what the images show: the brightness that depends on the class."""
+    session, run = _session(_federation(tmp_path, rounds=8), sites)
+    session.execute()
+    rows = run.read_rounds()
+    assert rows[-1]["train_loss"]["center1"] < 0.7 * rows[0]["train_loss"]["center1"]
+
+
+def test_the_held_out_set_is_opened_once_a_model(tmp_path: Path, sites: InProcessSites) -> None:
+    """Federated and two local models at two sites: six openings, each pair of model and site once."""
+    session, _ = _session(_federation(tmp_path), sites)
+    session.execute()
+    opened = [question.model for question in sites.asked if isinstance(question, EvaluateHeldOut)]
+    assert sorted(opened) == sorted(["federated", "center1", "center2"] * 2)
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_model(
+    tmp_path: Path, sites: InProcessSites
+) -> None:
+    """Interrupted in round 3 and started again, a run gives the digest of the uninterrupted one."""
+    federation = _federation(tmp_path)
+    session, whole = _session(federation, sites)
+    session.execute()
+
+    class Interrupted(Exception):
+        pass
+
+    ask, calls = sites.ask, 0
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # describe, rounds 1 and 2, and then
+            raise Interrupted
+        return ask(*args, **kwargs)
+
+    sites.ask = interrupted
+    first, run = _session(federation, sites)
+    assert run.path != whole.path
+    with pytest.raises(Interrupted):
+        first.execute()
+    sites.ask = ask
+    recorder = Recorder()
+    second, again = _session(federation, sites, recorder=recorder)
+    assert again.path == run.path
+    second.execute()
+    assert any("goes on after round 2" in note for note in recorder.notes)
+    assert [row["round"] for row in again.read_rounds()] == [1, 2, 3]
+    assert again.read_record()["model_digest"] == whole.read_record()["model_digest"]
+
+
+def test_a_site_that_sends_nan_is_named_and_the_round_goes_on(tmp_path: Path, sites: InProcessSites) -> None:
+    """NaN from one of three sites: the two others are averaged, and the note names the third."""
+    sites.participants["center3"] = participant(tmp_path / "center3", site="center3", seed=7)
+    answer = sites.participants["center3"].answer
+
+    def poisoned(instruction: object, weights: FlatArray | None) -> object:
+        report, trained = answer(instruction, weights)
+        if trained is not None and report.kind == "round-report":
+            trained = np.full_like(trained, np.nan)
+            from stic_core.tensors import digest
+
+            report = report.model_copy(update={"weights_digest": digest(trained, session.plan.tensors)})
+        return report, trained
+
+    sites.participants["center3"].answer = poisoned
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    session.execute()
+    assert run.read_rounds()[0]["sites"] == ["center1", "center2"]
+    assert any(note.startswith("center3: weights that are not finite") for note in recorder.notes)
+
+
+def test_a_site_without_training_patients_is_evaluated(tmp_path: Path, sites: InProcessSites) -> None:
+    """One held-out patient and nothing else: no weight in the average, no AUC, no error."""
+    sites.participants["center3"] = participant(
+        tmp_path / "center3", site="center3", seed=7, counts={"test": 1}
+    )
+    session, run = _session(_federation(tmp_path, rounds=1), sites)
+    document = session.execute()
+    assert run.read_rounds()[0]["sites"] == ["center1", "center2", "center3"]
+    assert run.read_rounds()[0]["train_loss"]["center3"] is None
+    block = document["sites"]["center3"]
+    assert block["n"] == 1
+    assert "suppressed" in block["accuracy"]
+    assert all("not_estimable" in auc for auc in block["auc"].values())
+
+
+def test_a_site_with_another_backbone_is_left_out(tmp_path: Path, sites: InProcessSites) -> None:
+    """Frozen weights that differ from the others' are found by their digest."""
+    from federation_kit import write_tiny_weights
+
+    other = participant(tmp_path / "center3", site="center3", seed=7)
+    write_tiny_weights(tmp_path / "center3" / "tiny.safetensors", seed=99)
+    sites.participants["center3"] = other
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    session.execute()
+    assert "center3" not in run.read_record()["sites"]
+    assert any(note.startswith("center3 is left out: its backbone") for note in recorder.notes)
+
+
+def test_a_refusal_is_shown_as_a_refusal(tmp_path: Path, sites: InProcessSites) -> None:
+    """A site whose policy forbids the task says so; the others go on."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    policy = third.config.policy.model_copy(update={"tasks": ("hcc-icc",)})
+    third.config = third.config.model_copy(update={"policy": policy})
+    sites.participants["center3"] = third
+    recorder = Recorder()
+    session, _ = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    session.execute()
+    assert any(note.startswith("center3 refused: task; got malignant") for note in recorder.notes)
+
+
+def test_equal_seeds_give_equal_models_whatever_the_order_of_answers(tmp_path: Path) -> None:
+    """Two runs, the second asking the sites in the opposite order, end with the same digest."""
+    digests = []
+    for reverse in (False, True):
+        folder = tmp_path / str(reverse)
+        names = ["center1", "center2"]
+        made = {name: participant(folder / name, site=name, seed=int(name[-1])) for name in names}
+        sites = InProcessSites(dict(sorted(made.items(), reverse=reverse)))
+        ask = sites.ask
+
+        def ordered(questions: dict, *, ask: object = ask, reverse: bool = reverse, **kwargs: object) -> object:
+            exchange = ask(dict(sorted(questions.items(), reverse=reverse)), **kwargs)
+            return replace(exchange, answers=dict(exchange.answers))
+
+        sites.ask = ordered
+        session, run = _session(_federation(folder), sites)
+        session.execute()
+        digests.append(run.read_record()["model_digest"])
+    assert digests[0] == digests[1]
