@@ -220,44 +220,81 @@ def read_hbsag(text: str) -> bool | None:
     raise DataError("HBsAg cannot be read", expected="+, -, positive, negative, or empty")
 
 
-def encode(
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """One patient's values, read.
+
+    Args:
+        columns: of `COLUMNS`, those that are 1.
+        missing: variables without a value.
+        unsettled: variables whose censored value leaves the level open; they count as missing.
+    """
+
+    columns: tuple[str, ...]
+    missing: tuple[str, ...]
+    unsettled: tuple[str, ...]
+
+
+def read_levels(
     row: Mapping[str, str], *, units: Mapping[str, str] | None = None, compat: Compat = "strict"
-) -> ClinicalMatrix:
-    """One patient's values as the 20 columns.
+) -> Levels:
+    """Read one patient's values.
 
     Args:
         row: texts by the names of `VARIABLES`; a missing key is a missing value.
         units: the site's unit by variable, where it is not the marker's own.
         compat: see `level_of`.
 
-    Returns:
-        One row of 20 zeros and ones.
-
     Raises:
         DataError: a value that cannot be read; the message names the variable, not the value.
+
+    Example:
+        >>> read_levels({"age": "061Y", "gender": "male", "afp": ">20"}).unsettled
+        ('afp',)
     """
-    out = np.zeros((1, len(COLUMNS)), dtype=np.float32)
-
-    def mark(column: str) -> None:
-        out[0, COLUMNS.index(column)] = 1.0
-
+    columns: list[str] = []
+    missing: list[str] = []
+    unsettled: list[str] = []
     age = read_age(row.get("age", ""))
     decade = sum(age >= cut for cut in AGE_CUTS)
     if decade:
-        mark(f"Age_age{decade + 1}")
+        columns.append(f"Age_age{decade + 1}")
     if read_gender(row.get("gender", "")):
-        mark("Gender_male")
+        columns.append("Gender_male")
     for variable, marker in MARKERS.items():
         try:
             reading = read_number(row.get(variable, ""))
         except DataError as error:
             raise DataError(f"{variable} cannot be read", expected=error.expected) from None
         if reading is None:
+            missing.append(variable)
             continue
         level = level_of(variable, reading, unit=(units or {}).get(variable), compat=compat)
-        if level is not None:
-            mark(f"{marker.prefix}_{level}")
+        if level is None:
+            unsettled.append(variable)
+        else:
+            columns.append(f"{marker.prefix}_{level}")
     positive = read_hbsag(row.get("hbsag", ""))
-    if positive is not None:
-        mark("HBsAg_positive" if positive else "HBsAg_negative")
+    if positive is None:
+        missing.append("hbsag")
+    else:
+        columns.append("HBsAg_positive" if positive else "HBsAg_negative")
+    return Levels(tuple(columns), tuple(missing), tuple(unsettled))
+
+
+def encode(
+    row: Mapping[str, str], *, units: Mapping[str, str] | None = None, compat: Compat = "strict"
+) -> ClinicalMatrix:
+    """One patient's values as the 20 columns; see `read_levels`.
+
+    Returns:
+        One row of 20 zeros and ones.
+    """
+    return as_columns(read_levels(row, units=units, compat=compat))
+
+
+def as_columns(levels: Levels) -> ClinicalMatrix:
+    """What was read, as one row of 20 zeros and ones."""
+    out = np.zeros((1, len(COLUMNS)), dtype=np.float32)
+    out[0, [COLUMNS.index(column) for column in levels.columns]] = 1.0
     return out

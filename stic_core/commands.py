@@ -18,6 +18,19 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
 
+_FLOWER = logging.getLogger("flower")
+
+
+def _our_way(record: logging.LogRecord) -> bool:
+    """Flower's log through ours: flwr sets level and handler of its own when it is imported.
+
+    What a site did wrong (an API error) is answered to the site, and is no error of the server.
+    """
+    text = record.getMessage()
+    _FLOWER.log(logging.INFO if "[ApiError:" in text else record.levelno, text)
+    return False
+
+
 def run(command: Callable[..., object], *, name: str) -> None:
     """Run a command line, and exit with its code.
 
@@ -27,8 +40,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
     """
     verbose = "--verbose" in sys.argv[1:]
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    # flwr sets its logger's level when it is imported, which would undo a level set here.
-    logging.getLogger("flwr").addFilter(lambda record: verbose or record.levelno >= logging.ERROR)
+    logging.getLogger("flwr").addFilter(_our_way)
     try:
         code = command(standalone_mode=False)
     except SticError as error:

@@ -244,6 +244,12 @@ class Acknowledged(_Message):
     kind: Literal["acknowledged"] = "acknowledged"
 
 
+class Unprepared(_Message):
+    """The site does not know this run: it was restarted. Describe the run again, then ask again."""
+
+    kind: Literal["unprepared"] = "unprepared"
+
+
 class Refusal(_Message):
     """The site says no; a decision, not a failure.
 
@@ -269,6 +275,7 @@ Report = Annotated[
     | HistogramReport
     | HeldOutAnswer
     | Acknowledged
+    | Unprepared
     | Refusal
     | Failure,
     Field(discriminator="kind"),

@@ -216,3 +216,21 @@ def test_equal_seeds_give_equal_models_whatever_the_order_of_answers(tmp_path: P
         session.execute()
         digests.append(run.read_record()["model_digest"])
     assert digests[0] == digests[1]
+
+
+def test_a_restarted_site_is_told_the_plan_again(tmp_path: Path, sites: InProcessSites) -> None:
+    """A participant that forgot the run between two rounds is described to again and loses nothing."""
+    ask = sites.ask
+
+    def forgetful(questions: dict, **kwargs: object) -> object:
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            sites.participants["center2"]._run = None
+            sites.ask = ask
+        return ask(questions, **kwargs)
+
+    sites.ask = forgetful
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session.execute()
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
+    assert any("center2 was restarted; it is told the plan again" in note for note in recorder.notes)

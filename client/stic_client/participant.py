@@ -41,6 +41,7 @@ from stic_core.protocol import (
     SiteDescription,
     TrainLocal,
     TrainRound,
+    Unprepared,
 )
 from stic_core.statistics import log_loss_sum
 from stic_core.tensors import FlatArray, digest
@@ -116,6 +117,8 @@ class Participant:
             return Failure(code=type(error).__name__), None
 
     def _answer(self, instruction: Instruction, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
+        if not isinstance(instruction, Describe | Finish) and not self._knows(instruction.run_id):
+            return Unprepared(), None
         match instruction:
             case Describe():
                 return self._describe(instruction), None
@@ -193,15 +196,19 @@ class Participant:
     ) -> FlatArray:
         """The weights that came with an instruction of the run that this site accepted."""
         run = self._current()
-        if (instruction.run_id, instruction.plan_digest) != (run.run_id, run.plan.digest):
-            raise PlanRefusedError("run", got="one that this site did not accept", expected=run.run_id)
+        if instruction.plan_digest != run.plan.digest:
+            raise PlanRefusedError(
+                "plan", got=instruction.plan_digest[:12], expected=f"{run.plan.digest[:12]}, as accepted"
+            )
         if weights is None or digest(weights, run.plan.tensors) != instruction.weights_digest:
             raise ProtocolError("the weights are not those that the message names")
         return weights
 
+    def _knows(self, run_id: str) -> bool:
+        return self._run is not None and self._run.run_id == run_id
+
     def _current(self) -> _Run:
-        if self._run is None:
-            raise PlanRefusedError("run", got="an instruction", expected="a plan first")
+        assert self._run is not None  # `_knows` was asked first
         return self._run
 
     # ---- training -----------------------------------------------------------------------

@@ -161,7 +161,10 @@ class FlowerSites:
                 if sent is None:
                     continue
                 if reply.has_error() and reply.error.code in _SITE_AWAY:
-                    lost[sent.site] = sent  # the site went away with the message; it may come back
+                    # The site went away with the question; it may come back. Flower also drops the
+                    # answer of a site that answered and then left, as one does when a run is over.
+                    if not isinstance(questions[sent.site], Finish):
+                        lost[sent.site] = sent
                 else:
                     answers[sent.site] = _answer(reply)
             if time.monotonic() - looked > _LOOK_S:

@@ -7,14 +7,17 @@ there is room and under one another where there isn't.
 
 from __future__ import annotations
 
+import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 SITE_COLOURS = 8
 """Sites beyond this many share colours; dashes still tell them apart."""
@@ -28,7 +31,8 @@ _STAND_IN = {
     **{f"s{index}": f"#1{index}1{index}1{index}" for index in range(1, SITE_COLOURS + 1)},
 }
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.5, 1.5)), (0, (5, 1.6, 1.2, 1.6)))
-_STYLE = {
+_SQUARE = (3.4, 3.3)
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 11.0,
     "axes.edgecolor": _STAND_IN["muted"],
@@ -74,15 +78,14 @@ def learning_curve(
     with _panel(label) as (figure, axes):
         if best is not None:
             axes.axvline(best, color=_STAND_IN["best"], linewidth=1.2, linestyle=(0, (2, 2)))
-            left_half = best <= (rounds[0] + rounds[-1]) / 2
             axes.annotate(
                 f"round {best} kept",
                 (best, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(4 if left_half else -4, -4),
+                xytext=(0, 3),
                 textcoords="offset points",
-                ha="left" if left_half else "right",
-                va="top",
+                ha="center",
+                va="bottom",
                 fontsize=10,
                 color=_STAND_IN["best"],
             )
@@ -91,15 +94,13 @@ def learning_curve(
             # A marker shows a value between two rounds without one, which no line would.
             axes.plot(rounds, shown, marker="o", markersize=2.2, **_line(name, sites))
         axes.set_xlabel("round")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         return _svg(figure, label)
 
 
-def roc(
-    curves: Mapping[str, Sequence[Sequence[float]]], *, sites: Sequence[str], label: str
-) -> str:
+def roc(curves: Mapping[str, Sequence[Sequence[float]]], *, sites: Sequence[str], label: str) -> str:
     """ROC curves of one class; `curves` holds (false, true positive rate) points by site and `pooled`."""
-    with _panel(label, square=True) as (figure, axes):
+    with _panel(label, size=_SQUARE) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         for name, points in curves.items():
             axes.plot([x for x, _ in points], [y for _, y in points], **_line(name, sites))
@@ -111,7 +112,7 @@ def reliability(
     curves: Mapping[str, Sequence[Mapping[str, float]]], *, sites: Sequence[str], label: str
 ) -> str:
     """Observed against predicted, by site and `pooled`; a dot's area grows with its patients."""
-    with _panel(label, square=True) as (figure, axes):
+    with _panel(label, size=_SQUARE) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         for name, groups in curves.items():
             x, y = [g["predicted"] for g in groups], [g["observed"] for g in groups]
@@ -127,9 +128,7 @@ def reliability(
 
 def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
     """A dot and a line a model: `name`, `value`, `low`, `high`, `strong`; ends may be None."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, 0.55 + 0.42 * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
+    with _panel(label, size=(4.6, 0.55 + 0.42 * len(rows))) as (figure, axes):
         for y, row in enumerate(reversed(rows)):
             colour = _STAND_IN["s1" if row["strong"] else "muted"]
             if row["low"] is not None:
@@ -142,24 +141,17 @@ def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
         axes.grid(visible=False, axis="y")
         lowest = min(row["low"] if row["low"] is not None else row["value"] for row in rows)
         axes.set_xlim(max(0.0, min(0.5, lowest - 0.03)), 1.0)
-        axes.set_xlabel("macro AUC, all held-out patients (1.0 is perfect, 0.5 is chance)")
+        axes.set_xlabel("macro AUC (0.5 is chance, 1 is perfect)")
         return _svg(figure, label)
 
 
-class _panel:  # noqa: N801 - reads as a function where it is used
-    """A figure of the usual size under the house style."""
-
-    def __init__(self, label: str, *, square: bool = False) -> None:
-        self._style = mpl.rc_context({**_STYLE, "svg.hashsalt": label})
-        self._size = (3.4, 3.3) if square else (3.6, 2.6)
-
-    def __enter__(self) -> tuple[Figure, Axes]:
-        self._style.__enter__()
-        figure = Figure(figsize=self._size, layout="constrained")
-        return figure, figure.add_subplot()
-
-    def __exit__(self, *exception: object) -> None:
-        self._style.__exit__(None, None, None)
+@contextmanager
+def _panel(label: str, *, size: tuple[float, float] = (3.6, 2.6)) -> Iterator[tuple[Figure, Axes]]:
+    """A figure under the house style, inches; equal labels give equal bytes."""
+    style: Any = {**_STYLE, "svg.hashsalt": label}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.add_subplot()
 
 
 def _line(name: str, sites: Sequence[str]) -> dict[str, Any]:
@@ -196,5 +188,6 @@ def _svg(figure: Figure, label: str) -> str:
     for name, colour in _STAND_IN.items():
         text = text.replace(colour, f"var(--{name})")
     view = re.search(r'viewBox="[^"]+"', text)
-    head = f'<svg {view[0] if view else ""} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
-    return head + re.sub(r"^<svg[^>]*>", "", text).strip()
+    # A page's parser knows the names of SVG, so the file needs no namespace and names no address.
+    text = re.sub(r"^<svg[^>]*>", "", text).replace("xlink:href", "href").strip()
+    return f'<svg {view[0] if view else ""} role="img" aria-label="{html.escape(label)}">{text}'

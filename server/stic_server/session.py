@@ -31,6 +31,7 @@ from stic_core.protocol import (
     SiteDescription,
     TrainLocal,
     TrainRound,
+    Unprepared,
 )
 from stic_core.tensors import FlatArray, digest
 from stic_server.coordinator import (
@@ -409,7 +410,7 @@ class Session:
             )
             for site, description in self._descriptions.items()
         }
-        exchange = self.sites.ask(questions, weights=weights, timeout=self.limits.round_timeout_s)
+        exchange = self._put(questions, weights=weights, timeout=self.limits.round_timeout_s)
         found = answers_of(exchange, HeldOutAnswer, observer=self.observer)
         return {site: answer.report for site, (answer, _) in found.items()}
 
@@ -444,11 +445,40 @@ class Session:
         self, instruction: Instruction, *, weights: FlatArray | None = None, timeout: float | None = None
     ) -> Exchange:
         """The same question to every site that takes part."""
-        return self.sites.ask(
-            dict.fromkeys(sorted(self._descriptions), instruction),
-            weights=weights,
-            timeout=timeout or self.limits.round_timeout_s,
+        questions = dict.fromkeys(sorted(self._descriptions), instruction)
+        return self._put(questions, weights=weights, timeout=timeout or self.limits.round_timeout_s)
+
+    def _put(
+        self, questions: Mapping[str, Instruction], *, weights: FlatArray | None, timeout: float
+    ) -> Exchange:
+        """Ask, and ask again where a site was restarted and had to be told the plan first."""
+        exchange = self.sites.ask(questions, weights=weights, timeout=timeout)
+        restarted = [site for site, answer in exchange.answers.items() if isinstance(answer.report, Unprepared)]
+        again = {site: questions[site] for site in restarted if self._describe_again(site, timeout=timeout)}
+        if not again:
+            return exchange
+        second = self.sites.ask(again, weights=weights, timeout=timeout)
+        return Exchange(
+            {**exchange.answers, **second.answers},
+            exchange.bytes_down + second.bytes_down,
+            exchange.bytes_up + second.bytes_up,
         )
+
+    def _describe_again(self, site: str, *, timeout: float) -> bool:
+        """Tell a restarted site the plan; it must come back with the data that it began with."""
+        self.observer.note(f"{site} was restarted; it is told the plan again")
+        question = Describe(run_id=self.run.run_id, plan=self.plan)
+        exchange = self.sites.ask({site: question}, weights=None, timeout=timeout)
+        found = answers_of(exchange, SiteDescription, observer=self.observer)
+        if site not in found:
+            return False
+        description, _ = found[site]
+        if description.model_copy(update={"versions": {}}) != self._descriptions[site].model_copy(
+            update={"versions": {}}
+        ):
+            self.observer.note(f"{site} is left out: it came back with other data or weights than it began with")
+            return False
+        return True
 
 
 def _figures(report: ValidationReport) -> dict[str, Any]:
