@@ -44,7 +44,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.finished: str | None = None
-        self._plan: RunPlan | None = None
+        self._plan: RunPlan
 
     def answer(self, instruction, weights):  # noqa: ANN001, ANN201  the participant's own signature
         """Answer at once."""
@@ -127,7 +127,8 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     listener.watch(folder / "sites")
     listener.start()
     children = [
-        subprocess.Popen([sys.executable, __file__, "--as-site", name, str(folder), str(port)]) for name in names
+        subprocess.Popen([sys.executable, __file__, "--as-site", name, str(folder), str(port)])
+        for name in names
     ]
     federation = FederationConfig(rounds=rounds, runs=folder / "runs", min_sites=sites, local_only=False)
     head = build_head(channels=512, classes=3, seed=0)
@@ -184,7 +185,9 @@ def _free_port() -> int:
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sites", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--as-site", nargs=3, metavar=("NAME", "FOLDER", "PORT"), help=argparse.SUPPRESS)

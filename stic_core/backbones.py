@@ -149,8 +149,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
         raise WeightsError(f"weights file {path.name} cannot be read", got=type(error).__name__) from None
-    except Exception as error:  # torch raises pickle's own errors for what is not a weights file
-        raise WeightsError(f"weights file {path.name} is not a weights file", got=type(error).__name__) from None
+    except Exception as error:  # noqa: BLE001  torch raises pickle's own errors for what is not a weights file
+        raise WeightsError(
+            f"weights file {path.name} is not a weights file", got=type(error).__name__
+        ) from None
 
 
 def _fitting(tensors: Mapping[str, Tensor], backbone: Backbone, *, name: str) -> dict[str, Tensor]:

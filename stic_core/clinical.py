@@ -79,7 +79,11 @@ class Marker:
 MARKERS = MappingProxyType(
     {
         "plt": Marker(
-            "PLT", "10^9/L", (("normal", 100.0), ("abnormal", 0.0)), {"10^9/L": 1.0, "/uL": 0.001}, closed=False
+            "PLT",
+            "10^9/L",
+            (("normal", 100.0), ("abnormal", 0.0)),
+            {"10^9/L": 1.0, "/uL": 0.001},
+            closed=False,
         ),
         "tbil": Marker(
             "TBIL", "umol/L", (("abnormal", 17.1), ("normal", 0.0)), {"umol/L": 1.0, "mg/dL": 17.1}
@@ -150,7 +154,9 @@ def read_number(text: str) -> Reading | None:
     return Reading(float(match["value"]), match["relation"] or "=")  # pyright: ignore[reportArgumentType]
 
 
-def level_of(variable: str, reading: Reading, *, unit: str | None = None, compat: Compat = "strict") -> str | None:
+def level_of(
+    variable: str, reading: Reading, *, unit: str | None = None, compat: Compat = "strict"
+) -> str | None:
     """The level of a laboratory value, or None where a censored value does not settle it.
 
     Args:

@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float16
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +25,8 @@ from stic_core.config import TrainingConfig
 from stic_core.dataset import SiteDataset
 from stic_core.errors import DataError
 from stic_core.model import extract
-from stic_core.types import Images
+from stic_core.tensor_types import Images
+from stic_core.types import AugmentedFeatures, PlainFeatures
 
 FORMAT = 1
 _BATCH = 16  # patients; 48 slices of 224 x 224 keep VGG16 below 1 GB
@@ -43,8 +44,8 @@ class FeatureCache:
         augmented: K views of the training patients, in the order of `dataset.indices("train")`.
     """
 
-    plain: Float16[np.ndarray, "n 3 c 7 7"]
-    augmented: Float16[np.ndarray, "v m 3 c 7 7"]
+    plain: PlainFeatures
+    augmented: AugmentedFeatures
 
 
 def to_images(batch: np.ndarray, device: torch.device) -> Images:
@@ -104,9 +105,12 @@ def load_or_build(
         "augmented": (config.views, len(train), 3, backbone.channels, GRID, GRID),
     }
     if not (folder / "complete").exists():
-        _make_room(folder, cache_bytes(
-            patients=len(dataset.images), train=len(train), channels=backbone.channels, views=config.views
-        ))
+        _make_room(
+            folder,
+            cache_bytes(
+                patients=len(dataset.images), train=len(train), channels=backbone.channels, views=config.views
+            ),
+        )
         _build(folder, shapes, dataset, backbone, config=config, seed=seed, device=device, progress=progress)
         (folder / "complete").touch()
     return FeatureCache(**{name: _open(folder / f"{name}.f16", shape, "r") for name, shape in shapes.items()})
@@ -130,10 +134,10 @@ def _make_room(folder: Path, needed: int) -> None:
         )
 
 
-def _open(path: Path, shape: tuple[int, ...], mode: str) -> np.ndarray:
+def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+", "w+"]) -> np.ndarray:
     if 0 in shape:  # a memory map cannot be empty
         return np.empty(shape, dtype=np.float16)
-    return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)  # pyright: ignore[reportArgumentType]
+    return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)
 
 
 def _build(
@@ -171,7 +175,9 @@ def _build(
                 rng = np.random.default_rng([seed, view, start])
                 theta = sample_transforms(len(chosen), config=config, rng=rng)
                 images = warp(to_images(dataset.images[chosen], device), theta)
-                arrays["augmented"][view, start : start + len(chosen)] = extract(backbone, images).cpu().numpy()
+                arrays["augmented"][view, start : start + len(chosen)] = (
+                    extract(backbone, images).cpu().numpy()
+                )
             for array in arrays.values():
                 if isinstance(array, np.memmap):
                     array.flush()

@@ -46,10 +46,13 @@ def make_key_pair(private: Path) -> Path:
             ),
         )
     except FileExistsError:
-        raise UsageError(f"{private} exists", advice="It is left as it is; move it away for a new key.") from None
+        raise UsageError(
+            f"{private} exists", advice="It is left as it is; move it away for a new key."
+        ) from None
     public = private.with_suffix(".pub")
     public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
+        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        + b"\n"
     )
     return public
 
@@ -65,11 +68,15 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UsageError(
-            f"the site's private key is not at {path}", advice="Make one with `stic-client --site SITE enroll`."
+            f"the site's private key is not at {path}",
+            advice="Make one with `stic-client --site SITE enroll`.",
         ) from None
     if mode & 0o077:
         raise UsageError(
-            f"{path} can be read by others", got=f"mode {mode:04o}", expected="0600", advice=f"Run chmod 600 {path}."
+            f"{path} can be read by others",
+            got=f"mode {mode:04o}",
+            expected="0600",
+            advice=f"Run chmod 600 {path}.",
         )
     try:
         key = serialization.load_ssh_private_key(content, None)

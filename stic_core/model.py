@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from stic_core.backbones import GRID, Backbone
 from stic_core.clinical import COLUMNS
-from stic_core.types import Clinical, Embedding, Features, Images, Logits
+from stic_core.tensor_types import Clinical, Embedding, Features, Images, Logits
 
 EMBEDDING = 128
 """Outputs of the 7 x 7 convolution a phase."""
@@ -78,9 +78,7 @@ class TemporalEncoder(nn.Module):
         for step in inputs.unbind(1):
             update_reset = step[:, : 2 * HIDDEN] + state @ self.recurrent[:, : 2 * HIDDEN]
             update, reset = self._gate(update_reset).chunk(2, dim=1)
-            candidate = torch.tanh(
-                step[:, 2 * HIDDEN :] + (reset * state) @ self.recurrent[:, 2 * HIDDEN :]
-            )
+            candidate = torch.tanh(step[:, 2 * HIDDEN :] + (reset * state) @ self.recurrent[:, 2 * HIDDEN :])
             state = update * state + (1 - update) * candidate
         return state
 
@@ -118,9 +116,7 @@ class STICHead(nn.Module):
         recurrent_activation: see `TemporalEncoder`.
     """
 
-    def __init__(
-        self, *, channels: int, classes: int, recurrent_activation: Recurrent = "sigmoid"
-    ) -> None:
+    def __init__(self, *, channels: int, classes: int, recurrent_activation: Recurrent = "sigmoid") -> None:
         super().__init__()
         self.spatial_extractor = SpatialExtractor(channels)
         self.temporal_encoder = TemporalEncoder(recurrent_activation=recurrent_activation)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -284,6 +284,8 @@ Report = Annotated[
 _INSTRUCTION: TypeAdapter[Instruction] = TypeAdapter(Instruction)
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 
+_T = TypeVar("_T")
+
 
 def encode(message: Instruction | Report) -> str:
     """A message as JSON text; `decode_...(encode(m))` equals m."""
@@ -308,7 +310,7 @@ def decode_report(text: str) -> Report:
     return _decode(text, _REPORT)
 
 
-def _decode(text: str, adapter: TypeAdapter) -> object:
+def _decode(text: str, adapter: TypeAdapter[_T]) -> _T:
     try:
         return adapter.validate_json(text)
     except ValidationError as error:

@@ -19,6 +19,7 @@ from stic_core.statistics import Interval, NotEstimable, PairedDifference, Test
 
 Condition: TypeAlias = Literal["alone", "aided"]
 CONDITIONS: tuple[Condition, ...] = ("alone", "aided")
+_CONDITION_OF: Mapping[str, Condition] = {condition: condition for condition in CONDITIONS}
 COLUMNS = ("subject", "reader", "condition", "diagnosis")
 
 Diagnoses: TypeAlias = Mapping[str, str]
@@ -35,7 +36,7 @@ class Rate:
 
     @property
     def value(self) -> float | NotEstimable:
-        """hits / total."""
+        """The share, where there are patients."""
         return self.hits / self.total if self.total else NotEstimable("no patients")
 
 
@@ -104,36 +105,22 @@ def read_diagnoses(
     Raises:
         DataError: names the line, or the reader and how many patients are missing.
     """
-    found: dict[str, dict[Condition, dict[str, str]]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             table = csv.DictReader(lines)
-            if table.fieldnames is None or set(COLUMNS) - set(table.fieldnames):
-                raise DataError(
-                    f"{path.name}: columns",
-                    got=", ".join(table.fieldnames or ()),
-                    expected=", ".join(COLUMNS),
-                )
-            for number, row in enumerate(table, start=2):
-                subject, reader, diagnosis = row["subject"], row["reader"], row["diagnosis"]
-                condition = next((name for name in CONDITIONS if name == row["condition"]), None)
-                where = f"{path.name}, line {number}"
-                if condition is None:
-                    raise DataError(
-                        f"{where}: condition", got=repr(row["condition"]), expected=" or ".join(CONDITIONS)
-                    )
-                if diagnosis not in classes:
-                    raise DataError(f"{where}: diagnosis", got=repr(diagnosis), expected=" or ".join(classes))
-                if subject not in truth:
-                    raise DataError(f"{where}: the subject is not one of the held-out patients")
-                of_reader = found.setdefault(reader, {}).setdefault(condition, {})
-                if subject in of_reader:
-                    raise DataError(
-                        f"{where}: a second diagnosis of this subject", advice="Keep one of them."
-                    )
-                of_reader[subject] = diagnosis
+            heading, rows = table.fieldnames or (), list(table)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} cannot be read", got=type(error).__name__) from None
+    if set(COLUMNS) - set(heading):
+        raise DataError(f"{path.name}: columns", got=", ".join(heading), expected=", ".join(COLUMNS))
+    found: dict[str, dict[Condition, dict[str, str]]] = {}
+    for number, row in enumerate(rows, start=2):
+        where = f"{path.name}, line {number}"
+        condition = _checked(row, where=where, truth=truth, classes=classes)
+        of_reader = found.setdefault(row["reader"], {}).setdefault(condition, {})
+        if row["subject"] in of_reader:
+            raise DataError(f"{where}: a second diagnosis of this subject", advice="Keep one of them.")
+        of_reader[row["subject"]] = row["diagnosis"]
     if not found:
         raise DataError(f"{path.name} holds no diagnosis")
     for reader, by_condition in sorted(found.items()):
@@ -145,6 +132,17 @@ def read_diagnoses(
                     expected=f"{len(truth)}, one a held-out patient",
                 )
     return found
+
+
+def _checked(row: Mapping[str, str], *, where: str, truth: Diagnoses, classes: Sequence[str]) -> Condition:
+    condition = _CONDITION_OF.get(row["condition"])
+    if condition is None:
+        raise DataError(f"{where}: condition", got=repr(row["condition"]), expected=" or ".join(CONDITIONS))
+    if row["diagnosis"] not in classes:
+        raise DataError(f"{where}: diagnosis", got=repr(row["diagnosis"]), expected=" or ".join(classes))
+    if row["subject"] not in truth:
+        raise DataError(f"{where}: the subject is not one of the held-out patients")
+    return condition
 
 
 def evaluate_readers(

@@ -28,6 +28,7 @@ _LOW_HU, _HIGH_HU = -160.0, 240.0
 _BODY_HU = -140.0
 _COARSE_PIXELS = 128
 _BINS = 32
+_AGREE_MM = 0.5
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
@@ -134,16 +135,22 @@ def register(
         inside = _body_on(a_grid, body=body, grid=low_grid)
         return _refine(a, b, a_grid, b_grid, start=start, middle=middle, inside=inside)
 
-    # Each start alone fails on some patients; the metric knows the right end when it sees it.
-    starts = sorted((IDENTITY, *_starts(body, moving_body, low_grid, low_moving_grid)), key=score)
+    # Any one start fails on some patients. Two that end at the same place are believed;
+    # otherwise all are tried, and the metric knows the right end when it sees it.
+    starts = sorted(
+        (IDENTITY, *_starts(body, moving_body, low_grid, low_moving_grid)), key=score, reverse=True
+    )
+    corners = low_grid.to_mm(np.argwhere(body)[[0, -1]])
     ends: list[Affine2D] = []
-    for start in (*starts, None):
+    for start in (None, *starts):
         try:
             if start is None:
-                start = _coarse(low, low_moving, low_grid, low_moving_grid, start=starts[-1], middle=middle)
+                start = _coarse(low, low_moving, low_grid, low_moving_grid, start=starts[0], middle=middle)
             ends.append(refined(start, pixels=_COARSE_PIXELS))
         except (RuntimeError, np.linalg.LinAlgError):
             continue
+        if len(ends) == 2 and _apart(ends[0], ends[1], points=corners) < _AGREE_MM:
+            break
     try:
         matrix = refined(max(ends, key=score), pixels=2 * _COARSE_PIXELS)
     except (ValueError, np.linalg.LinAlgError):
@@ -232,6 +239,12 @@ def _body(low: HUSlice) -> np.ndarray:
     return np.asarray(ndimage.binary_fill_holes(pieces == largest))
 
 
+def _apart(first: Affine2D, second: Affine2D, *, points: Points) -> float:
+    """How far from each other two transforms take points, mm."""
+    way = points @ (first[:, :2] - second[:, :2]).T + first[:, 2] - second[:, 2]
+    return float(np.linalg.norm(way, axis=1).max())
+
+
 def _starts(body: np.ndarray, moving_body: np.ndarray, grid: Grid, moving_grid: Grid) -> list[Affine2D]:
     """The body's middle onto the other's; and its size and long axis too."""
     moments = []
@@ -270,7 +283,13 @@ def _sample(image: HUSlice, grid: Grid, *, mm: Points) -> tuple[np.ndarray, np.n
 
 
 def _mutual_information(
-    fixed: HUSlice, moving: HUSlice, fixed_grid: Grid, moving_grid: Grid, *, body: np.ndarray, matrix: Affine2D
+    fixed: HUSlice,
+    moving: HUSlice,
+    fixed_grid: Grid,
+    moving_grid: Grid,
+    *,
+    body: np.ndarray,
+    matrix: Affine2D,
 ) -> float:
     """Of the two slices over the fixed slice's body, nats; what lies outside counts as air."""
     pixels = np.argwhere(ndimage.binary_dilation(body, iterations=3))

@@ -72,7 +72,9 @@ class VolumeRegistration:
 
     def to_fixed(self, moving_mm: ArrayLike) -> np.ndarray:
         """The inverse of `to_moving`."""
-        return (np.asarray(moving_mm, dtype=np.float64) - self.matrix[:, 3]) @ np.linalg.inv(self.matrix[:, :3]).T
+        return (np.asarray(moving_mm, dtype=np.float64) - self.matrix[:, 3]) @ np.linalg.inv(
+            self.matrix[:, :3]
+        ).T
 
 
 UNMOVED = VolumeRegistration(True, "", np.eye(3, 4))

@@ -63,7 +63,9 @@ def examples_of(dataset: SiteDataset, cache: FeatureCache, *, split: Split, task
 def class_weights(labels: LabelVector, *, classes: int) -> torch.Tensor:
     """Inverse frequencies with mean 1 over the patients; a class without patients weighs 0."""
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    weights = np.divide(len(labels), counts * np.count_nonzero(counts), where=counts > 0, out=np.zeros(classes))
+    weights = np.divide(
+        len(labels), counts * np.count_nonzero(counts), where=counts > 0, out=np.zeros(classes)
+    )
     return torch.from_numpy(weights).float()
 
 
@@ -78,7 +80,13 @@ class Trainer:
     """
 
     def __init__(
-        self, head: STICHead, examples: Examples, *, config: TrainingConfig, seed: list[int], device: torch.device
+        self,
+        head: STICHead,
+        examples: Examples,
+        *,
+        config: TrainingConfig,
+        seed: list[int],
+        device: torch.device,
     ) -> None:
         self.head, self.examples, self.config, self.device = head.to(device), examples, config, device
         self._rng = np.random.default_rng(seed)

@@ -1,4 +1,6 @@
-"""Each tensor shape named once; the tests execute these annotations (jaxtyping and beartype).
+"""Each array's shape named once; the tests execute these annotations (jaxtyping and beartype).
+
+No torch: tensors have their names in `stic_core.tensor_types`.
 
 Axes: `n` patients, or a batch of them; phases are always 3, in the order NC, ART, PV;
 `h w` rows and columns of an image; `c` channels of a feature map; `k` classes of the task.
@@ -10,7 +12,6 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Float64, Int64, UInt8
-from torch import Tensor
 
 HUSlice: TypeAlias = Float32[np.ndarray, "h w"]
 """One axial CT slice in Hounsfield units, row by column."""
@@ -30,21 +31,11 @@ PhaseImages: TypeAlias = UInt8[np.ndarray, "n h w 3"]
 ClinicalMatrix: TypeAlias = Float32[np.ndarray, "n 20"]
 """The 20 clinical columns of `stic_core.clinical.COLUMNS`, 0 or 1."""
 
-Images: TypeAlias = Float[Tensor, "n 3 h w"]
-"""A batch at the model's door: 0 to 1, the axis of 3 is the phase."""
+PlainFeatures: TypeAlias = Float16[np.ndarray, "n 3 c h w"]
+"""Feature maps on disk, of the plain images."""
 
-Features: TypeAlias = Float[Tensor, "n 3 c h w"]
-"""Backbone feature maps, one a phase."""
-
-CachedFeatures: TypeAlias = Float16[np.ndarray, "v n 3 c h w"]
-"""Feature maps on disk: view 0 is the plain image, the others are augmented."""
-
-Embedding: TypeAlias = Float[Tensor, "n 3 128"]
-"""What the SpatialExtractor says of each phase."""
-
-Clinical: TypeAlias = Float[Tensor, "n 20"]
-Logits: TypeAlias = Float[Tensor, "n k"]
-Labels: TypeAlias = Int64[Tensor, " n"]
+AugmentedFeatures: TypeAlias = Float16[np.ndarray, "v n 3 c h w"]
+"""Feature maps on disk, of each augmented view."""
 
 LabelVector: TypeAlias = Int64[np.ndarray, " n"]
 """Class indices in the order of the task's classes."""

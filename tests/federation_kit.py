@@ -130,7 +130,9 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
     )
 
 
-def participant(folder: Path, *, site: str, seed: int, counts: Mapping[str, int] | None = None) -> Participant:
+def participant(
+    folder: Path, *, site: str, seed: int, counts: Mapping[str, int] | None = None
+) -> Participant:
     """A participant with a prepared dataset of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     write_site_dataset(folder / "prepared", seed=seed, **({"counts": counts} if counts else {}))

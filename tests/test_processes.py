@@ -13,9 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from federation_kit import Home, free_port, make_home
 
-from stic_core.keys import make_key_pair
+from federation_kit import Home, free_port, make_home
 from stic_server.certificates import make_certificates
 
 pytestmark = pytest.mark.processes
@@ -55,7 +54,9 @@ def test_two_sites_train_together_over_tls(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     assert [row["sites"] for row in rows] == [["center1", "center2"]] * 2
     record = json.loads((run / "record.json").read_text())
-    weights = 4 * sum(spec_size(spec) for spec in json.loads((run / "model/model.json").read_text())["tensors"])
+    weights = 4 * sum(
+        spec_size(spec) for spec in json.loads((run / "model/model.json").read_text())["tensors"]
+    )
     assert record["status"] == "complete"
     # One flat array each way and a site, and little beside it.
     for row in rows:
@@ -113,7 +114,8 @@ def test_a_server_with_another_ca_is_refused(serving: Home, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/docs", "/openapi.json", "/v1/control/start-run", "/v1/fleet/register-node", "/v1/fleet/get-fab"]
+    "path",
+    ["/", "/docs", "/openapi.json", "/v1/control/start-run", "/v1/fleet/register-node", "/v1/fleet/get-fab"],
 )
 def test_nothing_but_a_sites_endpoints_is_there(serving: Home, path: str) -> None:
     """Control, runtime, registration, app bundles and documentation answer 404."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation_kit import InProcessSites, Recorder, participant
 
+from federation_kit import InProcessSites, Recorder, participant
 from stic_core.config import FederationConfig
 from stic_core.model import build_head
 from stic_core.protocol import EvaluateHeldOut, RunPlan
@@ -207,7 +207,9 @@ def test_equal_seeds_give_equal_models_whatever_the_order_of_answers(tmp_path: P
         sites = InProcessSites(dict(sorted(made.items(), reverse=reverse)))
         ask = sites.ask
 
-        def ordered(questions: dict, *, ask: object = ask, reverse: bool = reverse, **kwargs: object) -> object:
+        def ordered(
+            questions: dict, *, ask: object = ask, reverse: bool = reverse, **kwargs: object
+        ) -> object:
             exchange = ask(dict(sorted(questions.items(), reverse=reverse)), **kwargs)
             return replace(exchange, answers=dict(exchange.answers))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,11 @@ from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
 from stic_core.keys import load_private
 from stic_core.terminal import Terminal
+
+if TYPE_CHECKING:
+    from stic_client.prepare import PrepareSummary
+
+_WARNINGS = 10
 
 app = typer.Typer(
     name="stic-client",
@@ -92,15 +97,15 @@ def enroll(
     server: Annotated[str, typer.Option(help="host:port of the server.")],
     ca: Annotated[Path, typer.Option(help="The CA's certificate (ca.crt) that the operator sent.")],
     data: Annotated[Path, typer.Option(help="Folder that holds manifest.csv and the images.")],
-    crop_mm: Annotated[float | None, typer.Option(help="Crop around the lesion, mm; as the federation says.")] = None,
+    crop_mm: Annotated[
+        float | None, typer.Option(help="Crop around the lesion, mm; as the federation says.")
+    ] = None,
 ) -> None:
     """Make this site's key pair and its site.yaml; once."""
     from stic_client.enroll import enroll as make
 
     site: _Site = context.obj
-    made = make(
-        site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm
-    )
+    made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
     print(f"configuration    {made.config}")
     print(f"public key       {made.public_key}  (send this file to the operator)")
     print(f"key fingerprint  {made.key_fingerprint}  (tell it the operator by telephone)")
@@ -119,15 +124,37 @@ def prepare(
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("preparing patients")
         summary = run(
-            loaded, workers=workers, progress=lambda done, total: terminal.progress("preparing patients", done, total)
+            loaded,
+            workers=workers,
+            progress=lambda done, total: terminal.progress("preparing patients", done, total),
         )
-    table = Table(title=f"{loaded.site}: {loaded.dataset.prepared}", box=None, pad_edge=False)
-    for heading, *cells in zip(*summary.table(), strict=True):
-        table.add_column(heading, justify="right")
-        del cells
-    for row in summary.table()[1:]:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    show_prepared(summary)
+
+
+def show_prepared(summary: PrepareSummary) -> None:
+    """What a preparation did, on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    labels = sorted({label for counts in summary.counts.values() for label in counts})
+    table = Table(box=None, pad_edge=False)
+    table.add_column("split")
+    for label in labels:
+        table.add_column(label or "(no label)", justify="right")
+    for split, counts in summary.counts.items():
+        table.add_row(split, *(str(counts.get(label, 0)) for label in labels))
+    console.print(table)
+    missing = ", ".join(f"{name} {share:.0%}" for name, share in summary.missing.items())
+    console.print(f"missing clinical values: {missing}")
+    console.print(
+        f"{summary.prepared} patients prepared, {summary.reused} unchanged, {len(summary.quarantined)} quarantined, "
+        f"{summary.rejected} of {summary.registrations} registrations rejected, "
+        f"{summary.without_place} without a known lesion place, in {summary.seconds:.1f} s"
+    )
+    for reason, count in summary.reasons.items():
+        console.print(f"quarantined: {count} for {reason}", markup=False)
+    for subject, warning in summary.warnings[:_WARNINGS]:
+        console.print(f"warning: {subject}: {warning}", markup=False)
+    if len(summary.warnings) > _WARNINGS:
+        console.print(f"and {len(summary.warnings) - _WARNINGS} more warnings")
 
 
 def main() -> None:

@@ -57,7 +57,9 @@ class Enrolment:
     ca_fingerprint: str
 
 
-def enroll(folder: Path, *, site: str, address: str, ca: Path, root: Path, crop_mm: float | None) -> Enrolment:
+def enroll(
+    folder: Path, *, site: str, address: str, ca: Path, root: Path, crop_mm: float | None
+) -> Enrolment:
     """Make a site's folder, once.
 
     Args:

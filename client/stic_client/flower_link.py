@@ -190,6 +190,8 @@ class FleetLink:
             ),
         )
         message = inflate_object_from_contents(tree.object_id, objects)
+        if not isinstance(message, Message):
+            raise ProtocolError("an object that is no message")
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 

@@ -18,7 +18,7 @@ import torch
 from stic_client.policy import check_plan
 from stic_core.backbones import backbone_digest, load_backbone
 from stic_core.config import SiteConfig
-from stic_core.dataset import SiteDataset, Split, load_dataset
+from stic_core.dataset import SPLITS, SiteDataset, Split, load_dataset
 from stic_core.errors import PlanRefusedError, ProtocolError, SticError
 from stic_core.evaluation import ValidationReport, site_report, validation_report
 from stic_core.features import load_or_build
@@ -125,9 +125,9 @@ class Participant:
             case TrainRound():
                 return self._train_round(instruction, self._checked(instruction, weights))
             case TrainLocal():
-                return self._train_local(instruction, self._checked(instruction, weights))
+                return self._train_local(self._checked(instruction, weights))
             case HistogramRequest():
-                return self._histograms(instruction, self._checked(instruction, weights)), None
+                return self._histograms(self._checked(instruction, weights)), None
             case EvaluateHeldOut():
                 return self._held_out(instruction, self._checked(instruction, weights)), None
             case Finish():
@@ -175,7 +175,9 @@ class Participant:
         )
         if trainable_specs(head) != plan.tensors:
             raise PlanRefusedError(
-                "tensors", got="names or shapes of another model", expected=f"those of {plan.model.architecture}"
+                "tensors",
+                got="names or shapes of another model",
+                expected=f"those of {plan.model.architecture}",
             )
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
@@ -187,12 +189,13 @@ class Participant:
             device=self.device,
             progress=lambda done, total: self.observer.progress("backbone features", done, total),
         )
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        examples = {split: examples_of(dataset, cache, split=split, task=plan.task) for split in splits}
+        examples = {split: examples_of(dataset, cache, split=split, task=plan.task) for split in SPLITS}
         return _Run(run_id, plan, dataset, backbone_digest(backbone), head, examples)
 
     def _checked(
-        self, instruction: TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut, weights: FlatArray | None
+        self,
+        instruction: TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut,
+        weights: FlatArray | None,
     ) -> FlatArray:
         """The weights that came with an instruction of the run that this site accepted."""
         run = self._current()
@@ -217,7 +220,9 @@ class Participant:
         began = time.perf_counter()
         run = self._current()
         if question.round > run.plan.rounds + 1:
-            raise PlanRefusedError("round", got=question.round, expected=f"at most {run.plan.rounds} and a last look")
+            raise PlanRefusedError(
+                "round", got=question.round, expected=f"at most {run.plan.rounds} and a last look"
+            )
         set_flat(run.head, weights)
         validation = self._validate(run)
         trained: FlatArray | None = None
@@ -276,7 +281,7 @@ class Participant:
         logits = predict(run.head, examples, device=self.device)
         return log_loss_sum(logits, labels=examples.labels) / len(examples)
 
-    def _train_local(self, question: TrainLocal, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
+    def _train_local(self, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
         """As many epochs as the federation's, one optimiser throughout, the best by own validation."""
         began = time.perf_counter()
         run = self._current()
@@ -301,7 +306,7 @@ class Participant:
 
     # ---- evaluation ---------------------------------------------------------------------
 
-    def _histograms(self, question: HistogramRequest, weights: FlatArray) -> HistogramReport:
+    def _histograms(self, weights: FlatArray) -> HistogramReport:
         run = self._current()
         set_flat(run.head, weights)
         return HistogramReport(validation=self._validate(run, histograms=True))
@@ -311,7 +316,9 @@ class Participant:
         found = run.dataset.split_fingerprints["test"]
         if found != question.test_fingerprint:
             raise PlanRefusedError(
-                "the held-out set changed since the run began", got=found[:12], expected=question.test_fingerprint[:12]
+                "the held-out set changed since the run began",
+                got=found[:12],
+                expected=question.test_fingerprint[:12],
             )
         set_flat(run.head, weights)
         examples = run.examples["test"]

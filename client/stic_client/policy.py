@@ -19,7 +19,9 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
             "task", got=plan.task.name, expected=f"one of policy.tasks: {', '.join(policy.tasks)}"
         )
     if plan.rounds > policy.max_rounds:
-        raise PlanRefusedError("rounds", got=plan.rounds, expected=f"at most {policy.max_rounds} (policy.max_rounds)")
+        raise PlanRefusedError(
+            "rounds", got=plan.rounds, expected=f"at most {policy.max_rounds} (policy.max_rounds)"
+        )
     if plan.training.local_epochs > policy.max_local_epochs:
         raise PlanRefusedError(
             "training.local_epochs",
@@ -27,4 +29,6 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
             expected=f"at most {policy.max_local_epochs} (policy.max_local_epochs)",
         )
     if plan.clinical_columns != COLUMNS:
-        raise PlanRefusedError("clinical_columns", got="another vocabulary", expected="the 20 columns of this version")
+        raise PlanRefusedError(
+            "clinical_columns", got="another vocabulary", expected="the 20 columns of this version"
+        )

@@ -37,7 +37,10 @@ def check(site: str, contribution: Contribution, *, size: int) -> None:
     weights = contribution.weights
     if weights.dtype != np.float32 or weights.shape != (size,):
         raise SiteReportError(
-            "weights of another form", site=site, got=f"{weights.dtype} {weights.shape}", expected=f"float32 ({size},)"
+            "weights of another form",
+            site=site,
+            got=f"{weights.dtype} {weights.shape}",
+            expected=f"float32 ({size},)",
         )
     if not np.isfinite(weights).all():
         raise SiteReportError(

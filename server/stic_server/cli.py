@@ -44,7 +44,9 @@ def _path(config_file: Path | None) -> Path:
 @app.command()
 def init(
     name: Annotated[str, typer.Option(help="Begins the names of runs.")] = "stic",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; the sites need no other.")] = 8443,
     names: Annotated[
         str, typer.Option(help="Host names and addresses that the sites use, with commas between.")
@@ -131,12 +133,12 @@ def start(config_file: ConfigOption = None) -> None:
         server.watch(folder / "sites")
         server.start()
         terminal.note(f"listening on https://{listen.host}:{listen.port}")
-        flower_app.observer = ConsoleObserver(terminal)
+        flower_app.surroundings.observer = ConsoleObserver(terminal)
         try:
             server.execute(flower_app.app, run_config={"federation": str(path)})
         finally:
             server.stop()
-        run = flower_app.last_run
+        run = flower_app.surroundings.run
         assert run is not None  # the app ran
         terminal.stage("writing the report")
         from stic_server.report import write_report
@@ -157,7 +159,9 @@ def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Of the phantom patients and of training.")] = 0,
-    full: Annotated[bool, typer.Option("--full", help="As many patients as the paper's two centres.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="As many patients as the paper's two centres.")
+    ] = False,
     folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path(".stic"),
     runs: Annotated[Path, typer.Option(help="Where its runs go.")] = Path("runs"),
 ) -> None:
@@ -171,11 +175,13 @@ def show_evaluation(document: dict[str, Any]) -> None:
     """The held-out table on stdout."""
     from stic_core.evaluation import held_out_table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 104)  # a wrapped line is better than a cut figure
     if document["phantom"]:
-        console.print("\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones")
-    heading, *rows = held_out_table(document)
-    table = Table(title="Held-out patients", title_justify="left", box=None, pad_edge=False)
+        console.print("\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n")
+    # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
+    heading, *rows = held_out_table(document, class_intervals=False)
+    table = Table(title="Held-out patients (95 % intervals)", title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(heading):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for row in rows:

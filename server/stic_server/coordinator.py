@@ -139,4 +139,3 @@ def advance(
         replace(state, completed=state.completed + 1, weights=weights),
         Diagnostics(validation, losses, refused),
     )
-

@@ -26,7 +26,6 @@ from stic_core.errors import SticError
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS, write_cohort
 from stic_core.terminal import Terminal
 from stic_server.initialise import NewFederation, initialise
-from stic_server.sites import admit
 
 CENTRES = ("center1", "center2")
 CROP_MM = 160.0
@@ -113,8 +112,7 @@ def _set_up_site(home: Path, centre: str, *, port: int) -> None:
             *("--server", f"127.0.0.1:{port}", "--ca", str(home / "server" / "ca.crt")),
             *("--data", str(home / "hospital" / centre), "--crop-mm", f"{CROP_MM:g}"),
         )
-    site = admit(home / "server" / "sites", name=centre, public_key=folder / "site.pub")
-    print(f"{site.name} is admitted with key {site.fingerprint}", file=sys.stderr)
+    _step(home, "stic-server", "admit", centre, str(folder / "site.pub"))
 
 
 def _run_federation(home: Path) -> None:
@@ -160,7 +158,7 @@ class _Children:
             stderr=output,
             # Ctrl-C reaches this process alone, which then stops the others once and in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  no thread of ours holds a lock here
         )
         self._children.append(child)
         return child

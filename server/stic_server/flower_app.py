@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +47,20 @@ _LOOK_S = 1.0  # between looks at who is online
 _SITE_AWAY = frozenset({3, 4, 5})
 
 
-observer: Observer = Silent()
-"""Set by the command line before the app runs."""
+@dataclass(slots=True)
+class Surroundings:
+    """What the command line and the app have to tell each other; Flower calls the app with strings.
 
-last_run: RunFolder | None = None
-"""The folder of the run that the app did last."""
+    Args:
+        observer: set before the app runs.
+        run: the folder of the run that the app did last.
+    """
+
+    observer: Observer = field(default_factory=Silent)
+    run: RunFolder | None = None
+
+
+surroundings = Surroundings()
 
 app = ServerApp()
 
@@ -59,9 +68,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """One run, from the configuration to its evaluation."""
-    global last_run
     path = Path(str(context.run_config["federation"]))
-    last_run = run_federation(grid, path, observer=observer)
+    surroundings.run = run_federation(grid, path, observer=surroundings.observer)
 
 
 def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:

@@ -95,6 +95,7 @@ class Guard:
         self._app, self._max_body = app, max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -141,7 +142,12 @@ class LocalGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Part of Flower's interface."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -207,6 +213,8 @@ class LocalGrid(Grid):
             contents[part.object_id] = content
         self.bytes_up += sum(map(len, contents.values()))
         message = inflate_object_from_contents(message_id, contents)
+        if not isinstance(message, Message):
+            return _unavailable(head)
         message.metadata.__dict__["_message_id"] = message_id
         store.delete(message_id)
         return message
@@ -379,7 +387,7 @@ class FleetServer:
         )
         run = state.get_run_info(run_ids=[run_id])[0]
         task_id = run.primary_task_id
-        if not (state.claim_task(task_id) and state.activate_task(task_id)):
+        if task_id is None or not (state.claim_task(task_id) and state.activate_task(task_id)):
             raise RuntimeError("Flower's link state did not start the run")
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = task_id, run_id, SUPERLINK_NODE_ID
         stop = threading.Event()

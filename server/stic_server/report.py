@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
 from stic_core.errors import UsageError
 from stic_core.evaluation import figure, held_out_table
 from stic_server import report_figures
+from stic_server.report_tables import write_tables
 
 Json: TypeAlias = Any
 """What `json.loads` gives."""
@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder.
+    """Write `report.html` into a run folder, and its figures as tables into `report/`.
 
     Args:
         run: folder with `record.json`; `rounds.jsonl` and `evaluation.json` where the run
@@ -42,6 +42,7 @@ def write_report(run: Path) -> Path:
     rounds_file, evaluation_file = run / "rounds.jsonl", run / "evaluation.json"
     rounds = _read_lines(rounds_file) if rounds_file.exists() else []
     evaluation = _read(evaluation_file) if evaluation_file.exists() else None
+    write_tables(run / "report", rounds=rounds, evaluation=evaluation)
     target = run / "report.html"
     target.write_text(render(record, rounds=rounds, evaluation=evaluation), encoding="utf-8")
     return target
@@ -198,7 +199,7 @@ def _missed(rounds: Sequence[Json], *, sites: Sequence[str]) -> list[tuple[int, 
     return missed
 
 
-def _learning(rounds: Sequence[Json], *, sites: Sequence[str], best: int | None) -> list[tuple[str, Markup]]:
+def _learning(rounds: Sequence[Json], *, sites: Sequence[str], best: int | None) -> list[tuple[str, str]]:
     """Panels: what is shown, and the figure."""
     if not rounds:
         return []
@@ -214,9 +215,7 @@ def _learning(rounds: Sequence[Json], *, sites: Sequence[str], best: int | None)
     return [
         (
             title,
-            Markup(  # our own SVG; the page escapes everything else
-                report_figures.learning_curve(numbers, _told(curves), sites=sites, label=title, best=best)
-            ),
+            report_figures.learning_curve(numbers, _told(curves), sites=sites, label=title, best=best),
         )
         for title, curves in (
             ("Training loss", train),
@@ -280,7 +279,7 @@ def _groups(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, 
     return list(groups.items())
 
 
-def _models_figure(pooled: Json, alone: Mapping[str, Json]) -> Markup | None:
+def _models_figure(pooled: Json, alone: Mapping[str, Json]) -> str | None:
     if "value" not in pooled or not alone:
         return None
     rows = []
@@ -298,25 +297,25 @@ def _models_figure(pooled: Json, alone: Mapping[str, Json]) -> Markup | None:
                 "strong": name == "federated",
             }
         )
-    return Markup(report_figures.models(rows, label="Macro AUC of each model on all held-out patients"))
+    return report_figures.models(rows, label="Macro AUC of each model on all held-out patients")
 
 
 def _roc_figure(
     blocks: Mapping[str, Json], *, name: str, sites: Sequence[str], colours: Sequence[str]
-) -> Markup | None:
+) -> str | None:
     curves = {
         site: points for site in (*sites, "pooled") if isinstance(points := blocks[site]["roc"][name], list)
     }
     if not curves:
         return None
-    return Markup(report_figures.roc(curves, sites=colours, label=f"ROC curve of {name} against the rest"))
+    return report_figures.roc(curves, sites=colours, label=f"ROC curve of {name} against the rest")
 
 
 def _captions(blocks: Mapping[str, Json], name: str) -> list[tuple[str, Json]]:
     return [(site, block["auc"][name]) for site, block in blocks.items()]
 
 
-def _reliability_figure(blocks: Mapping[str, Json], *, name: str, colours: Sequence[str]) -> Markup | None:
+def _reliability_figure(blocks: Mapping[str, Json], *, name: str, colours: Sequence[str]) -> str | None:
     curves = {
         site: block["calibration"]["classes"][name]["bins"]
         for site, block in blocks.items()
@@ -324,7 +323,7 @@ def _reliability_figure(blocks: Mapping[str, Json], *, name: str, colours: Seque
     }
     if not curves:
         return None
-    return Markup(report_figures.reliability(curves, sites=colours, label=f"Reliability of {name}"))
+    return report_figures.reliability(curves, sites=colours, label=f"Reliability of {name}")
 
 
 def _reasons(evaluation: Json) -> list[str]:

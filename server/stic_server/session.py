@@ -171,7 +171,14 @@ class Session:
     """
 
     def __init__(
-        self, plan: RunPlan, initial: FlatArray, *, run: RunFolder, sites: Sites, limits: Limits, observer: Observer
+        self,
+        plan: RunPlan,
+        initial: FlatArray,
+        *,
+        run: RunFolder,
+        sites: Sites,
+        limits: Limits,
+        observer: Observer,
     ) -> None:
         self.plan, self.run, self.sites, self.limits, self.observer = plan, run, sites, limits, observer
         self._initial = initial
@@ -307,9 +314,7 @@ class Session:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports
 
-    def _check_round(
-        self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int
-    ) -> None:
+    def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
         if report.round != number:
             raise SiteReportError("answered for another round", site=site, got=report.round, expected=number)
         announced = sum(self._descriptions[site].patients["train"].values())
@@ -367,7 +372,11 @@ class Session:
         self.observer.stage("held-out evaluation of the federated model")
         edges = self._edges(state.best.weights)
         self.run.write_model(
-            state.best.weights, self.plan, backbone_digest=backbone, best_round=state.best.round, histogram_edges=edges
+            state.best.weights,
+            self.plan,
+            backbone_digest=backbone,
+            best_round=state.best.round,
+            histogram_edges=edges,
         )
         federated = self._held_out("federated", state.best.weights, edges)
         local: dict[str, dict[str, HeldOutReport]] = {}
@@ -453,7 +462,9 @@ class Session:
     ) -> Exchange:
         """Ask, and ask again where a site was restarted and had to be told the plan first."""
         exchange = self.sites.ask(questions, weights=weights, timeout=timeout)
-        restarted = [site for site, answer in exchange.answers.items() if isinstance(answer.report, Unprepared)]
+        restarted = [
+            site for site, answer in exchange.answers.items() if isinstance(answer.report, Unprepared)
+        ]
         again = {site: questions[site] for site in restarted if self._describe_again(site, timeout=timeout)}
         if not again:
             return exchange
@@ -476,7 +487,9 @@ class Session:
         if description.model_copy(update={"versions": {}}) != self._descriptions[site].model_copy(
             update={"versions": {}}
         ):
-            self.observer.note(f"{site} is left out: it came back with other data or weights than it began with")
+            self.observer.note(
+                f"{site} is left out: it came back with other data or weights than it began with"
+            )
             return False
         return True
 

@@ -1,0 +1,41 @@
+# make demo    the main job on a fresh machine: two phantom centres, real server, real clients, report
+# make test    lint, types, import contracts and tests
+# make install only the virtual environment
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
+	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(name)))))
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check install lock clean
+
+demo: $(VENV)/.complete
+	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.complete
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --level error
+	$(BIN)/lint-imports
+
+install: $(VENV)/.complete
+
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed; name one with make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "Installing into $(VENV) (about 6.5 GB with CUDA libraries; some minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The lock is for every platform and Python that torch supports; it names no host.
+lock:
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header --extra server --extra client --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .stic

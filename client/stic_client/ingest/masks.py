@@ -1,0 +1,222 @@
+"""Masks of lesion or liver: DICOM SEG, NIfTI or NRRD, plane by plane, wherever they lie.
+
+A mask is matched to slices by position, never by order: exports store slices both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from stic_client.ingest import dicom
+from stic_client.ingest.manifest import MaskType
+from stic_client.ingest.source import Source, quiet
+from stic_client.ingest.stack import Stack
+from stic_client.ingest.volumes import read_volume
+from stic_core.ct import Grid
+
+SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskPlane:
+    """One axial plane of a mask.
+
+    Args:
+        inside: rows by columns, in the orientation of `Stack`.
+    """
+
+    z_mm: float
+    inside: np.ndarray
+    grid: Grid
+
+    @property
+    def area_mm2(self) -> float:
+        return float(self.inside.sum()) * self.grid.spacing_mm[0] * self.grid.spacing_mm[1]
+
+    @property
+    def middle_mm(self) -> tuple[float, float]:
+        """Middle of the bounding box, patient y and x."""
+        rows, cols = np.nonzero(self.inside)
+        middle = self.grid.to_mm(((rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2))
+        return float(middle[0]), float(middle[1])
+
+    def at(self, mm: np.ndarray) -> np.ndarray:
+        """Whether points (y, x), mm, shape (..., 2), lie inside; nearest pixel."""
+        index = np.rint(self.grid.to_pixels(mm)).astype(np.int64)
+        within = np.all((index >= 0) & (index < self.grid.shape), axis=-1)
+        index = np.where(within[..., None], index, 0)
+        return within & self.inside[index[..., 0], index[..., 1]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A mask.
+
+    Args:
+        planes: those with anything inside, by ascending z.
+        step_mm: between the planes it was drawn on.
+        is_liver: it says that it is of the liver.
+    """
+
+    source: Source
+    planes: tuple[MaskPlane, ...]
+    step_mm: float
+    is_liver: bool = False
+
+    def largest(self) -> MaskPlane:
+        """The plane with the largest area."""
+        return max(self.planes, key=lambda plane: plane.area_mm2)
+
+    def near(self, z_mm: float) -> MaskPlane | None:
+        """The plane at a height, None where the mask has nothing there."""
+        best = min(self.planes, key=lambda plane: abs(plane.z_mm - z_mm))
+        return best if abs(best.z_mm - z_mm) <= self.step_mm / 2 + 0.05 else None
+
+    def slice_of(self, stack: Stack) -> int:
+        """The slice of a stack on which the mask is largest.
+
+        Raises:
+            PatientError: the stack does not reach the mask.
+        """
+        z = self.largest().z_mm
+        index = stack.nearest(z)
+        apart = abs(stack.z_mm[index] - z)
+        if apart > max(stack.spacing_z_mm if len(stack) > 1 else 0.0, self.step_mm) / 2 + 0.05:
+            raise self.source.refuse(
+                "the mask does not lie on the phase it was drawn on",
+                got=f"{apart:.1f} mm from the nearest slice",
+                advice="Check mask_path and mask_phase.",
+            )
+        return index
+
+
+def read_mask(source: Source, *, kind: MaskType, label: str = "") -> Mask:
+    """Read a mask.
+
+    Args:
+        label: which segment (number or label) or voxel value; may be "" where there is one.
+
+    Raises:
+        PatientError: not such a file, another label, or nothing inside.
+    """
+    planes, step, is_liver = _read_seg(source, label=label) if kind == "seg" else _read_voxels(source, kind, label=label)
+    planes = sorted((plane for plane in planes if plane.inside.any()), key=lambda plane: plane.z_mm)
+    if not planes:
+        raise source.refuse("the mask is empty", advice="Check mask_path and mask_label.")
+    return Mask(source, tuple(planes), step, is_liver)
+
+
+def _read_voxels(source: Source, kind: MaskType, *, label: str) -> tuple[list[MaskPlane], float, bool]:
+    volume = read_volume(source, kind="nifti" if kind == "nifti" else "nrrd")
+    values = [int(value) if float(value).is_integer() else None for value in np.unique(volume.values)]
+    if None in values or len(values) > 256:
+        raise source.refuse("it is not a mask", expected="whole numbers, at most 256 different ones")
+    there = [value for value in values if value]
+    if label:
+        if not label.isdecimal() or int(label) not in there:
+            raise source.refuse(
+                "the mask has no such label", expected=f"one of {there[:8]}", advice="Correct mask_label."
+            )
+        inside = volume.values == int(label)
+    else:
+        if len(there) > 1:
+            raise source.refuse(
+                "the mask has several labels", got=len(there), expected="mask_label", advice="Say which one."
+            )
+        inside = volume.values != 0
+    step = volume.z_mm[1] - volume.z_mm[0] if len(volume.z_mm) > 1 else 1.0
+    return [MaskPlane(z, plane, volume.grid) for z, plane in zip(volume.z_mm, inside, strict=True)], step, False
+
+
+def _read_seg(source: Source, *, label: str) -> tuple[list[MaskPlane], float, bool]:
+    dataset = dicom.open_dataset(source, pixels=True)
+    if dicom.text(dataset, "SOPClassUID") not in SEG:
+        raise source.refuse("it is not a DICOM segmentation", expected="Segmentation Storage")
+    number, words = _segment(dataset, source=source, label=label)
+    shared = dicom.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+    frames = list(dicom.items(dataset, "PerFrameFunctionalGroupsSequence"))
+    stored = _frames(dataset, count=len(frames), source=source)
+    labelmap = dicom.text(dataset, "SegmentationType") == "LABELMAP"
+    # Half of the full scale for probabilities and occupancies; a binary mask has a scale of 1.
+    scale = dicom.numbers(dataset, "MaximumFractionalValue", count=1) or (1.0,)
+    planes, heights = [], []
+    for own, pixels in zip(frames, stored, strict=True):
+
+        def group(keyword: str, own: Dataset = own) -> Dataset:
+            return dicom.first(own, keyword) or dicom.first(shared, keyword) or Dataset()
+
+        orientation = dicom.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
+        measures = group("PixelMeasuresSequence")
+        spacing = dicom.numbers(measures, "PixelSpacing", count=2)
+        position = dicom.numbers(group("PlanePositionSequence"), "ImagePositionPatient", count=3)
+        flip = dicom.check_plane(orientation, spacing, source=source)
+        if position is None or orientation is None or spacing is None:
+            raise source.refuse("a frame's position is missing", expected="PlanePosition")
+        heights.append(position[2])
+        of = dicom.numbers(group("SegmentIdentificationSequence"), "ReferencedSegmentNumber", count=1)
+        if not labelmap and (of is None or int(of[0]) != number):
+            continue
+        inside = pixels == number if labelmap else pixels >= scale[0] / 2
+        grid = dicom.plane_grid(
+            (pixels.shape[0], pixels.shape[1]),
+            spacing=spacing,
+            position=position,
+            orientation=orientation,
+            flip=flip,
+        )
+        planes.append(MaskPlane(position[2], dicom.flipped(inside, flip=flip), grid))
+    between = np.diff(np.unique(np.round(heights, 3)))
+    thickness = dicom.numbers(dicom.first(shared, "PixelMeasuresSequence") or Dataset(), "SliceThickness", count=1)
+    step = float(between.min()) if len(between) else (thickness[0] if thickness else 1.0)
+    return planes, step, "LIVER" in words and not any(word in words for word in ("LESION", "TUMO", "MASS", "NODULE"))
+
+
+def _segment(dataset: Dataset, *, source: Source, label: str) -> tuple[int, str]:
+    """The segment that the manifest means: its number, and its label for comparing."""
+    segments = {}
+    for item in dicom.items(dataset, "SegmentSequence"):
+        number = dicom.numbers(item, "SegmentNumber", count=1)
+        if number is not None:
+            segments[int(number[0])] = dicom.text(item, "SegmentLabel")
+    chosen = [
+        number
+        for number, words in segments.items()
+        if not label or label == str(number) or label.strip().upper() == words
+    ]
+    if len(chosen) != 1:
+        raise source.refuse(
+            "the segmentation has no such segment" if label else "the segmentation has several segments",
+            got=f"{len(chosen)} of {len(segments)} segments",
+            expected="mask_label: a segment's number or label",
+            advice="Correct mask_label.",
+        )
+    return chosen[0], segments[chosen[0]]
+
+
+def _frames(dataset: Dataset, *, count: int, source: Source) -> np.ndarray:
+    """Stored values, (frames, rows, columns).
+
+    Raises:
+        PatientError: another number of frames than groups, or data cut short.
+    """
+    sizes = [dicom.numbers(dataset, key, count=1) for key in ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")]
+    if None in sizes or count < 1 or int(sizes[0][0]) != count:  # pyright: ignore[reportOptionalSubscript]
+        raise source.refuse("its frames and their functional groups differ in number")
+    frames, rows, cols, bits = (int(size[0]) for size in sizes if size is not None)
+    data = dicom.value(dataset, "PixelData")
+    if not isinstance(data, bytes) or not (1 <= rows <= 4096 and 1 <= cols <= 4096) or bits not in (1, 8, 16):
+        raise source.refuse("pixel data of the segmentation cannot be used")
+    if bits == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        expected = (frames * rows * cols + 7) // 8
+        if len(data) < expected:
+            raise source.refuse("the segmentation is cut short", got=f"{len(data)} bytes", expected=expected)
+        unpacked = np.unpackbits(np.frombuffer(data, np.uint8, expected), bitorder="little")
+        return unpacked[: frames * rows * cols].reshape(frames, rows, cols)
+    try:
+        with quiet():
+            return np.asarray(dataset.pixel_array).reshape(frames, rows, cols)
+    except Exception as error:  # decoders raise almost anything on broken streams
+        raise source.unreadable("a segmentation", error) from None

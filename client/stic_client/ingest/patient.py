@@ -1,0 +1,180 @@
+"""One row of the manifest to one prepared image: read, align, crop, window, resize."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stic_client.ingest.align import Aligned, align
+from stic_client.ingest.dicom import read_single
+from stic_client.ingest.enhanced import read_enhanced
+from stic_client.ingest.manifest import PatientRow
+from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.pictures import read_grey, read_rgb
+from stic_client.ingest.series import read_series
+from stic_client.ingest.source import Source, locate
+from stic_client.ingest.stack import Stack
+from stic_client.ingest.volumes import read_nifti
+from stic_core.config import ImageConfig
+from stic_core.ct import AIR_HU, IMAGE_SIZE, PHASES, crop, resize, window
+from stic_core.errors import PatientError
+from stic_core.types import HUSlice, PhaseImages
+
+MAX_APART_MM = 20.0
+"""Single slices of two phases that lie farther apart than this are warned of."""
+
+MIN_ENHANCEMENT_HU = 15.0
+"""A liver gains more than this from non-contrast to portal venous, or phases are swapped."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedPatient:
+    """What becomes of one patient.
+
+    Args:
+        image: (1, 224, 224, 3).
+        digests: one a phase, over the chosen slice's values, and one of the study's UID; two
+            patients who share one are the same patient. They stay in the dataset's folder.
+        phantom: the files say that no patient stands behind them.
+        place_known: the lesion's place and the pixels' size are known (a crop needs them).
+        rejected: phases whose registration was rejected, with the reason.
+        warnings: what an engineer should look at.
+    """
+
+    image: PhaseImages
+    digests: tuple[str, ...]
+    phantom: bool
+    place_known: bool
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def prepare_patient(
+    row: PatientRow, *, root: Path, image: ImageConfig, checkerboards: Path | None = None
+) -> PreparedPatient:
+    """Everything from a patient's files to the model's image.
+
+    Args:
+        root: of the dataset, resolved.
+        checkerboards: folder for a PNG a registered phase, NC and that phase in turn.
+
+    Raises:
+        PatientError: the patient cannot be used.
+    """
+    stacks = open_phases(row, root=root)
+    mask = liver = None
+    if row.mask_path and row.mask_type is not None:
+        mask = read_mask(
+            locate(row.mask_path, subject=row.subject, root=root), kind=row.mask_type, label=row.mask_label
+        )
+        liver = mask if mask.is_liver else None
+    if row.liver_mask_path:
+        kind = "nrrd" if row.liver_mask_path.lower().endswith(".nrrd") else "nifti"
+        liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
+    warnings = compare_phases(stacks, row=row)
+    aligned = align(stacks, row=row, mask=mask)
+    digests = [_digest(aligned.raw[phase]) for phase in PHASES]
+    if len(set(digests)) < len(digests):
+        raise PatientError(
+            "two phases have the same pixels",
+            subject=row.subject,
+            expected="three different phases",
+            advice="Correct the paths of the manifest.",
+        )
+    if liver is not None and (change := _enhancement(aligned, liver=liver)) is not None and change < MIN_ENHANCEMENT_HU:
+        warnings.append(
+            f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
+        )
+    if checkerboards:
+        for phase in PHASES[1:]:
+            path = checkerboards / f"{row.subject}-{phase}.png"
+            _save_checkerboard(path, window(aligned.slices["nc"]), window(aligned.slices[phase]))
+    known = aligned.place is not None and stacks["nc"].has_geometry
+    slices = dict(aligned.slices)
+    if image.crop_mm is not None and known and aligned.place is not None:
+        for phase, hu in slices.items():
+            slices[phase] = crop(
+                hu, centre=aligned.place, side_mm=image.crop_mm, spacing_mm=aligned.grid.spacing_mm
+            )
+    # Padding may rescale to -3024 HU: below air there is nothing.
+    grey = [resize(window(np.maximum(slices[phase], AIR_HU))) for phase in PHASES]
+    return PreparedPatient(
+        image=np.stack(grey, axis=-1)[None],
+        digests=(*digests, *sorted({stack.study for stack in stacks.values()} - {""})),
+        phantom=any(stack.phantom for stack in stacks.values()),
+        place_known=known,
+        rejected=dict(aligned.rejected),
+        warnings=tuple(warnings),
+    )
+
+
+def open_phases(row: PatientRow, *, root: Path) -> dict[str, Stack]:
+    """The three phases of any layout.
+
+    Raises:
+        PatientError: a path that leaves the root, or anything wrong with the files.
+    """
+    sources: dict[str, Source] = {
+        name: locate(path, subject=row.subject, root=root) for name, path in row.paths.items()
+    }
+    match row.layout:
+        case "rgb_png":
+            return read_rgb(sources["rgb"])
+        case "png_gray":
+            return {phase: read_grey(sources[phase]) for phase in PHASES}
+        case "nifti":
+            return {phase: read_nifti(sources[phase]) for phase in PHASES}
+        case "dicom_slices":
+            return {phase: read_single(sources[phase]) for phase in PHASES}
+        case "dicom_series" | "dicom_enhanced":
+            read = read_series if row.layout == "dicom_series" else read_enhanced
+            stacks: dict[str, Stack] = {}
+            for phase in PHASES:
+                if phase not in stacks:
+                    # Phases that name one place come from it together, in the order of time.
+                    together = [other for other in PHASES if sources[other].path == sources[phase].path]
+                    stacks |= dict(zip(together, read(sources[phase], phases=len(together)), strict=True))
+            return stacks
+
+
+def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]:
+    """Warnings that the phases give when they are laid side by side."""
+    warnings = sorted({text for stack in stacks.values() for text in stack.warnings})
+    times = [stacks[phase].time_s for phase in PHASES]
+    known = [time for time in times if time is not None]
+    if len(known) == len(PHASES) and known != sorted(known):
+        warnings.append("phases look swapped: acquisition times are not in the order NC, ART, PV")
+    heights = [stack.z_mm[0] for stack in stacks.values() if len(stack) == 1 and stack.has_geometry]
+    if not row.registered and heights and max(heights) - min(heights) > MAX_APART_MM:
+        warnings.append(f"slices of the phases lie {max(heights) - min(heights):.0f} mm apart")
+    return warnings
+
+
+def _enhancement(aligned: Aligned, *, liver: Mask) -> float | None:
+    """Median HU that the liver gains from NC to PV; None where the mask does not reach the slice."""
+    plane = liver.near(aligned.z_on_phase)
+    if plane is None:
+        return None
+    rows, cols = np.mgrid[: aligned.grid.shape[0], : aligned.grid.shape[1]]
+    inside = plane.at(aligned.to_mask_phase(aligned.grid.to_mm(np.stack([rows, cols], axis=-1))))
+    if inside.sum() < 100:
+        return None
+    return float(np.median(aligned.slices["pv"][inside]) - np.median(aligned.slices["nc"][inside]))
+
+
+def _digest(hu: HUSlice) -> str:
+    return hashlib.sha256(f"{hu.shape}".encode() + np.rint(hu).astype("<i4").tobytes()).hexdigest()
+
+
+def _save_checkerboard(path: Path, first: np.ndarray, second: np.ndarray, *, fields: int = 8) -> None:
+    """Both images in alternating fields: where edges go on across a border, they fit."""
+    from PIL import Image  # noqa: PLC0415 - only on request
+
+    rows, cols = (np.arange(size) * fields // size for size in first.shape)
+    odd = (rows[:, None] + cols[None]) % 2 == 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(odd, second, first)).resize((2 * IMAGE_SIZE, 2 * IMAGE_SIZE)).save(path)

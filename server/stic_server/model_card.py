@@ -1,0 +1,67 @@
+"""`model/MODEL_CARD.md`: what the model is for, what it learned from, how well it does, its limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from stic_core.errors import UsageError
+from stic_core.evaluation import held_out_table
+
+Json: TypeAlias = Any
+
+
+def write_model_card(run: Path) -> Path:
+    """Write the card of a run's model, made from its record and evaluation alone.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        UsageError: the folder holds no run, or the run was not evaluated.
+    """
+    try:
+        record, evaluation = (
+            json.loads((run / name).read_text(encoding="utf-8"))
+            for name in ("record.json", "evaluation.json")
+        )
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{run} has no evaluated model",
+            expected=Path(error.filename).name,
+            advice="Evaluate the run first.",
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{run} cannot be read", got=type(error).__name__) from None
+    target = run / "model" / "MODEL_CARD.md"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(render_card(record, evaluation=evaluation), encoding="utf-8")
+    return target
+
+
+def render_card(record: Json, *, evaluation: Json) -> str:
+    """The card as Markdown.
+
+    Args:
+        record: `record.json`.
+        evaluation: `evaluation.json`.
+    """
+    environment = Environment(
+        loader=PackageLoader("stic_server", "templates"),
+        autoescape=select_autoescape(["html"]),  # the card is Markdown: nothing to escape
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    small = [site for site, block in evaluation["sites"].items() if "suppressed" in block["class_counts"]]
+    return environment.get_template("model_card.md.j2").render(
+        record=record,
+        evaluation=evaluation,
+        classes=evaluation["classes"],
+        table=held_out_table(evaluation),
+        small=small,
+    )

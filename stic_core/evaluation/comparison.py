@@ -1,0 +1,163 @@
+"""Two models on the same held-out patients: what a site releases, and what sites add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Self, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stic_core import statistics
+from stic_core.config import PolicyConfig
+from stic_core.errors import DataError
+from stic_core.evaluation.pooling import Json, as_json
+from stic_core.evaluation.site import LabelArray, LogitArray, checked, too_few
+from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
+from stic_core.statistics.values import FORBID
+
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Discordant:
+    """Patients on whom the models disagree about being right.
+
+    Args:
+        b: only the first model was right.
+        c: only the second was.
+    """
+
+    b: int
+    c: int
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    def __post_init__(self) -> None:
+        if self.b < 0 or self.c < 0:
+            raise ValueError("discordant patients: got a negative count")
+
+
+@dataclass(frozen=True)
+class AucDifference:
+    """AUC of the first model minus that of the second, and DeLong's variance of it."""
+
+    difference: float
+    variance: float
+    positives: int
+    negatives: int
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+
+class PairedReport(BaseModel):
+    """One site's comparison of two models on its held-out patients.
+
+    Discordant counts are released with the accuracy: they say of how many patients, not of
+    which or of what class, the models differ.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    n: Count
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=16)]
+    discordant: Discordant | Absent
+    auc: dict[str, AucDifference | Absent]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if set(self.auc) != set(self.classes):
+            raise ValueError(f"classes: got {sorted(self.auc)}, expected {sorted(self.classes)}")
+        if isinstance(self.discordant, Discordant) and self.discordant.b + self.discordant.c > self.n:
+            raise ValueError("more discordant patients than patients")
+        return self
+
+
+def paired_report(
+    first: LogitArray, second: LogitArray, labels: LabelArray, *, classes: Sequence[str], policy: PolicyConfig
+) -> PairedReport:
+    """Compare two models on one site's held-out patients.
+
+    Args:
+        first: (n, k) logits of one model; n may be 0.
+        second: (n, k) logits of the other, same patients in the same order.
+        labels: (n,) class indices.
+        classes: the task's, k of them.
+        policy: `min_cell` and `min_class` of this site.
+
+    Raises:
+        DataError: a logit is not finite, a label is no class, or shapes disagree.
+    """
+    classes = tuple(classes)
+    if np.shape(first) != np.shape(second):
+        raise DataError("the models' logits disagree", got=f"{np.shape(first)} and {np.shape(second)}")
+    first, labels = checked(first, labels, classes=classes)
+    second, labels = checked(second, labels, classes=classes)
+    n = len(labels)
+    if (nothing := too_few(n, policy=policy)) is not None:
+        return PairedReport(n=n, classes=classes, discordant=nothing, auc=dict.fromkeys(classes, nothing))
+    right, right_too = (logits.argmax(axis=1) == labels for logits in (first, second))
+    scores, others = statistics.margins(first), statistics.margins(second)
+    return PairedReport(
+        n=n,
+        classes=classes,
+        discordant=Discordant(b=int((right & ~right_too).sum()), c=int((right_too & ~right).sum())),
+        auc={
+            name: _auc_difference(scores[:, k], others[:, k], positive=labels == k, policy=policy)
+            for k, name in enumerate(classes)
+        },
+    )
+
+
+def pool_pairs(reports: Mapping[str, PairedReport]) -> dict[str, Json]:
+    """The comparison over all sites: McNemar on the sums, AUC differences within sites.
+
+    McNemar on summed counts is McNemar on the pooled patients. AUC differences are averaged
+    over sites with weights m x n, as the stratified AUC, and tested on the normal.
+    """
+    order = [reports[site] for site in sorted(reports)]
+    known = [(r.n, d) for r in order if isinstance(d := r.discordant, Discordant)]
+    n, b, c = sum(n for n, _ in known), sum(d.b for _, d in known), sum(d.c for _, d in known)
+    return {
+        "n": n,
+        "accuracy": as_json(statistics.paired_difference(b=b, c=c, n=n))
+        | {"b": b, "c": c, "p": statistics.mcnemar(b=b, c=c).p}
+        if known
+        else {"not_estimable": "no site releases how often the models differ"},
+        "auc": {
+            name: as_json(_pooled_difference(order, name)) for name in (order[0].classes if order else ())
+        },
+    }
+
+
+def _auc_difference(
+    first: statistics.Scores, second: statistics.Scores, *, positive: statistics.Mask, policy: PolicyConfig
+) -> AucDifference | Absent:
+    auc = statistics.delong(first, positive=positive)
+    if isinstance(auc, NotEstimable):
+        return auc
+    if min(auc.positives, auc.negatives) < policy.min_class:
+        return Suppressed(f"fewer than {policy.min_class} patients of this class or of the others")
+    other = statistics.delong(second, positive=positive)
+    assert isinstance(other, Auc)  # same patients, so same classes
+    variance = statistics.paired_variance(first, second, positive=positive)
+    return AucDifference(
+        difference=auc.value - other.value,
+        variance=variance,
+        positives=auc.positives,
+        negatives=auc.negatives,
+    )
+
+
+def _pooled_difference(order: Sequence[PairedReport], name: str) -> AucTest | NotEstimable:
+    known = [d for r in order if isinstance(d := r.auc[name], AucDifference)]
+    if not known:
+        return NotEstimable("no site releases this class's AUC")
+    weights = np.array([d.positives * d.negatives for d in known], dtype=np.float64)
+    weights /= weights.sum()
+    return statistics.difference_test(
+        float(weights @ [d.difference for d in known]),
+        variance=float(weights**2 @ [d.variance for d in known]),
+        df=None,
+    )

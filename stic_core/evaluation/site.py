@@ -1,0 +1,331 @@
+"""What one site releases of a model's evaluation: aggregates under its own policy.
+
+Patients' scores go in, a frozen report comes out; nothing in it belongs to one patient.
+What the policy keeps back is a `Suppressed`, what the patients cannot give a
+`NotEstimable`, both with the reason; a figure is never missing and never 0 for want of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stic_core import statistics
+from stic_core.config import PolicyConfig
+from stic_core.errors import DataError
+from stic_core.statistics import (
+    Absent,
+    Auc,
+    Estimate,
+    Group,
+    NotEstimable,
+    ScoreHistogram,
+    Suppressed,
+    ValidationHistogram,
+)
+from stic_core.statistics.values import FORBID
+
+LogitArray: TypeAlias = npt.NDArray[np.floating]
+"""(n, k) logits of a model."""
+
+LabelArray: TypeAlias = npt.NDArray[np.integer]
+"""(n,) class indices in the order of the task's classes."""
+
+Count = Annotated[int, Field(ge=0)]
+
+NOBODY = NotEstimable("no held-out patients")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Patients whose most probable class is the true one."""
+
+    correct: int
+    total: int
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.total:
+            raise ValueError("accuracy: expected 0 <= correct <= total")
+
+
+class _Released(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CalibrationSums(_Released):
+    """Sums from which calibration is computed, for one site or for several.
+
+    Args:
+        brier_sum: squared error over all classes, summed over patients.
+        log_loss_sum: -log of the true class's probability, summed over patients.
+        confidence: groups by the probability of the predicted class; a hit is a right one.
+        classes: groups by the probability of each class; a hit is a patient of the class.
+    """
+
+    brier_sum: Annotated[float, Field(ge=0)]
+    log_loss_sum: Annotated[float, Field(ge=0)]
+    confidence: tuple[Group, ...]
+    classes: dict[str, tuple[Group, ...]]
+
+
+class HeldOutReport(_Released):
+    """One site's answer for one model on its held-out patients.
+
+    The number of patients is released even where it is small: whoever plans a federation
+    knows it, and it says nothing of a patient's diagnosis or of the model's answer. Class
+    counts are released from `min_cell` patients on, as the table of any paper does.
+
+    Args:
+        n: held-out patients.
+        classes: of the task, in its order.
+        class_counts: held-out patients of each class.
+        confusion: rows are true classes, columns predicted ones.
+        auc: each class against the rest, exact inside the site, with DeLong's variance.
+        auc_micro, auc_macro: with variances that respect that patients are used k times.
+        auc_macro_interpolated: the paper's macro average, biased upward by .002 to .005.
+        histograms: scores of each class, for figures across sites.
+    """
+
+    n: Count
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=16)]
+    class_counts: dict[str, Count] | Absent
+    accuracy: Accuracy | Absent
+    confusion: tuple[tuple[Count | Suppressed, ...], ...] | Absent
+    auc: dict[str, Auc | Absent]
+    auc_micro: Estimate | Absent
+    auc_macro: Estimate | Absent
+    auc_macro_interpolated: float | Absent
+    histograms: dict[str, ScoreHistogram] | Absent
+    calibration: CalibrationSums | Absent
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        named = set(self.classes)
+        for mapping in (self.auc, self.class_counts, self.histograms):
+            if isinstance(mapping, dict) and set(mapping) != named:
+                raise ValueError(f"classes: got {sorted(mapping)}, expected {sorted(named)}")
+        if isinstance(self.class_counts, dict) and sum(self.class_counts.values()) != self.n:
+            raise ValueError("class counts do not add up to n")
+        if isinstance(self.accuracy, Accuracy) and self.accuracy.total != self.n:
+            raise ValueError("accuracy is not over n patients")
+        if isinstance(self.confusion, tuple) and {len(self.confusion), *map(len, self.confusion)} != {
+            len(named)
+        }:
+            raise ValueError("confusion is not a row and a column a class")
+        if isinstance(self.histograms, dict):
+            for histogram in self.histograms.values():
+                if sum(histogram.positives) + sum(histogram.negatives) != self.n:
+                    raise ValueError("a histogram is not over n patients")
+        return self
+
+
+class ValidationReport(_Released):
+    """One site's scalars of a round, and, where asked, its histograms for the edges.
+
+    Args:
+        n: validation patients.
+        loss_sum: -log of the true class's probability, summed over patients.
+        correct: patients whose most probable class is the true one.
+        histograms: scores of each class on the fixed grid; None where they weren't asked for.
+    """
+
+    n: Count
+    loss_sum: Annotated[float, Field(ge=0)] | Absent
+    correct: Count | Absent
+    histograms: dict[str, ValidationHistogram] | Absent | None = None
+
+
+def site_report(
+    logits: LogitArray,
+    labels: LabelArray,
+    *,
+    classes: Sequence[str],
+    edges: Mapping[str, Sequence[float]],
+    policy: PolicyConfig,
+) -> HeldOutReport:
+    """Evaluate one model on one site's held-out patients.
+
+    Args:
+        logits: (n, k); n may be 0.
+        labels: (n,) class indices.
+        classes: the task's, k of them.
+        edges: inner edges of the score bins of each class, fixed beforehand.
+        policy: `min_cell` and `min_class` of this site.
+
+    Raises:
+        DataError: a logit is not finite, a label is no class, or shapes disagree.
+    """
+    classes = tuple(classes)
+    logits, labels = checked(logits, labels, classes=classes)
+    n = len(labels)
+    if (nothing := too_few(n, policy=policy)) is not None:
+        # One patient has no ROC curve, whatever the policy; saying so tells nothing of them.
+        no_auc = NotEstimable("one patient cannot give an AUC") if n == 1 else nothing
+        return HeldOutReport(
+            n=n,
+            classes=classes,
+            class_counts=nothing,
+            accuracy=nothing,
+            confusion=nothing,
+            auc=dict.fromkeys(classes, no_auc),
+            auc_micro=no_auc,
+            auc_macro=no_auc,
+            auc_macro_interpolated=no_auc,
+            histograms=nothing,
+            calibration=nothing,
+        )
+    scores, predicted = statistics.margins(logits), logits.argmax(axis=1)
+    counts = np.bincount(labels, minlength=len(classes))
+    auc = {
+        name: _class_auc(scores[:, k], positive=labels == k, policy=policy) for k, name in enumerate(classes)
+    }
+    missing = next((value for value in auc.values() if not isinstance(value, Auc)), None)
+    return HeldOutReport(
+        n=n,
+        classes=classes,
+        class_counts={name: int(count) for name, count in zip(classes, counts, strict=True)},
+        accuracy=Accuracy(correct=int((predicted == labels).sum()), total=n),
+        confusion=_confusion(labels, predicted, k=len(classes), policy=policy),
+        auc=auc,
+        auc_micro=statistics.micro(scores, labels=labels)
+        if n >= policy.min_class
+        else Suppressed(f"fewer than {policy.min_class} patients"),
+        auc_macro=statistics.macro(scores, labels=labels) if missing is None else _incomplete(missing),
+        auc_macro_interpolated=statistics.macro_interpolated(scores, labels=labels)
+        if missing is None
+        else _incomplete(missing),
+        histograms={
+            name: statistics.score_histogram(
+                scores[:, k], positive=labels == k, edges=edges[name], min_cell=policy.min_cell
+            )
+            for k, name in enumerate(classes)
+        },
+        calibration=_calibration(logits, labels, classes=classes, policy=policy),
+    )
+
+
+def validation_report(
+    logits: LogitArray,
+    labels: LabelArray,
+    *,
+    classes: Sequence[str],
+    policy: PolicyConfig,
+    histograms: bool = False,
+) -> ValidationReport:
+    """Validate one model on one site's validation patients.
+
+    Args:
+        logits: (n, k); n may be 0.
+        labels: (n,) class indices.
+        classes: the task's, k of them.
+        policy: `min_cell` of this site.
+        histograms: also count scores, for the edges of the federated ROC.
+
+    Raises:
+        DataError: as for `site_report`.
+    """
+    classes = tuple(classes)
+    logits, labels = checked(logits, labels, classes=classes)
+    nothing = too_few(len(labels), policy=policy)
+    if nothing is NOBODY:
+        nothing = NotEstimable("no validation patients")
+    if nothing is not None:
+        return ValidationReport(
+            n=len(labels), loss_sum=nothing, correct=nothing, histograms=nothing if histograms else None
+        )
+    counted = None
+    if histograms:
+        scores = statistics.margins(logits)
+        counted = {
+            name: statistics.validation_histogram(scores[:, k], min_cell=policy.min_cell)
+            for k, name in enumerate(classes)
+        }
+    return ValidationReport(
+        n=len(labels),
+        loss_sum=statistics.log_loss_sum(logits, labels=labels),
+        correct=int((logits.argmax(axis=1) == labels).sum()),
+        histograms=counted,
+    )
+
+
+def checked(
+    logits: LogitArray, labels: LabelArray, *, classes: Sequence[str]
+) -> tuple[LogitArray, LabelArray]:
+    """Both as arrays of the right kind and shape.
+
+    Raises:
+        DataError: a logit is not finite, a label is no class, or shapes disagree.
+    """
+    z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    if z.shape != (len(y), len(classes)) or y.ndim != 1:
+        raise DataError(
+            "logits and labels disagree",
+            got=f"{z.shape} and {y.shape}",
+            expected=f"(n, {len(classes)}) and (n,)",
+        )
+    if not np.isfinite(z).all():
+        raise DataError("the model's logits are not finite", advice="Lower the learning rate.")
+    if len(y) and not (y.min() >= 0 and y.max() < len(classes)):
+        raise DataError("a label is no class of the task", expected=f"0 to {len(classes) - 1}")
+    return z, y
+
+
+def too_few(n: int, *, policy: PolicyConfig) -> Absent | None:
+    """Why nothing can be said of n patients, or None where something can."""
+    if n == 0:
+        return NOBODY
+    return Suppressed(f"fewer than {policy.min_cell} patients") if n < policy.min_cell else None
+
+
+def _class_auc(
+    scores: npt.NDArray[np.floating], *, positive: npt.NDArray[np.bool_], policy: PolicyConfig
+) -> Auc | Absent:
+    auc = statistics.delong(scores, positive=positive)
+    if isinstance(auc, NotEstimable):
+        return auc
+    if auc.positives < policy.min_class:
+        return Suppressed(f"fewer than {policy.min_class} patients of this class")
+    if auc.negatives < policy.min_class:
+        return Suppressed(f"fewer than {policy.min_class} patients of other classes")
+    return auc
+
+
+def _incomplete(missing: Absent) -> Absent:
+    return type(missing)("the AUC of a class is missing: " + missing.reason)
+
+
+def _confusion(
+    labels: LabelArray, predicted: LabelArray, *, k: int, policy: PolicyConfig
+) -> tuple[tuple[int | Suppressed, ...], ...]:
+    counts = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+    hidden = statistics.hidden_cells(counts, min_cell=policy.min_cell)
+    kept_back = Suppressed(f"fewer than {policy.min_cell} patients, or a cell that would reveal such a one")
+    return tuple(
+        tuple(kept_back if hidden[row, column] else int(counts[row, column]) for column in range(k))
+        for row in range(k)
+    )
+
+
+def _calibration(
+    logits: LogitArray, labels: LabelArray, *, classes: Sequence[str], policy: PolicyConfig
+) -> CalibrationSums:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = shifted / shifted.sum(axis=1, keepdims=True)
+    return CalibrationSums(
+        brier_sum=statistics.brier_sum(p, labels=labels),
+        log_loss_sum=statistics.log_loss_sum(logits, labels=labels),
+        confidence=statistics.calibration_groups(
+            p.max(axis=1), hit=p.argmax(axis=1) == labels, min_cell=policy.min_cell
+        ),
+        classes={
+            name: statistics.calibration_groups(p[:, k], hit=labels == k, min_cell=policy.min_cell)
+            for k, name in enumerate(classes)
+        },
+    )

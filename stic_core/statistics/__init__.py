@@ -1,0 +1,125 @@
+"""Statistics of a held-out evaluation, inside one site and across sites from aggregates alone.
+
+numpy and scipy only. Every function is pure; where there is no number it returns a value
+that says why (`values`). The numbers that prove them are in `tests/test_statistics_*.py`.
+"""
+
+from stic_core.statistics.auc import (
+    Auc,
+    AucTest,
+    Estimate,
+    Mask,
+    Scores,
+    absent_class,
+    delong,
+    difference_test,
+    influence,
+    paired_test,
+    paired_variance,
+    placements,
+    unpaired_test,
+)
+from stic_core.statistics.calibration import (
+    Group,
+    Recalibration,
+    brier_sum,
+    calibration_groups,
+    ece,
+    log_loss_sum,
+    logistic_fit,
+    recalibration,
+    reliability,
+)
+from stic_core.statistics.edges import (
+    GRID,
+    ROC_BINS,
+    ValidationHistogram,
+    even_edges,
+    quantile_edges,
+    validation_histogram,
+)
+from stic_core.statistics.histogram import (
+    PooledAuc,
+    ScoreHistogram,
+    fine_counts,
+    merged_starts,
+    pooled_auc,
+    pooled_roc,
+    score_histogram,
+)
+from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified
+from stic_core.statistics.multiclass import macro, macro_interpolated, margins, micro, one_vs_rest, roc_points
+from stic_core.statistics.paired import PairedDifference, Test, cochran_q, mcnemar, paired_difference
+from stic_core.statistics.proportions import (
+    IndependentProportions,
+    clopper_pearson,
+    independent_proportions,
+    newcombe,
+    wilson,
+)
+from stic_core.statistics.suppression import feasible, hidden_cells
+from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppressed
+
+__all__ = [
+    "GRID",
+    "ROC_BINS",
+    "Absent",
+    "Auc",
+    "AucTest",
+    "Estimate",
+    "Group",
+    "IndependentProportions",
+    "Interval",
+    "Mask",
+    "MetaAnalysis",
+    "NotEstimable",
+    "PairedDifference",
+    "PooledAuc",
+    "Recalibration",
+    "ScoreHistogram",
+    "Scores",
+    "Summary",
+    "Suppressed",
+    "Test",
+    "ValidationHistogram",
+    "absent_class",
+    "brier_sum",
+    "calibration_groups",
+    "clopper_pearson",
+    "cochran_q",
+    "delong",
+    "difference_test",
+    "ece",
+    "even_edges",
+    "feasible",
+    "fine_counts",
+    "hidden_cells",
+    "independent_proportions",
+    "influence",
+    "log_loss_sum",
+    "logistic_fit",
+    "macro",
+    "macro_interpolated",
+    "margins",
+    "mcnemar",
+    "merged_starts",
+    "meta_analysis",
+    "micro",
+    "newcombe",
+    "one_vs_rest",
+    "paired_difference",
+    "paired_test",
+    "paired_variance",
+    "placements",
+    "pooled_auc",
+    "pooled_roc",
+    "quantile_edges",
+    "recalibration",
+    "reliability",
+    "roc_points",
+    "score_histogram",
+    "stratified",
+    "unpaired_test",
+    "validation_histogram",
+    "wilson",
+]

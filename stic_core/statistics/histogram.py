@@ -1,0 +1,246 @@
+"""Federated ROC: AUC, hard bounds and DeLong's variance from score histograms of several sites.
+
+A site counts its patients in bins that were fixed before the held-out evaluation, merges
+neighbours until each bin holds enough patients, and releases the counts. Sites merge
+differently, so a bin is an interval: two bins that do not overlap say for certain which
+patient scores higher, two that overlap say nothing. The pairs that are certain give hard
+bounds on the AUC that pooled scores would give. The estimate between them spreads a merged
+bin evenly over the fine bins that it covers; within one fine bin a pair counts a half. For
+bins that are equal at all sites that is the middle of the bounds, the AUC of the tied score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from stic_core.statistics.auc import NO_VARIANCE, Auc, Mask, Scores, absent_class
+from stic_core.statistics.values import FORBID, NotEstimable
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """What a site releases of the scores of one class.
+
+    Bin j holds scores s with lower_j <= s < upper_j; the first and the last are open ended.
+
+    Args:
+        edges: the b - 1 inner edges of the b fine bins, strictly increasing, equal at all sites.
+        starts: the fine bin at which each released bin starts; the first is 0.
+        positives, negatives: patients in each released bin, of the class and of the others.
+        sums: sum of the scores in each released bin, for the slope of the calibration.
+    """
+
+    edges: tuple[float, ...]
+    starts: tuple[int, ...]
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...]
+    sums: tuple[float, ...]
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.starts), len(self.positives), len(self.negatives), len(self.sums)}
+        if len(lengths) != 1 or not self.starts:
+            raise ValueError(f"histogram: got columns of {sorted(lengths)} bins, expected one length above 0")
+        if not all(a < b for a, b in pairwise(self.edges)) or not np.isfinite(self.edges).all():
+            raise ValueError("histogram edges: expected finite and strictly increasing")
+        if self.starts[0] != 0 or not all(a < b for a, b in pairwise((*self.starts, len(self.edges) + 1))):
+            raise ValueError("histogram bins: expected starts that increase from 0 and stay within the edges")
+        if min(self.positives) < 0 or min(self.negatives) < 0:
+            raise ValueError("histogram counts: got a negative one")
+        if not np.isfinite(self.sums).all():
+            raise ValueError("histogram sums: expected finite numbers")
+
+    @property
+    def fine_bins(self) -> int:
+        """Number of bins before merging."""
+        return len(self.edges) + 1
+
+
+def score_histogram(
+    scores: Scores, *, positive: Mask, edges: Sequence[float] | Scores, min_cell: int
+) -> ScoreHistogram:
+    """Count scores in bins, and merge neighbours until each holds `min_cell` patients.
+
+    Classes are counted together for that: asking each class for 0 or enough would cost .05
+    to .4 of the AUC. At 100 patients and 5 a bin, merging costs .002.
+
+    Args:
+        scores: (n,).
+        positive: (n,) True for patients of the class.
+        edges: inner edges of the fine bins.
+        min_cell: fewest patients in a released bin; with 1 or less nothing is merged. Fewer
+            patients than this altogether give one bin, which the caller must not release.
+    """
+    cell = np.searchsorted(np.asarray(edges, dtype=np.float64), scores, side="right")
+    bins = len(edges) + 1
+    p = np.bincount(cell[positive], minlength=bins)
+    n = np.bincount(cell[~positive], minlength=bins)
+    sums = np.bincount(cell, weights=np.asarray(scores, dtype=np.float64), minlength=bins)
+    starts = merged_starts(p + n, minimum=min_cell)
+    return ScoreHistogram(
+        edges=tuple(float(edge) for edge in edges),
+        starts=starts,
+        positives=tuple(int(x) for x in np.add.reduceat(p, starts)),
+        negatives=tuple(int(x) for x in np.add.reduceat(n, starts)),
+        sums=tuple(float(x) for x in np.add.reduceat(sums, starts)),
+    )
+
+
+def merged_starts(counts: npt.NDArray[np.integer], *, minimum: int) -> tuple[int, ...]:
+    """Where bins start after merging neighbours, from the left, until each holds `minimum`.
+
+    What is left over at the right end joins the last bin.
+
+    Example:
+        >>> merged_starts(np.array([3, 0, 2, 5, 1]), minimum=5)
+        (0, 3)
+    """
+    if minimum <= 1:
+        return tuple(range(len(counts)))
+    starts, held = [0], 0
+    for index, count in enumerate(counts):
+        if held >= minimum:
+            starts.append(index)
+            held = 0
+        held += int(count)
+    if held < minimum and len(starts) > 1:
+        starts.pop()
+    return tuple(starts)
+
+
+@dataclass(frozen=True)
+class PooledAuc(Auc):
+    """An AUC from histograms.
+
+    Args:
+        bounds: the AUC of the scores themselves lies between these, for certain.
+    """
+
+    bounds: tuple[float, float]
+
+
+def pooled_auc(
+    sites: Sequence[Sequence[ScoreHistogram]], *, exact: Sequence[float | None] = ()
+) -> PooledAuc | NotEstimable:
+    """AUC over the patients of all sites together.
+
+    For equal bins without merging these are sum_k p_k (N_<k + n_k / 2) / (m n) and the bounds
+    +- sum_k p_k n_k / (2 m n).
+
+    Args:
+        sites: each site's histogram of one class; for the micro average the histograms of
+            all classes, which are compared on the union of their edges.
+        exact: each site's own AUC, in the same order, None where it is not released. Pairs
+            inside such a site are then counted exactly, and only pairs across sites through
+            bins, which halves the error for two sites.
+    """
+    histograms = [histogram for site in sites for histogram in site]
+    positives, negatives = _patients(histograms)
+    if positives == 0 or negatives == 0:
+        return absent_class(positives=positives, negatives=negatives)
+    p, n = fine_counts(histograms)
+    above = (np.cumsum(n) - n / 2) / negatives
+    below = 1 - (np.cumsum(p) - p / 2) / positives
+    value = float(p @ above) / positives
+    variance = _tied_variance(value, p=p, n=n, above=above, below=below)
+    pairs = positives * negatives
+    in_order = value * pairs
+    low, high = _certain_pairs(histograms)
+    for site, auc in zip(sites, exact, strict=False):
+        if auc is not None:
+            m, k = _patients(site)
+            own_p, own_n = fine_counts(site)
+            own_low, own_high = _certain_pairs(site)
+            in_order += auc * m * k - float(own_p @ (np.cumsum(own_n) - own_n / 2))
+            low += auc * m * k - own_low
+            high += auc * m * k - own_high
+    return PooledAuc(
+        value=min(max(in_order / pairs, 0.0), 1.0),
+        variance=variance,
+        positives=positives,
+        negatives=negatives,
+        bounds=(max(low / pairs, 0.0), min(high / pairs, 1.0)),
+    )
+
+
+def fine_counts(histograms: Sequence[ScoreHistogram]) -> tuple[Scores, Scores]:
+    """Positives and negatives in each fine bin, summed; merged bins are spread evenly."""
+    grid = _grid(histograms)
+    p, n = np.zeros(len(grid) + 1), np.zeros(len(grid) + 1)
+    for histogram in histograms:
+        lower, upper = _extent(histogram, grid)
+        width = upper - lower
+        share = np.repeat(1 / width, width)
+        p += share * np.repeat(np.asarray(histogram.positives, dtype=np.float64), width)
+        n += share * np.repeat(np.asarray(histogram.negatives, dtype=np.float64), width)
+    return p, n
+
+
+def pooled_roc(histograms: Sequence[ScoreHistogram]) -> tuple[Scores, Scores] | NotEstimable:
+    """Points of the pooled ROC curve, false and true positive rates from (0, 0) to (1, 1).
+
+    The area under the straight lines between them is `pooled_auc` without `exact`.
+    """
+    p, n = fine_counts(histograms)
+    if p.sum() == 0 or n.sum() == 0:
+        return absent_class(positives=int(p.sum() > 0), negatives=int(n.sum() > 0))
+    tpr, fpr = np.r_[0.0, np.cumsum(p[::-1]) / p.sum()], np.r_[0.0, np.cumsum(n[::-1]) / n.sum()]
+    keep = np.r_[True, (np.diff(tpr) > 0) | (np.diff(fpr) > 0)]
+    return np.minimum(fpr[keep], 1.0), np.minimum(tpr[keep], 1.0)
+
+
+def _patients(histograms: Sequence[ScoreHistogram]) -> tuple[int, int]:
+    return sum(sum(h.positives) for h in histograms), sum(sum(h.negatives) for h in histograms)
+
+
+def _grid(histograms: Sequence[ScoreHistogram]) -> Scores:
+    first = histograms[0].edges
+    if all(histogram.edges == first for histogram in histograms):
+        return np.asarray(first, dtype=np.float64)
+    return np.unique(np.concatenate([histogram.edges for histogram in histograms]))
+
+
+def _extent(histogram: ScoreHistogram, grid: Scores) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """First fine bin of the grid that each released bin covers, and the one after its last."""
+    inner = np.asarray(histogram.edges, dtype=np.float64)[np.asarray(histogram.starts[1:], dtype=np.intp) - 1]
+    inside = np.searchsorted(grid, inner) + 1
+    return np.r_[0, inside].astype(np.intp), np.r_[inside, len(grid) + 1].astype(np.intp)
+
+
+def _certain_pairs(histograms: Sequence[ScoreHistogram]) -> tuple[float, float]:
+    """Pairs that are in order for certain, and pairs that may be."""
+    grid = _grid(histograms)
+    cells = len(grid) + 1
+    ends, begins = np.zeros(cells + 1), np.zeros(cells + 1)
+    extents = [_extent(histogram, grid) for histogram in histograms]
+    for histogram, (lower, upper) in zip(histograms, extents, strict=True):
+        counts = np.asarray(histogram.negatives, dtype=np.float64)
+        ends += np.bincount(upper, weights=counts, minlength=cells + 1)
+        begins += np.bincount(lower, weights=counts, minlength=cells + 1)
+    # certain[t]: negatives whose bin ends at or before t; possible[t]: those that begin before t.
+    certain, possible = np.cumsum(ends), np.cumsum(begins) - begins
+    low = high = 0.0
+    for histogram, (lower, upper) in zip(histograms, extents, strict=True):
+        counts = np.asarray(histogram.positives, dtype=np.float64)
+        low += float(counts @ certain[lower])
+        high += float(counts @ possible[upper])
+    return low, high
+
+
+def _tied_variance(
+    value: float, *, p: Scores, n: Scores, above: Scores, below: Scores
+) -> float | NotEstimable:
+    m, k = p.sum(), n.sum()
+    if m < 2 or k < 2:
+        return NotEstimable("a variance needs two patients of the class and two others")
+    of_positives = float(p @ (above - value) ** 2) / (m - 1)
+    of_negatives = float(n @ (below - value) ** 2) / (k - 1)
+    variance = of_positives / m + of_negatives / k
+    return float(variance) if variance > 0 and 0 < value < 1 else NO_VARIANCE

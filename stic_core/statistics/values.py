@@ -1,0 +1,58 @@
+"""What a statistic says when there is no number: a value of its own, with the reason.
+
+Neither is ever 0, None or NaN, in memory, on the wire or in a report. Both serialise as
+an object with one key, which is how readers of `evaluation.json` recognise them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+Interval: TypeAlias = tuple[float, float]
+"""Lower and upper end of a confidence interval."""
+
+FORBID: dict[str, str] = {"extra": "forbid"}
+"""Pydantic's configuration of the values that travel: unknown keys are refused."""
+
+
+@dataclass(frozen=True)
+class NotEstimable:
+    """The data cannot give this figure, whoever asks.
+
+    Example:
+        >>> NotEstimable("no patients").reason
+        'no patients'
+    """
+
+    not_estimable: str
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    @property
+    def reason(self) -> str:
+        """Why, in words for a reader of the report."""
+        return self.not_estimable
+
+
+@dataclass(frozen=True)
+class Suppressed:
+    """A site's policy keeps this figure inside the hospital.
+
+    Example:
+        >>> Suppressed("fewer than 5 patients").reason
+        'fewer than 5 patients'
+    """
+
+    suppressed: str
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    @property
+    def reason(self) -> str:
+        """Why, in words for a reader of the report."""
+        return self.suppressed
+
+
+Absent: TypeAlias = NotEstimable | Suppressed
+"""Stands where a figure would stand."""

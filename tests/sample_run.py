@@ -1,0 +1,166 @@
+"""A run folder as a federation of two phantom centres leaves it, drawn through the real evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samples import held_out
+from stic_core.config import PolicyConfig
+from stic_core.evaluation import (
+    HeldOutReport,
+    evaluation_document,
+    score_edges,
+    site_report,
+    validation_report,
+)
+
+CLASSES = ("HCC", "ICC", "META")
+SPLITS = {
+    "center1": {"train": (120, 60, 60), "val": (14, 7, 7), "test": (24, 17, 17)},
+    "center2": {"train": (60, 52, 48), "val": (10, 9, 9), "test": (20, 19, 18)},
+}
+TINY = {"train": (1, 0, 0), "val": (0, 0, 0), "test": (0, 1, 0)}
+"""A third site with hardly a patient: what it cannot give must be said."""
+
+
+def reports(
+    skill: dict[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]], policy: PolicyConfig
+) -> dict[str, HeldOutReport]:
+    """One model's report of each site, with bins from validation patients."""
+    validation = {
+        site: validation_report(
+            *held_out(seed + 50 + i, parts["val"]), classes=CLASSES, policy=policy, histograms=True
+        )
+        for i, (site, parts) in enumerate(splits.items())
+    }
+    edges = score_edges(validation, classes=CLASSES)
+    return {
+        site: site_report(
+            *held_out(seed + i, parts["test"], skill=skill.get(site, 1.0)),
+            classes=CLASSES,
+            edges=edges,
+            policy=policy,
+        )
+        for i, (site, parts) in enumerate(splits.items())
+    }
+
+
+def digest(text: str) -> str:
+    """A hash that looks like one."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sample_run(
+    folder: Path, *, phantom: bool = True, tiny_site: bool = False, min_cell: int = 5, rounds: int = 20
+) -> Path:
+    """Write record.json, rounds.jsonl and evaluation.json into `folder`, and return it.
+
+    Args:
+        folder: made where it is missing.
+        phantom: whether the data are phantoms.
+        tiny_site: add a third site with one held-out patient and no validation patients.
+        min_cell: the sites' policy.
+        rounds: of the training; center2 drops out of round 7.
+    """
+    splits = dict(SPLITS) | ({"center3": TINY} if tiny_site else {})
+    policy = PolicyConfig(min_cell=min_cell)
+    federated = reports({"center1": 1.9, "center2": 1.7}, seed=1, splits=splits, policy=policy)
+    local = {
+        "center1": reports({"center1": 1.5, "center2": 0.9}, seed=11, splits=splits, policy=policy),
+        "center2": reports({"center1": 0.8, "center2": 1.3}, seed=21, splits=splits, policy=policy),
+    }
+    document = evaluation_document(
+        model_digest=digest("model"),
+        task="malignant",
+        classes=CLASSES,
+        phantom=phantom,
+        federated=federated,
+        local_only=local,
+    )
+    lines = [_round(index, rounds=rounds, splits=splits) for index in range(1, rounds + 1)]
+    best = min(lines, key=lambda line: line["val"]["pooled"]["loss"])["round"]
+    record = {
+        "schema": 1,
+        "run_id": "20250607-101500-liver",
+        "name": "liver",
+        "status": "complete",
+        "started": "2025-06-07T10:15:00+00:00",
+        "finished": "2025-06-07T10:17:41+00:00",
+        "wall_seconds": 161.2,
+        "config": {
+            "name": "liver",
+            "task": {"name": "malignant", "classes": list(CLASSES)},
+            "rounds": rounds,
+            "min_sites": 2,
+            "model": {"architecture": "stic", "backbone": "tiny", "recurrent_activation": "sigmoid"},
+            "training": {"batch_size": 32, "learning_rate": 0.001, "local_epochs": 1, "views": 8},
+            "seed": 0,
+        },
+        "versions": {"stic-federated": "0.1.0", "python": "3.11.7", "torch": "2.8.0", "flwr": "1.41.0"},
+        "seed": 0,
+        "determinism": True,
+        "phantom": phantom,
+        "sites": {
+            site: {
+                "patients": {split: dict(zip(CLASSES, n, strict=True)) for split, n in parts.items()},
+                "fingerprint": digest(site),
+                "test_fingerprint": digest(site + "test"),
+                "phantom": phantom,
+                "backbone_digest": digest("backbone"),
+                "device": "cpu",
+                "quarantined": 1 if site == "center2" else 0,
+                "versions": {"stic-federated": "0.1.0", "torch": "2.8.0"},
+            }
+            for site, parts in splits.items()
+        },
+        "rounds": rounds,
+        "best_round": best,
+        "model_digest": digest("model"),
+        "participation": {str(line["round"]): line["sites"] for line in lines},
+        "local_only": {
+            "center1": {"epochs": 20, "best_epoch": 9, "val_loss": 0.71},
+            "center2": {"epochs": 20, "best_epoch": 12, "val_loss": 0.78},
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "evaluation.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return folder
+
+
+def _round(index: int, *, rounds: int, splits: dict[str, dict[str, tuple[int, ...]]]) -> dict[str, Any]:
+    rng = np.random.default_rng(index)
+    sites = [site for site in splits if not (site == "center2" and index == min(7, rounds))]
+    fall = float(np.exp(-index / 6))
+    size = 12_908_028
+    val, totals = {}, []
+    for shift, (site, parts) in enumerate(splits.items()):
+        n = sum(parts["val"])
+        if n == 0 or site not in sites:
+            continue
+        loss = 0.55 + 0.5 * fall + 0.06 * shift + 0.006 * max(0, index - 13) + 0.02 * rng.normal()
+        correct = round(n * (0.78 - 0.35 * fall - 0.03 * shift))
+        val[site] = {"loss": loss, "accuracy": correct / n, "n": n}
+        totals.append((n, loss * n, correct))
+    n, loss, correct = (sum(column) for column in zip(*totals, strict=True))
+    val["pooled"] = {"loss": loss / n, "accuracy": correct / n, "n": n}
+    return {
+        "round": index,
+        "sites": sites,
+        "seconds": 2.0 + 0.3 * rng.random() + (28.0 if index == min(7, rounds) else 0.0),
+        "overhead_seconds": 0.6 + 0.2 * rng.random(),
+        "bytes_down": size * len(splits),
+        "bytes_up": size * len(sites),
+        "train_loss": {
+            site: 0.35 + 0.75 * fall + 0.07 * shift + 0.015 * float(rng.normal())
+            for shift, site in enumerate(splits)
+            if site in sites
+        },
+        "val": val,
+    }
