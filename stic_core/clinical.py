@@ -219,9 +219,9 @@ def read_hbsag(text: str) -> bool | None:
     plain = _plain(text).lower()
     if not plain:
         return None
-    if "+" in plain or plain in {"阳性", "positive", "pos", "1"}:
+    if "+" in plain or "阳性" in plain or plain in {"positive", "pos", "1"}:
         return True
-    if "-" in plain or plain in {"阴性", "negative", "neg", "0"}:
+    if "-" in plain or "阴性" in plain or plain in {"negative", "neg", "0"}:
         return False
     raise DataError("HBsAg cannot be read", expected="+, -, positive, negative, or empty")
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from stic_core.statistics import (
@@ -18,26 +14,12 @@ from stic_core.statistics import (
     Test,
     clopper_pearson,
     cochran_q,
-    delong,
     independent_proportions,
     mcnemar,
     meta_analysis,
     paired_difference,
-    paired_test,
     unpaired_test,
 )
-
-# Subarachnoid haemorrhage: outcome at six months and three markers of 113 patients (Turck et
-# al., Intensive Care Medicine 2010, 36:107), the data that pROC's documentation uses.
-ASAH = Path(__file__).parent / "data" / "asah.csv"
-
-
-@pytest.fixture(scope="module")
-def asah() -> dict[str, np.ndarray]:
-    """Columns of the aSAH data."""
-    with ASAH.open(encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
 @pytest.mark.parametrize(
@@ -94,35 +76,6 @@ def test_cochran_q() -> None:
     alike = cochran_q({"1111": 9, "0000": 4})
     assert isinstance(alike, Test)
     assert alike.p == 1.0
-
-
-@pytest.mark.parametrize(
-    ("marker", "value"), [("s100b", 0.731368564), ("ndka", 0.611957995), ("wfns", 0.823678862)]
-)
-def test_auc(asah: dict[str, np.ndarray], marker: str, value: float) -> None:
-    """AUCs of the aSAH data, ties included, are pROC's."""
-    auc = delong(asah[marker], positive=asah["poor_outcome"] == 1)
-    assert isinstance(auc, Auc)
-    assert auc.value == pytest.approx(value, abs=1e-9)
-    assert (auc.positives, auc.negatives) == (41, 72)
-
-
-def test_auc_interval(asah: dict[str, np.ndarray]) -> None:
-    """DeLong's Wald interval is pROC's."""
-    auc = delong(asah["s100b"], positive=asah["poor_outcome"] == 1)
-    assert isinstance(auc, Auc)
-    assert auc.wald() == (pytest.approx(0.630118212, abs=1e-9), pytest.approx(0.832618916, abs=1e-9))
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "p"),
-    [("s100b", "ndka", 0.1642951752), ("s100b", "wfns", 0.0271757822), ("wfns", "ndka", 0.0051455797)],
-)
-def test_paired_auc(asah: dict[str, np.ndarray], first: str, second: str, p: float) -> None:
-    """DeLong's test of two markers of the same patients is pROC's."""
-    result = paired_test(asah[first], asah[second], positive=asah["poor_outcome"] == 1)
-    assert isinstance(result, AucTest)
-    assert result.p == pytest.approx(p, abs=1e-10)
 
 
 def test_unpaired_auc_is_welch() -> None:
