@@ -109,11 +109,12 @@ def site(folder: Path, name: str, port: int) -> None:
 def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     """The server's process, and the sites' as its children."""
     from stic_server import flower_app
+    from stic_server.asking import Limits, Silent
     from stic_server.certificates import make_certificates
-    from stic_server.coordinator import FederationState
     from stic_server.flower_link import FleetServer, Listen
+    from stic_server.roster import Roster
+    from stic_server.rounds import Rounds
     from stic_server.run_folder import RunFolder
-    from stic_server.session import Limits, Session, Silent
     from stic_server.sites import admit
 
     make_certificates(folder, names=["127.0.0.1"])
@@ -135,13 +136,6 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     plan = RunPlan.of(federation, trainable_specs(head))
     run = RunFolder.begin(federation, plan)
 
-    class TrainingOnly(Session):
-        """Rounds without the evaluation, which needs patients."""
-
-        def _evaluate(self, state: FederationState, model_digest: str) -> dict[str, object]:
-            del state, model_digest
-            return {}
-
     from flwr.serverapp import ServerApp
 
     app = ServerApp()
@@ -151,7 +145,10 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
         del context
         reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=Silent())
         limits = Limits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
-        TrainingOnly(plan, get_flat(head), run=run, sites=reached, limits=limits, observer=Silent()).execute()
+        roster = Roster(plan, run_id=run.run_id, sites=reached, limits=limits, observer=Silent())
+        roster.gather()
+        Rounds(roster, run).train(get_flat(head))  # and no evaluation, which needs patients
+        roster.ask(Finish(run_id=run.run_id, status="complete"), timeout=20)
 
     try:
         listener.execute(app, run_config={})

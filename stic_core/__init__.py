@@ -1,3 +1,3 @@
-"""What both sides of STIC-Federated share: the model, the site dataset, training, statistics and messages. No Flower."""
+"""What both sides share: the model, the site dataset, training, statistics, messages. No Flower."""
 
 __version__ = "0.1.0"

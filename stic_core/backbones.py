@@ -125,8 +125,8 @@ def _locate(name: BackboneName, weights: Path | None) -> Path:
         raise WeightsError(
             "the ImageNet weights of VGG16 are not on this machine",
             expected=cached,
-            advice=f"Nothing is downloaded by itself: fetch {url} where there is a network, then put the file "
-            "there, or name its path under backbone_weights: {vgg16: FILE} in site.yaml.",
+            advice=f"Nothing is downloaded by itself: fetch {url} where there is a network, then put "
+            "the file there, or name its path under backbone_weights: {vgg16: FILE} in site.yaml.",
         )
     # torchvision writes the first hexadecimal digits of the SHA-256 into the file's name.
     prefix = cached.stem.rsplit("-", 1)[1]

@@ -94,12 +94,12 @@ def crop(
 
     Args:
         hu: one slice, HU.
-        centre: row and column, in pixels, of the square's middle.
+        centre: row and column, in pixels (their centres are whole numbers), of the square's middle.
         side_mm: side of the square, mm.
         spacing_mm: distance between rows and between columns, mm.
     """
     rows, cols = (max(1, round(side_mm / step)) for step in spacing_mm)
-    top, left = (round(middle - size / 2) for middle, size in zip(centre, (rows, cols), strict=True))
+    top, left = (round(middle - (size - 1) / 2) for middle, size in zip(centre, (rows, cols), strict=True))
     out = np.full((rows, cols), AIR_HU, dtype=np.float32)
     source = hu[max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + cols, 0)]
     row, col = max(-top, 0), max(-left, 0)

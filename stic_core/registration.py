@@ -29,6 +29,7 @@ _BODY_HU = -140.0
 _COARSE_PIXELS = 128
 _BINS = 32
 _AGREE_MM = 0.5
+_EDGE_OVER_NOISE = 5.0
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
@@ -363,7 +364,10 @@ def _refine(
     strength = np.where(inside, by_row**2 + by_col**2, 0.0)
     keep = max(64, round(share * strength.size))
     edge = np.partition(strength.ravel(), -keep)[-keep] if keep < strength.size else 0.0
-    pixels = np.nonzero(strength > max(edge, 1e-3))
+    # Most of a body is flat, so the median is noise. Noise must stay out: its own gradient
+    # goes with its own value, which pulls the scale down.
+    noise = float(np.median(strength[inside])) if inside.any() else 0.0
+    pixels = np.nonzero(strength > max(edge, _EDGE_OVER_NOISE * noise, 1e-3))
     if len(pixels[0]) < 64:
         raise np.linalg.LinAlgError("too few edges")
     values = fixed[pixels].astype(np.float64)

@@ -22,8 +22,8 @@ from stic_core.dataset import Split, write_dataset
 from stic_core.protocol import Instruction, decode_instruction, decode_report, encode
 from stic_core.tasks import TASKS
 from stic_core.tensors import FlatArray
+from stic_server.asking import Answer, Exchange
 from stic_server.initialise import NewFederation, initialise
-from stic_server.session import Answer, Exchange
 from stic_server.sites import admit
 
 CLASSES = TASKS["malignant"].classes
@@ -68,7 +68,7 @@ def write_site_dataset(
 
 
 class InProcessSites:
-    """`session.Sites` with participants in this process; every message goes through its JSON text."""
+    """`asking.Sites` with participants in this process; every message goes through its JSON text."""
 
     def __init__(self, participants: Mapping[str, Participant]) -> None:
         self.participants = dict(participants)

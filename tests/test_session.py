@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from stic_core.model import build_head
 from stic_core.protocol import EvaluateHeldOut, RunPlan
 from stic_core.tensors import FlatArray
 from stic_core.weights import get_flat, trainable_specs
+from stic_server.asking import Limits
 from stic_server.run_folder import RunFolder
-from stic_server.session import Limits, Session
+from stic_server.session import execute
 
 
 def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
@@ -34,17 +37,13 @@ def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
 
 def _session(
     federation: FederationConfig, sites: InProcessSites, *, recorder: Recorder | None = None
-) -> tuple[Session, RunFolder]:
+) -> tuple[Callable[[], dict], RunFolder]:
     head = build_head(channels=64, classes=3, seed=federation.seed)
     plan = RunPlan.of(federation, trainable_specs(head))
     run = RunFolder.begin(federation, plan)
-    session = Session(
-        plan,
-        get_flat(head),
-        run=run,
-        sites=sites,
-        limits=Limits(min_sites=federation.min_sites, join_timeout_s=1, round_timeout_s=1),
-        observer=recorder or Recorder(),
+    limits = Limits(min_sites=federation.min_sites, join_timeout_s=1, round_timeout_s=1)
+    session = partial(
+        execute, plan, get_flat(head), run=run, sites=sites, limits=limits, observer=recorder or Recorder()
     )
     return session, run
 
@@ -63,7 +62,7 @@ def sites(tmp_path: Path) -> InProcessSites:
 def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: InProcessSites) -> None:
     """Every file of a run's folder is there and they agree with each other."""
     session, run = _session(_federation(tmp_path), sites)
-    document = session.execute()
+    document = session()
     record = json.loads((run.path / "record.json").read_text())
     rounds = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
     model = json.loads((run.path / "model" / "model.json").read_text())
@@ -86,7 +85,7 @@ def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: 
 def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None:
     """The federation learns what the images show: the brightness that depends on the class."""
     session, run = _session(_federation(tmp_path, rounds=8), sites)
-    session.execute()
+    session()
     rows = run.read_rounds()
     assert rows[-1]["train_loss"]["center1"] < 0.7 * rows[0]["train_loss"]["center1"]
 
@@ -94,7 +93,7 @@ def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None
 def test_the_held_out_set_is_opened_once_a_model(tmp_path: Path, sites: InProcessSites) -> None:
     """Federated and two local models at two sites: six openings, each pair of model and site once."""
     session, _ = _session(_federation(tmp_path), sites)
-    session.execute()
+    session()
     opened = [question.model for question in sites.asked if isinstance(question, EvaluateHeldOut)]
     assert sorted(opened) == sorted(["federated", "center1", "center2"] * 2)
 
@@ -105,7 +104,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_model(
     """Interrupted in round 3 and started again, a run gives the digest of the uninterrupted one."""
     federation = _federation(tmp_path)
     session, whole = _session(federation, sites)
-    session.execute()
+    session()
 
     class Interrupted(Exception):
         pass
@@ -123,12 +122,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_model(
     first, run = _session(federation, sites)
     assert run.path != whole.path
     with pytest.raises(Interrupted):
-        first.execute()
+        first()
     sites.ask = ask
     recorder = Recorder()
     second, again = _session(federation, sites, recorder=recorder)
     assert again.path == run.path
-    second.execute()
+    second()
     assert any("goes on after round 2" in note for note in recorder.notes)
     assert [row["round"] for row in again.read_rounds()] == [1, 2, 3]
     assert again.read_record()["model_digest"] == whole.read_record()["model_digest"]
@@ -138,6 +137,7 @@ def test_a_site_that_sends_nan_is_named_and_the_round_goes_on(tmp_path: Path, si
     """NaN from one of three sites: the two others are averaged, and the note names the third."""
     sites.participants["center3"] = participant(tmp_path / "center3", site="center3", seed=7)
     answer = sites.participants["center3"].answer
+    specs = trainable_specs(build_head(channels=64, classes=3, seed=0))
 
     def poisoned(instruction: object, weights: FlatArray | None) -> object:
         report, trained = answer(instruction, weights)
@@ -145,13 +145,13 @@ def test_a_site_that_sends_nan_is_named_and_the_round_goes_on(tmp_path: Path, si
             trained = np.full_like(trained, np.nan)
             from stic_core.tensors import digest
 
-            report = report.model_copy(update={"weights_digest": digest(trained, session.plan.tensors)})
+            report = report.model_copy(update={"weights_digest": digest(trained, specs)})
         return report, trained
 
     sites.participants["center3"].answer = poisoned
     recorder = Recorder()
     session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
-    session.execute()
+    session()
     assert run.read_rounds()[0]["sites"] == ["center1", "center2"]
     assert any(note.startswith("center3: weights that are not finite") for note in recorder.notes)
 
@@ -162,7 +162,7 @@ def test_a_site_without_training_patients_is_evaluated(tmp_path: Path, sites: In
         tmp_path / "center3", site="center3", seed=7, counts={"test": 1}
     )
     session, run = _session(_federation(tmp_path, rounds=1), sites)
-    document = session.execute()
+    document = session()
     assert run.read_rounds()[0]["sites"] == ["center1", "center2", "center3"]
     assert run.read_rounds()[0]["train_loss"]["center3"] is None
     block = document["sites"]["center3"]
@@ -180,7 +180,7 @@ def test_a_site_with_another_backbone_is_left_out(tmp_path: Path, sites: InProce
     sites.participants["center3"] = other
     recorder = Recorder()
     session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
-    session.execute()
+    session()
     assert "center3" not in run.read_record()["sites"]
     assert any(note.startswith("center3 is left out: its backbone") for note in recorder.notes)
 
@@ -193,7 +193,7 @@ def test_a_refusal_is_shown_as_a_refusal(tmp_path: Path, sites: InProcessSites) 
     sites.participants["center3"] = third
     recorder = Recorder()
     session, _ = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
-    session.execute()
+    session()
     assert any(note.startswith("center3 refused: task; got malignant") for note in recorder.notes)
 
 
@@ -215,7 +215,7 @@ def test_equal_seeds_give_equal_models_whatever_the_order_of_answers(tmp_path: P
 
         sites.ask = ordered
         session, run = _session(_federation(folder), sites)
-        session.execute()
+        session()
         digests.append(run.read_record()["model_digest"])
     assert digests[0] == digests[1]
 
@@ -233,6 +233,6 @@ def test_a_restarted_site_is_told_the_plan_again(tmp_path: Path, sites: InProces
     sites.ask = forgetful
     recorder = Recorder()
     session, run = _session(_federation(tmp_path), sites, recorder=recorder)
-    session.execute()
+    session()
     assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
     assert any("center2 was restarted; it is told the plan again" in note for note in recorder.notes)

@@ -1,1 +1,1 @@
-"""The coordinator's side: admits sites, averages their weights, collects the evaluation, writes the report."""
+"""The coordinator's side: admits sites, averages weights, collects the evaluation, writes the report."""

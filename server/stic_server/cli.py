@@ -178,7 +178,9 @@ def show_evaluation(document: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 104)  # a wrapped line is better than a cut figure
     if document["phantom"]:
-        console.print("\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n")
+        console.print(
+            "\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n"
+        )
     # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
     heading, *rows = held_out_table(document, class_intervals=False)
     table = Table(title="Held-out patients (95 % intervals)", title_justify="left", box=None, pad_edge=False)

@@ -36,8 +36,9 @@ from stic_core.protocol import (
 )
 from stic_core.tensors import FlatArray
 from stic_core.weights import get_flat, trainable_specs
+from stic_server.asking import Answer, Exchange, Limits, Observer, Silent
 from stic_server.run_folder import RunFolder
-from stic_server.session import Answer, Exchange, Limits, Observer, Session, Silent
+from stic_server.session import execute
 from stic_server.sites import admitted
 
 POLL_S = 0.05
@@ -100,7 +101,7 @@ def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
     )
-    Session(plan, get_flat(head), run=run, sites=sites, limits=limits, observer=observer).execute()
+    execute(plan, get_flat(head), run=run, sites=sites, limits=limits, observer=observer)
     return run
 
 
@@ -115,7 +116,7 @@ class _Sent:
 
 
 class FlowerSites:
-    """`session.Sites` over a Flower Grid.
+    """`asking.Sites` over a Flower Grid.
 
     Args:
         expected: admitted sites; once enough are online, these are waited for a little longer.
@@ -130,7 +131,7 @@ class FlowerSites:
         return {node.name or f"node-{node.node_id}": node for node in self._grid.get_nodes()}
 
     def wait_for(self, *, at_least: int, timeout: float) -> list[str]:
-        """See `session.Sites`."""
+        """See `asking.Sites`."""
         began = time.monotonic()
         enough_since: float | None = None
         while True:
@@ -155,7 +156,7 @@ class FlowerSites:
     def ask(
         self, questions: Mapping[str, Instruction], *, weights: FlatArray | None, timeout: float
     ) -> Exchange:
-        """See `session.Sites`; a question is sent again to a site that was restarted meanwhile."""
+        """See `asking.Sites`; a question is sent again to a site that was restarted meanwhile."""
         began = time.monotonic()
         down, up = self._bytes()
         array = ArrayRecord({WEIGHTS_KEY: Array(weights)}) if weights is not None else None

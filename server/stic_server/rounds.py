@@ -1,0 +1,142 @@
+"""The rounds of a run: send the model, take in the scores, average what came back, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from stic_core.errors import SiteReportError
+from stic_core.evaluation import ValidationReport
+from stic_core.evaluation.pooling import as_json
+from stic_core.protocol import RoundReport, TrainRound
+from stic_core.tensors import FlatArray, digest
+from stic_server.asking import Exchange, answers_of
+from stic_server.coordinator import Diagnostics, FederationState, SiteRound, Validation, advance, score
+from stic_server.roster import Roster
+from stic_server.run_folder import RunFolder
+from stic_server.state import load_state, save_state
+
+
+class Rounds:
+    """Training.
+
+    Args:
+        roster: the sites that take part.
+        run: the folder that keeps rows and checkpoints.
+    """
+
+    def __init__(self, roster: Roster, run: RunFolder) -> None:
+        self._roster, self._run = roster, run
+
+    def train(self, initial: FlatArray) -> FederationState:
+        """All rounds that are still to do.
+
+        Args:
+            initial: the first weights, where there is no checkpoint.
+
+        Raises:
+            FederationError: a round had too few usable reports.
+        """
+        state, passed_over = load_state(self._run.checkpoints, plan_digest=self._roster.plan.digest)
+        for word in passed_over:
+            self._roster.observer.note(word)
+        if state is None:
+            state = FederationState(0, initial)
+        else:
+            self._roster.observer.note(f"run {self._roster.run_id} goes on after round {state.completed}")
+        # The last round's row waits for its scores in the checkpoint: the next exchange brings them.
+        self._run.keep_rounds(state.completed - 1)
+        self._roster.observer.stage("training")
+        mark = time.monotonic()
+        while state.completed < self._roster.plan.rounds:
+            number = state.completed + 1
+            exchange, reports = self._round(state, number, train=True)
+            before = state.pending
+            state, diagnostics = advance(state, reports, min_sites=self._roster.limits.min_sites)
+            for reason in diagnostics.refused.values():
+                self._roster.observer.note(reason)
+            self._write_row(before, diagnostics.validation)
+            # A round lasts until the next one begins: the checkpoint of the one before is in it.
+            seconds, mark = time.monotonic() - mark, time.monotonic()
+            row = self._row(number, seconds, exchange, reports, diagnostics)
+            state = replace(state, pending=row, seconds=state.seconds + seconds)
+            save_state(state, self._run.checkpoints, plan_digest=self._roster.plan.digest)
+        _, reports = self._round(state, self._roster.plan.rounds + 1, train=False)
+        state, validation = score(state, reports)
+        self._write_row(state.pending, validation)
+        return state
+
+    def _round(
+        self, state: FederationState, number: int, *, train: bool
+    ) -> tuple[Exchange, dict[str, SiteRound]]:
+        question = TrainRound(
+            run_id=self._roster.run_id,
+            plan_digest=self._roster.plan.digest,
+            round=number,
+            weights_digest=digest(state.weights, self._roster.plan.tensors),
+            train=train,
+        )
+        exchange = self._roster.ask(question, weights=state.weights)
+        found = answers_of(exchange, RoundReport, observer=self._roster.observer)
+        reports = {}
+        for site, (report, weights) in found.items():
+            try:
+                self._check_round(site, report, weights, number=number)
+            except SiteReportError as error:
+                self._roster.observer.note(str(error))
+            else:
+                reports[site] = SiteRound(report, weights)
+        return exchange, reports
+
+    def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
+        if report.round != number:
+            raise SiteReportError("answered for another round", site=site, got=report.round, expected=number)
+        announced = sum(self._roster.descriptions[site].patients["train"].values())
+        if report.examples not in (0, announced):
+            raise SiteReportError(
+                "claims training patients that it did not announce",
+                site=site,
+                got=report.examples,
+                expected=announced,
+            )
+        if weights is not None and report.weights_digest != digest(weights, self._roster.plan.tensors):
+            raise SiteReportError("its weights do not have the digest that it names", site=site)
+
+    def _row(
+        self,
+        number: int,
+        seconds: float,
+        exchange: Exchange,
+        reports: Mapping[str, SiteRound],
+        diagnostics: Diagnostics,
+    ) -> dict[str, Any]:
+        slowest = max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
+        return {
+            "round": number,
+            "sites": sorted(diagnostics.train_loss),
+            "seconds": round(seconds, 4),
+            "overhead_seconds": round(seconds - slowest, 4),
+            "bytes_down": exchange.bytes_down,
+            "bytes_up": exchange.bytes_up,
+            "train_loss": dict(diagnostics.train_loss),
+        }
+
+    def _write_row(self, row: Mapping[str, Any] | None, validation: Validation) -> None:
+        """Complete a round's row with the scores of the model that it made."""
+        if row is None:  # the first weights are nobody's model
+            return
+        scores = {site: _figures(report) for site, report in validation.sites.items()}
+        if validation.pooled:
+            scores["pooled"] = dict(validation.pooled)
+        complete = {**row, "val": scores}
+        self._run.add_round(complete)
+        self._roster.observer.round_done(complete, rounds=self._roster.plan.rounds)
+
+
+def _figures(report: ValidationReport) -> dict[str, Any]:
+    """One site's scores of a round; what it keeps back is said, not left out."""
+    if isinstance(report.loss_sum, float) and isinstance(report.correct, int):
+        return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
+    return {"n": report.n} | as_json(report.loss_sum)
