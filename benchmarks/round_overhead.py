@@ -30,6 +30,7 @@ from stic_core.protocol import (
     RoundReport,
     RunPlan,
     SiteDescription,
+    SplitCounts,
     TrainRound,
 )
 from stic_core.statistics import NotEstimable
@@ -52,7 +53,7 @@ class Echo:
             case Describe():
                 self._plan = instruction.plan
                 return SiteDescription(
-                    patients={"train": {"HCC": 1}, "val": {}, "test": {}},
+                    patients={"train": SplitCounts(n=1, classes={})},
                     quarantined=0,
                     fingerprint="0" * 64,
                     test_fingerprint="0" * 64,

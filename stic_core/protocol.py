@@ -16,6 +16,7 @@ from stic_core.clinical import COLUMNS
 from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, ValidationReport
+from stic_core.statistics import Suppressed
 from stic_core.tasks import Task
 from stic_core.tensors import TensorSpec
 
@@ -168,11 +169,25 @@ Instruction = Annotated[
 # ---- what a site answers ----------------------------------------------------------------
 
 
+class SplitCounts(BaseModel):
+    """Patients of one split.
+
+    Args:
+        n: all of them; see `HeldOutReport` for why this is released even where it is small.
+        classes: of each class; suppressed where there are so few that it would tell of one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: Count
+    classes: dict[str, Count] | Suppressed
+
+
 class SiteDescription(_Message):
     """What a site takes part with: counts and digests, nothing of a patient.
 
     Args:
-        patients: by split and class.
+        patients: by split.
         fingerprint: of the prepared dataset.
         test_fingerprint: of the held-out set, registered before training.
         phantom: the site's patients are phantoms.
@@ -180,7 +195,7 @@ class SiteDescription(_Message):
     """
 
     kind: Literal["site-description"] = "site-description"
-    patients: dict[Literal["train", "val", "test"], dict[str, Count]]
+    patients: dict[Literal["train", "val", "test"], SplitCounts]
     quarantined: Count
     fingerprint: Digest
     test_fingerprint: Digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def reports(
 def digest(text: str) -> str:
     """A hash that looks like one."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split_counts(counts: Sequence[int]) -> dict[str, object]:
+    """Patients of one split as `record.json` has them."""
+    n = sum(counts)
+    few = {"suppressed": "fewer than 5 patients"}
+    return {"n": n, "classes": few if 0 < n < 5 else dict(zip(CLASSES, counts, strict=True))}
 
 
 def write_sample_run(
@@ -107,7 +115,7 @@ def write_sample_run(
         "phantom": phantom,
         "sites": {
             site: {
-                "patients": {split: dict(zip(CLASSES, n, strict=True)) for split, n in parts.items()},
+                "patients": {split: split_counts(n) for split, n in parts.items()},
                 "fingerprint": digest(site),
                 "test_fingerprint": digest(site + "test"),
                 "phantom": phantom,

@@ -39,11 +39,12 @@ from stic_core.protocol import (
     RoundReport,
     RunPlan,
     SiteDescription,
+    SplitCounts,
     TrainLocal,
     TrainRound,
     Unprepared,
 )
-from stic_core.statistics import log_loss_sum
+from stic_core.statistics import Suppressed, log_loss_sum
 from stic_core.tensors import FlatArray, digest
 from stic_core.training import Examples, Trainer, examples_of, pick_device, predict
 from stic_core.weights import get_flat, set_flat, trainable_specs
@@ -148,7 +149,7 @@ class Participant:
         self._run = self._load(question.run_id, plan)
         run = self._run
         return SiteDescription(
-            patients=run.dataset.counts(plan.task),  # pyright: ignore[reportArgumentType]
+            patients={split: self._counts(run, split) for split in SPLITS},
             quarantined=run.dataset.quarantined,
             fingerprint=run.dataset.fingerprint,
             test_fingerprint=run.dataset.split_fingerprints["test"],
@@ -162,6 +163,12 @@ class Participant:
                 "torch": torch.__version__,
             },
         )
+
+    def _counts(self, run: _Run, split: Split) -> SplitCounts:
+        counts = run.dataset.counts(run.plan.task)[split]
+        n, least = sum(counts.values()), self.config.policy.min_cell
+        few = 0 < n < least
+        return SplitCounts(n=n, classes=Suppressed(f"fewer than {least} patients") if few else counts)
 
     def _load(self, run_id: str, plan: RunPlan) -> _Run:
         dataset = load_dataset(self.config.dataset.prepared)

@@ -141,19 +141,23 @@ def start(config_file: ConfigOption = None) -> None:
         run = flower_app.surroundings.run
         assert run is not None  # the app ran
         terminal.stage("writing the report")
+        from stic_server.model_card import write_model_card
         from stic_server.report import write_report
 
         report = write_report(run.path)
+        write_model_card(run.path)
     show_evaluation(run.read_evaluation())
     print(f"\nrun     {run.path}\nreport  {report}")
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Write a run's report.html again."""
+    """Write a run's report and model card again."""
+    from stic_server.model_card import write_model_card
     from stic_server.report import write_report
 
     print(write_report(run))
+    print(write_model_card(run))
 
 
 @app.command()

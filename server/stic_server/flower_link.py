@@ -288,7 +288,7 @@ class FleetServer:
             raise ListenError(
                 f"cannot listen on {host}:{port}",
                 got=error.strerror,
-                advice="Stop what uses it (perhaps another stic-server), or set listen.port in federation.yaml.",
+                advice="Stop what uses it, perhaps another stic-server, or change listen.port in federation.yaml.",
             ) from None
 
     def admit(self, sites: Iterable[AdmittedSite]) -> None:

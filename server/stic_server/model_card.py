@@ -57,11 +57,9 @@ def render_card(record: Json, *, evaluation: Json) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    small = [site for site, block in evaluation["sites"].items() if "suppressed" in block["class_counts"]]
     return environment.get_template("model_card.md.j2").render(
         record=record,
         evaluation=evaluation,
         classes=evaluation["classes"],
         table=held_out_table(evaluation),
-        small=small,
     )

@@ -76,7 +76,7 @@ def render(record: Json, *, rounds: Sequence[Json], evaluation: Json | None) -> 
         splits=SPLITS,
         colours=report_figures.colour_names(sites),
         phantom=bool(record.get("phantom")) or bool(evaluation and evaluation["phantom"]),
-        patients=_patients(record, sites=sites, classes=classes, evaluation=evaluation),
+        patients=_patients(record, sites=sites),
         rounds=rounds,
         traffic=_traffic(rounds, sites=sites),
         missed=_missed(rounds, sites=sites),
@@ -158,19 +158,11 @@ def _thousands(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def _patients(record: Json, *, sites: Sequence[str], classes: Sequence[str], evaluation: Json | None) -> Json:
-    """Patients by site, split and class, with totals; `small` names sites whose classes aren't shown."""
-    table = {
-        site: {
-            split: {name: record["sites"][site]["patients"].get(split, {}).get(name, 0) for name in classes}
-            for split in SPLITS
-        }
-        for site in sites
-    }
-    totals = {split: sum(sum(parts[split].values()) for parts in table.values()) for split in SPLITS}
-    blocks = evaluation["sites"] if evaluation else {}
-    small = [site for site, block in blocks.items() if "suppressed" in block["class_counts"]]
-    return {"sites": table, "totals": totals, "all": sum(totals.values()), "small": small}
+def _patients(record: Json, *, sites: Sequence[str]) -> Json:
+    """Patients by site and split, with totals; a site's counts of classes may be suppressed."""
+    table = {site: record["sites"][site]["patients"] for site in sites}
+    totals = {split: sum(parts[split]["n"] for parts in table.values()) for split in SPLITS}
+    return {"sites": table, "totals": totals, "all": sum(totals.values())}
 
 
 def _traffic(rounds: Sequence[Json], *, sites: Sequence[str]) -> Json:

@@ -93,7 +93,7 @@ class Rounds:
     def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
         if report.round != number:
             raise SiteReportError("answered for another round", site=site, got=report.round, expected=number)
-        announced = sum(self._roster.descriptions[site].patients["train"].values())
+        announced = self._roster.descriptions[site].patients["train"].n
         if report.examples not in (0, announced):
             raise SiteReportError(
                 "claims training patients that it did not announce",
