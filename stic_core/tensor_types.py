@@ -1,7 +1,7 @@
 """Each tensor's shape named once, as `stic_core.types` does for arrays.
 
 Axes: `n` a batch of patients; the axis of 3 is the phase, NC, ART, PV; `c` channels of a
-feature map; `k` classes of the task.
+feature map, `g` its rows and columns; `k` classes of the task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "n 3 h w"]
 """A batch at the model's door: 0 to 1, the axis of 3 is the phase."""
 
-Features: TypeAlias = Float[Tensor, "n 3 c h w"]
+Features: TypeAlias = Float[Tensor, "n 3 c g g"]
 """Backbone feature maps, one a phase."""
 
 Embedding: TypeAlias = Float[Tensor, "n 3 128"]

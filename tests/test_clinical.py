@@ -78,7 +78,9 @@ def test_numbers_as_exports_write_them(text: str, reading: Reading | None) -> No
     assert read_number(text) == reading
 
 
-@pytest.mark.parametrize("text", ["abc", ">", "1.2.3", "--5", "12 mg of Dr. Smith", "1,2,3", "nan", "inf", ">>5"])
+@pytest.mark.parametrize(
+    "text", ["abc", ">", "1.2.3", "--5", "12 mg of Dr. Smith", "1,2,3", "nan", "inf", ">>5"]
+)
 def test_texts_that_are_no_numbers(text: str) -> None:
     """An error, and it does not repeat the text."""
     with pytest.raises(DataError) as caught:
@@ -134,7 +136,9 @@ def test_units_are_converted() -> None:
         encode({**LEAST, "afp": "5"}, units={"afp": "umol/L"})
 
 
-@pytest.mark.parametrize(("text", "age"), [("61", 61), ("061Y", 61), ("61.9", 61), ("６１", 61), ("0", 0), ("61y", 61)])
+@pytest.mark.parametrize(
+    ("text", "age"), [("61", 61), ("061Y", 61), ("61.9", 61), ("６１", 61), ("0", 0), ("61y", 61)]
+)
 def test_ages(text: str, age: int) -> None:
     """Years, DICOM's age string, full width."""
     assert read_age(text) == age
@@ -155,7 +159,13 @@ def test_ages_that_cannot_be_read(text: str) -> None:
 
 def test_gender() -> None:
     """Both words, short and Chinese; anything else is an error."""
-    assert [read_gender(text) for text in ("male", "M", " Female", "女", "男")] == [True, True, False, False, True]
+    assert [read_gender(text) for text in ("male", "M", " Female", "女", "男")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
     for text in ("", "other", "0"):
         with pytest.raises(DataError, match="gender"):
             read_gender(text)

@@ -34,14 +34,14 @@ def test_grey_survives_the_way_to_hu_and_back() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.integers(2, 300), st.integers(2, 300), st.sampled_from([7, 64, 224]), st.integers(0, 2**31 - 1)
-)
+@given(st.integers(2, 300), st.integers(2, 300), st.sampled_from([7, 64, 224]), st.integers(0, 2**31 - 1))
 def test_resize_is_bilinear_without_antialias(rows: int, cols: int, size: int, seed: int) -> None:
     """Torch's interpolation with align_corners off is the reference, up to rounding of halves."""
     grey = np.random.default_rng(seed).integers(0, 256, (rows, cols), dtype=np.uint8)
     image = torch.from_numpy(grey.astype(np.float32))[None, None]
-    expected = functional.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    expected = functional.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
     assert np.abs(resize(grey, size=size) - expected).max() <= 0.51
 
 
@@ -56,9 +56,7 @@ def test_resize_of_the_right_size_changes_nothing() -> None:
 def test_crop_is_square_in_mm_and_air_outside() -> None:
     """A side in mm; beyond the slice there is air."""
     hu = np.arange(100, dtype=np.float32).reshape(10, 10)
-    np.testing.assert_array_equal(
-        crop(hu, centre=(4.5, 4.5), side_mm=4, spacing_mm=(1, 2)), hu[3:7, 4:6]
-    )
+    np.testing.assert_array_equal(crop(hu, centre=(4.5, 4.5), side_mm=4, spacing_mm=(1, 2)), hu[3:7, 4:6])
     corner = crop(hu, centre=(-0.5, -0.5), side_mm=4, spacing_mm=(1, 1))
     assert corner[:2].tolist() == [[-1000] * 4] * 2
     np.testing.assert_array_equal(corner[2:, 2:], hu[:2, :2])

@@ -10,7 +10,13 @@ from ingest_files import body, ct_dataset, manifest_row, real, row_of, save, wri
 from openjpeg.utils import encode_array
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from stic_client.ingest.dicom import read_slice
 from stic_client.ingest.patient import prepare_patient
@@ -139,7 +145,9 @@ def test_what_is_no_ct_slice_is_refused(tmp_path: Path, case: str) -> None:
 
 def test_tilt_of_one_degree_is_no_tilt(tmp_path: Path) -> None:
     """Up to 2 degrees pass."""
-    _read(save(ct_dataset(body(), ImageOrientationPatient=[1, 0, 0, 0, 0.99985, 0.01745]), tmp_path / "a.dcm"))
+    _read(
+        save(ct_dataset(body(), ImageOrientationPatient=[1, 0, 0, 0, 0.99985, 0.01745]), tmp_path / "a.dcm")
+    )
 
 
 def test_names_in_codes_are_not_shown(tmp_path: Path) -> None:
@@ -167,7 +175,9 @@ def test_no_dicom_file_is_refused(tmp_path: Path) -> None:
     assert "Secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["../out.dcm", "/etc/hostname", "link.dcm", "folder/../../out.dcm", "~/x", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["../out.dcm", "/etc/hostname", "link.dcm", "folder/../../out.dcm", "~/x", "a\0b"]
+)
 def test_paths_that_leave_the_root_are_refused(tmp_path: Path, path: str) -> None:
     """`..`, absolute paths and links, and what they point at is not named."""
     root = tmp_path / "root"
@@ -182,7 +192,9 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path, path: str) -> Non
 def test_phases_are_registered_and_windowed(tmp_path: Path) -> None:
     """The prepared image is the window of the registered slices; a still phase is untouched."""
     values = write_slices(tmp_path)
-    prepared = prepare_patient(row_of(tmp_path, {**values, "registered": "1"}), root=tmp_path, image=ImageConfig())
+    prepared = prepare_patient(
+        row_of(tmp_path, {**values, "registered": "1"}), root=tmp_path, image=ImageConfig()
+    )
     assert prepared.image.shape == (1, 224, 224, 3)
     assert prepared.image.dtype == np.uint8
     moved = prepare_patient(row_of(tmp_path, values), root=tmp_path, image=ImageConfig())
@@ -194,16 +206,23 @@ def test_phases_are_registered_and_windowed(tmp_path: Path) -> None:
     # The registered phases' edges of the body lie where NC's do; unregistered, 2 pixels off.
     nc, art = (moved.image[0, :, :, channel].astype(int) for channel in (0, 1))
     still = prepared.image[0, :, :, 1].astype(int)
-    assert np.abs((nc > 30).astype(int) - (art > 30)).mean() < 0.3 * np.abs((nc > 30).astype(int) - (still > 30)).mean()
+    assert (
+        np.abs((nc > 30).astype(int) - (art > 30)).mean()
+        < 0.3 * np.abs((nc > 30).astype(int) - (still > 30)).mean()
+    )
 
 
 def test_crop_is_around_the_lesion(tmp_path: Path) -> None:
     """With a known place the lesion is in the middle, at the configured size; without, all is used."""
     values = write_slices(tmp_path)
     place = {"mask_phase": "pv", "lesion_row": "48", "lesion_col": "27"}  # NC's (46, 28), moved by (2, -1)
-    cropped = prepare_patient(row_of(tmp_path, {**values, **place}), root=tmp_path, image=ImageConfig(crop_mm=70))
+    cropped = prepare_patient(
+        row_of(tmp_path, {**values, **place}), root=tmp_path, image=ImageConfig(crop_mm=70)
+    )
     assert cropped.place_known
-    row, col = np.nonzero(np.abs(cropped.image[0, :, :, 2].astype(int) - window(np.full((1, 1), 75, np.float32))) < 8)
+    row, col = np.nonzero(
+        np.abs(cropped.image[0, :, :, 2].astype(int) - window(np.full((1, 1), 75, np.float32))) < 8
+    )
     middle = slice(60, 164)
     assert middle.start < np.median(row) < middle.stop
     assert middle.start < np.median(col) < middle.stop
@@ -241,7 +260,9 @@ def test_real_slices_have_the_hu_of_their_readme() -> None:
 def test_real_slices_prepare(tmp_path: Path) -> None:
     """Three neighbouring real slices as stand-ins for the three phases: they are no such study."""
     folder = real("liver-ct-3slice")
-    paths = {f"{phase}_path": f"{number:02d}.dcm" for number, phase in enumerate(("nc", "art", "pv"), start=1)}
+    paths = {
+        f"{phase}_path": f"{number:02d}.dcm" for number, phase in enumerate(("nc", "art", "pv"), start=1)
+    }
     row = row_of(tmp_path, manifest_row("real", **paths))
     prepared = prepare_patient(row, root=folder.resolve(), image=ImageConfig())
     assert not prepared.rejected

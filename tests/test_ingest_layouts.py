@@ -144,7 +144,9 @@ def test_mixed_sizes_are_refused(tmp_path: Path) -> None:
 def test_localizer_beside_the_series_is_left_out_and_within_it_refused(tmp_path: Path) -> None:
     """A PACS exports the whole study; one localizer among a phase's slices is another matter."""
     write_series(tmp_path / "nc", phase="nc")
-    scout = ct_dataset(body(), z=50.0, SeriesInstanceUID="1.2.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scout = ct_dataset(
+        body(), z=50.0, SeriesInstanceUID="1.2.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
     save(scout, tmp_path / "nc" / "scout.dcm")
     (tmp_path / "nc" / "README.txt").write_text("export")
     (stack,) = read_series(_source(tmp_path / "nc"), phases=1)
@@ -246,9 +248,14 @@ def test_nifti_volumes_with_a_mask(tmp_path: Path, suffix: str) -> None:
     row = row_of(tmp_path, manifest_row(layout="nifti", mask_path=f"mask{suffix}", mask_phase="pv", **paths))
     prepared = prepare_patient(row, root=tmp_path, image=ImageConfig(crop_mm=60))
     assert prepared.place_known
-    moved = {**manifest_row(layout="nifti", mask_path=f"mask{suffix}", mask_phase="pv", registered="1"), **paths}
+    moved = {
+        **manifest_row(layout="nifti", mask_path=f"mask{suffix}", mask_phase="pv", registered="1"),
+        **paths,
+    }
     still = prepare_patient(row_of(tmp_path, moved), root=tmp_path, image=ImageConfig())
-    np.testing.assert_array_equal(still.image[0, :, :, 0], resize(window(_volume("nc")[3].astype(np.float32))))
+    np.testing.assert_array_equal(
+        still.image[0, :, :, 0], resize(window(_volume("nc")[3].astype(np.float32)))
+    )
 
 
 def test_volumes_off_the_grid_are_resampled(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ PATHS = {"nc_path": "n.dcm", "art_path": "a.dcm", "pv_path": "p.dcm"}
 
 
 def _refused(root: Path, **values: str) -> PatientError:
-    manifest = read_manifest(write_manifest(root, [manifest_row("good", **PATHS), manifest_row(**{**PATHS, **values})]))
+    manifest = read_manifest(
+        write_manifest(root, [manifest_row("good", **PATHS), manifest_row(**{**PATHS, **values})])
+    )
     assert [row.subject for row in manifest.rows] == ["good"]
     (error,) = manifest.refused
     return error
@@ -51,7 +53,9 @@ def test_values_are_strings(tmp_path: Path) -> None:
         ({"mask_phase": "delay", "mask_path": "m.nii"}, "mask_phase"),
     ],
 )
-def test_a_bad_row_is_refused_and_the_good_one_kept(tmp_path: Path, values: dict[str, str], words: str) -> None:
+def test_a_bad_row_is_refused_and_the_good_one_kept(
+    tmp_path: Path, values: dict[str, str], words: str
+) -> None:
     """The error names the subject and what was expected."""
     error = _refused(tmp_path, **values)
     assert error.subject == "A"
@@ -68,9 +72,11 @@ def test_a_name_for_a_pseudonym_is_refused_without_showing_it(tmp_path: Path, su
 
 def test_subject_in_two_splits_is_refused(tmp_path: Path) -> None:
     """Both rows; a subject with two rows of one split as well."""
-    rows = [manifest_row("A", **PATHS), manifest_row("A", split="test", **PATHS), manifest_row("B", **PATHS)] + [
-        manifest_row("C", **PATHS)
-    ] * 2
+    rows = [
+        manifest_row("A", **PATHS),
+        manifest_row("A", split="test", **PATHS),
+        manifest_row("B", **PATHS),
+    ] + [manifest_row("C", **PATHS)] * 2
     manifest = read_manifest(write_manifest(tmp_path, [{"split": "train", **row} for row in rows]))
     assert [row.subject for row in manifest.rows] == ["B"]
     assert [error.what for error in manifest.refused] == ["the same subject in two splits"] * 2 + [
@@ -90,7 +96,9 @@ def test_subject_in_two_splits_is_refused(tmp_path: Path) -> None:
         ("", "lacks columns"),
     ],
 )
-def test_a_table_that_is_no_manifest_is_refused(tmp_path: Path, content: str | bytes | None, words: str) -> None:
+def test_a_table_that_is_no_manifest_is_refused(
+    tmp_path: Path, content: str | bytes | None, words: str
+) -> None:
     """The whole table, with what was expected."""
     path = tmp_path / "manifest.csv"
     if content is not None:

@@ -38,7 +38,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number in range(9):
         row = write_slices(data, subject=f"P{number}", seed=number)
-        rows.append({**row, "label": LABELS[number % 3], "split": "test" if number < 3 else "train", "afp": "500"})
+        rows.append(
+            {**row, "label": LABELS[number % 3], "split": "test" if number < 3 else "train", "afp": "500"}
+        )
     write_manifest(data, rows)
     return data.parent
 
