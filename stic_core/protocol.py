@@ -212,7 +212,8 @@ class RoundReport(_Message):
     Args:
         validation: of the model as it came.
         examples: training patients, the weight in the average.
-        train_loss: mean over the last local epoch, None without training patients.
+        train_loss: mean over the last local epoch; None with so few training patients that it
+            would tell of one.
         compute_seconds: from the message's arrival to its answer.
         weights_digest: of what travels with it, None where nothing was trained.
     """

@@ -165,6 +165,7 @@ def test_a_site_without_training_patients_is_evaluated(tmp_path: Path, sites: In
     document = session()
     assert run.read_rounds()[0]["sites"] == ["center1", "center2", "center3"]
     assert run.read_rounds()[0]["train_loss"]["center3"] is None
+    assert "center3" not in document["local_only"]
     block = document["sites"]["center3"]
     assert block["n"] == 1
     assert "suppressed" in block["accuracy"]

@@ -244,7 +244,7 @@ class Participant:
             round=question.round,
             validation=validation,
             examples=examples,
-            train_loss=loss,
+            train_loss=loss if examples >= self.config.policy.min_cell else None,
             steps=steps,
             compute_seconds=time.perf_counter() - began,
             weights_digest=digest(trained, run.plan.tensors) if trained is not None else None,

@@ -105,7 +105,8 @@ class Examination:
             plan_digest=self._roster.plan.digest,
             weights_digest=digest(initial, self._roster.plan.tensors),
         )
-        exchange = self._roster.ask(question, weights=initial)
+        able = [site for site, about in self._roster.descriptions.items() if about.patients["train"].n]
+        exchange = self._roster.put(dict.fromkeys(able, question), weights=initial)
         found = answers_of(exchange, LocalReport, observer=self._roster.observer)
         self._run.update_record(
             local_only={
