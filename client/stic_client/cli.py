@@ -150,7 +150,11 @@ def show_prepared(summary: PrepareSummary) -> None:
         f"{summary.without_place} without a known lesion place, in {summary.seconds:.1f} s"
     )
     for reason, count in summary.reasons.items():
-        console.print(f"quarantined: {count} for {reason}", markup=False)
+        console.print(f"quarantined: {count}, {reason}", markup=False)
+    for refusal in summary.quarantined[:_WARNINGS]:
+        console.print(f"  {refusal.message}", markup=False)
+    if summary.quarantined:
+        console.print(f"all of them: {summary.dataset.folder / 'quarantine.csv'}", markup=False)
     for subject, warning in summary.warnings[:_WARNINGS]:
         console.print(f"warning: {subject}: {warning}", markup=False)
     if len(summary.warnings) > _WARNINGS:
