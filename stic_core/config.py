@@ -211,6 +211,7 @@ class SiteConfig(_Frozen):
         key: the site's private key, mode 0600.
         device: `auto` takes CUDA where there is one.
         backbone_weights: weights file by backbone, where it is not in torchvision's cache.
+        audit: the log of every message in and out.
     """
 
     site: SiteName
@@ -220,6 +221,7 @@ class SiteConfig(_Frozen):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
+    audit: FilePath = Path("audit.jsonl")
 
 
 ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)

@@ -125,6 +125,7 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
             "server": {"address": address},
             "dataset": {"root": folder, "prepared": folder / "prepared"},
             "device": "cpu",
+            "audit": folder / "audit.jsonl",
             "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},
         }
     )

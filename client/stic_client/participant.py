@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 
 from stic_client.policy import check_plan
+from stic_core.audit import AuditLog, Direction, entry_of
 from stic_core.backbones import backbone_digest, load_backbone
 from stic_core.config import SiteConfig
 from stic_core.dataset import SPLITS, SiteDataset, Split, load_dataset
@@ -100,9 +101,45 @@ class Participant:
         self.finished: str | None = None
         """Status of the last run that the server ended."""
         self._run: _Run | None = None
+        self._audit = AuditLog(config.audit)
 
     def answer(self, instruction: Instruction, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
-        """Do what is asked, or say why not; never raises what a user could cause."""
+        """Do what is asked, or say why not; never raises what a user could cause.
+
+        Both the question and the answer are in the audit log before the answer is given.
+        """
+        report, trained = self._attempt(instruction, weights)
+        decision = {"refusal": "refused", "failure": "failed"}.get(report.kind, "answered")
+        self._log("in", instruction, weights, instruction=instruction, decision=decision)
+        self._log("out", report, trained, instruction=instruction, decision="sent")
+        return report, trained
+
+    def _log(
+        self,
+        direction: Direction,
+        message: Instruction | Report,
+        weights: FlatArray | None,
+        *,
+        instruction: Instruction,
+        decision: str,
+    ) -> None:
+        specs = self._run.plan.tensors if self._run is not None and weights is not None else ()
+        self._audit.append(
+            entry_of(
+                direction,
+                "server",
+                message,
+                weights,
+                run=instruction.run_id,
+                round_number=getattr(instruction, "round", 0),
+                tensors=tuple(spec.name for spec in specs),
+                decision=decision,
+            )
+        )
+
+    def _attempt(
+        self, instruction: Instruction, weights: FlatArray | None
+    ) -> tuple[Report, FlatArray | None]:
         try:
             return self._answer(instruction, weights)
         except PlanRefusedError as error:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from stic_core.audit import AuditLog, Direction, entry_of
 from stic_core.protocol import Failure, Instruction, Refusal, Report
 from stic_core.tensors import FlatArray
 
@@ -56,6 +57,60 @@ class Sites(Protocol):
             ProtocolError: an answer that is none of the protocol's.
         """
         ...
+
+
+class AuditedSites:
+    """Sites whose every question and answer goes into the audit log.
+
+    Args:
+        sites: how they are reached.
+        log: where it goes.
+        tensors: names of what weights hold.
+    """
+
+    def __init__(self, sites: Sites, log: AuditLog, *, tensors: tuple[str, ...]) -> None:
+        self._sites, self._log, self._tensors = sites, log, tensors
+
+    def wait_for(self, *, at_least: int, timeout: float) -> list[str]:
+        """See `Sites`."""
+        return self._sites.wait_for(at_least=at_least, timeout=timeout)
+
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: FlatArray | None, timeout: float
+    ) -> Exchange:
+        """See `Sites`."""
+        for site, question in sorted(questions.items()):
+            self._append("out", site, question, weights, question=question, decision="sent")
+        exchange = self._sites.ask(questions, weights=weights, timeout=timeout)
+        for site, answer in sorted(exchange.answers.items()):
+            decision = "refused" if isinstance(answer.report, Refusal) else "received"
+            self._append(
+                "in", site, answer.report, answer.weights, question=questions[site], decision=decision
+            )
+        return exchange
+
+    def _append(
+        self,
+        direction: Direction,
+        site: str,
+        message: Instruction | Report,
+        weights: FlatArray | None,
+        *,
+        question: Instruction,
+        decision: str,
+    ) -> None:
+        self._log.append(
+            entry_of(
+                direction,
+                site,
+                message,
+                weights,
+                run=question.run_id,
+                round_number=getattr(question, "round", 0),
+                tensors=self._tensors if weights is not None else (),
+                decision=decision,
+            )
+        )
 
 
 class Observer(Protocol):

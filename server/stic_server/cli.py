@@ -161,6 +161,18 @@ def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None
 
 
 @app.command()
+def audit(
+    run: Annotated[str | None, typer.Argument(help="A run's id; default all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Verify the log of every message in and out, and sum it up."""
+    from stic_core.audit import AuditLog, describe
+
+    print(describe(AuditLog(_path(config_file).parent / "audit.jsonl"), run=run, as_json=as_json))
+
+
+@app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Of the phantom patients and of training.")] = 0,
     full: Annotated[

@@ -18,6 +18,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
 from stic_core import config
+from stic_core.audit import AuditLog
 from stic_core.backbones import CHANNELS
 from stic_core.errors import FederationError, ProtocolError
 from stic_core.model import build_head
@@ -36,7 +37,7 @@ from stic_core.protocol import (
 )
 from stic_core.tensors import FlatArray
 from stic_core.weights import get_flat, trainable_specs
-from stic_server.asking import Answer, Exchange, Limits, Observer, Silent
+from stic_server.asking import Answer, AuditedSites, Exchange, Limits, Observer, Silent
 from stic_server.run_folder import RunFolder
 from stic_server.session import execute
 from stic_server.sites import admitted
@@ -101,7 +102,12 @@ def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
     )
-    execute(plan, get_flat(head), run=run, sites=sites, limits=limits, observer=observer)
+    audited = AuditedSites(
+        sites,
+        AuditLog(path.resolve().parent / "audit.jsonl"),
+        tensors=tuple(spec.name for spec in plan.tensors),
+    )
+    execute(plan, get_flat(head), run=run, sites=audited, limits=limits, observer=observer)
     return run
 
 
