@@ -13,6 +13,7 @@ import pytest
 
 from federation_kit import InProcessSites, Recorder, participant
 from stic_core.config import FederationConfig
+from stic_core.errors import FederationError
 from stic_core.model import build_head
 from stic_core.protocol import EvaluateHeldOut, RunPlan
 from stic_core.tensors import FlatArray
@@ -237,3 +238,47 @@ def test_a_restarted_site_is_told_the_plan_again(tmp_path: Path, sites: InProces
     session()
     assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
     assert any("center2 was restarted; it is told the plan again" in note for note in recorder.notes)
+
+
+def test_a_round_without_a_quorum_is_tried_again(tmp_path: Path, sites: InProcessSites) -> None:
+    """One of two sites is silent once: the same round is asked again and counts once."""
+    ask = sites.ask
+
+    def silent_once(questions: dict, **kwargs: object) -> object:
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            sites.ask = ask
+            return replace(exchange, answers={"center1": exchange.answers["center1"]})
+        return exchange
+
+    sites.ask = silent_once
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session()
+    assert [(row["round"], row["sites"]) for row in run.read_rounds()] == [
+        (number, ["center1", "center2"]) for number in (1, 2, 3)
+    ]
+    assert any("round 2 cannot be averaged" in note and "tried again" in note for note in recorder.notes)
+
+
+def test_a_round_that_never_has_a_quorum_fails_and_can_be_resumed(
+    tmp_path: Path, sites: InProcessSites
+) -> None:
+    """After three tries the run fails with whom it lacked; with the sites back it goes on."""
+    ask = sites.ask
+
+    def silent(questions: dict, **kwargs: object) -> object:
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            return replace(exchange, answers={"center1": exchange.answers["center1"]})
+        return exchange
+
+    sites.ask = silent
+    session, run = _session(_federation(tmp_path), sites)
+    with pytest.raises(FederationError, match=r"round 2 cannot be averaged; got usable reports of 1 sites"):
+        session()
+    sites.ask = ask
+    session, again = _session(_federation(tmp_path), sites)
+    session()
+    assert again.path == run.path
+    assert [row["round"] for row in again.read_rounds()] == [1, 2, 3]

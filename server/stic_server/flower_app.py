@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
@@ -132,9 +133,19 @@ class FlowerSites:
 
     def __init__(self, grid: Grid, *, expected: Sequence[str], grace_s: float, observer: Observer) -> None:
         self._grid, self._expected, self._grace_s, self._observer = grid, set(expected), grace_s, observer
+        self._last_seen: dict[str, float] = {}
 
     def _online(self) -> dict[str, NodeInfo]:
-        return {node.name or f"node-{node.node_id}": node for node in self._grid.get_nodes()}
+        here = {node.name or f"node-{node.node_id}": node for node in self._grid.get_nodes()}
+        for site, node in here.items():
+            # Flower sets `online_until` at each sign of life, that many heartbeats ahead.
+            self._last_seen[site] = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
+        return here
+
+    def _seen(self, site: str) -> str:
+        """A site with the time since its last sign of life, where there was one."""
+        last = self._last_seen.get(site)
+        return site if last is None else f"{site} (last seen {max(0.0, time.time() - last):.0f} s ago)"
 
     def wait_for(self, *, at_least: int, timeout: float) -> list[str]:
         """See `asking.Sites`."""
@@ -156,7 +167,7 @@ class FlowerSites:
                 enough_since = time.monotonic() if enough_since is None else enough_since
                 if not missing or time.monotonic() - enough_since > self._grace_s:
                     return sorted(here)
-            self._observer.waiting(missing, waited)
+            self._observer.waiting([self._seen(site) for site in missing], waited)
             time.sleep(0.2)
 
     def ask(
@@ -186,7 +197,7 @@ class FlowerSites:
                 looked = time.monotonic()
                 self._send_again(waiting, lost)
                 silent = sorted({sent.site for sent in waiting.values()} | lost.keys())
-                self._observer.waiting(silent, time.monotonic() - began)
+                self._observer.waiting([self._seen(site) for site in silent], time.monotonic() - began)
             if waiting or lost:
                 time.sleep(POLL_S)
         for sent in [*waiting.values(), *lost.values()]:

@@ -59,6 +59,14 @@ class Roster:
             )
         self.descriptions = accepted
 
+    def wait_for_quorum(self) -> None:
+        """Wait until enough sites are online again.
+
+        Raises:
+            FederationError: too few came in the time for joining.
+        """
+        self._sites.wait_for(at_least=self.limits.min_sites, timeout=self.limits.join_timeout_s)
+
     def ask(
         self, instruction: Instruction, *, weights: FlatArray | None = None, timeout: float | None = None
     ) -> Exchange:

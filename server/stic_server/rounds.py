@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stic_core.errors import SiteReportError
+from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport
 from stic_core.evaluation.pooling import as_json
 from stic_core.protocol import RoundReport, TrainRound
@@ -17,6 +17,9 @@ from stic_server.coordinator import Diagnostics, FederationState, SiteRound, Val
 from stic_server.roster import Roster
 from stic_server.run_folder import RunFolder
 from stic_server.state import load_state, save_state
+
+ATTEMPTS = 3
+"""How often a round is tried before the run fails; it can be resumed."""
 
 
 class Rounds:
@@ -52,9 +55,8 @@ class Rounds:
         mark = time.monotonic()
         while state.completed < self._roster.plan.rounds:
             number = state.completed + 1
-            exchange, reports = self._round(state, number, train=True)
             before = state.pending
-            state, diagnostics = advance(state, reports, min_sites=self._roster.limits.min_sites)
+            state, diagnostics, exchange, reports = self._averaged(state, number)
             for reason in diagnostics.refused.values():
                 self._roster.observer.note(reason)
             self._write_row(before, diagnostics.validation)
@@ -67,6 +69,23 @@ class Rounds:
         state, validation = score(state, reports)
         self._write_row(state.pending, validation)
         return state
+
+    def _averaged(
+        self, state: FederationState, number: int
+    ) -> tuple[FederationState, Diagnostics, Exchange, dict[str, SiteRound]]:
+        """One round, tried again when too few reports are usable: sites may be back by then."""
+        for attempt in range(1, ATTEMPTS + 1):
+            exchange, reports = self._round(state, number, train=True)
+            try:
+                after, diagnostics = advance(state, reports, min_sites=self._roster.limits.min_sites)
+            except FederationError as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._roster.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
+                self._roster.wait_for_quorum()
+            else:
+                return after, diagnostics, exchange, reports
+        raise AssertionError("the loop returns or raises")
 
     def _round(
         self, state: FederationState, number: int, *, train: bool
