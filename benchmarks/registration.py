@@ -48,7 +48,10 @@ def pushed(hu: np.ndarray, *, strength: float, rng: np.random.Generator) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Draw, register, compare, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patients", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--push", type=float, default=0.0)
@@ -58,7 +61,9 @@ def main() -> None:
     before, after, seconds, rejected, pairs = [], [], [], 0, []
     for index in range(args.patients):
         centre = list(CENTRES.values())[index % len(CENTRES)]
-        patient = draw_patient(centre=centre, label=("HCC", "ICC", "META")[index % 3], seed=args.seed, index=index)
+        patient = draw_patient(
+            centre=centre, label=("HCC", "ICC", "META")[index % 3], seed=args.seed, index=index
+        )
         drawn = scene(patient)
         fixed = render(patient, "nc", drawn=drawn)
         step = patient.grid.spacing_mm
@@ -68,9 +73,7 @@ def main() -> None:
             moving, truth = render(patient, phase, drawn=drawn), patient.transform(phase)
             if args.push:
                 moving, push = pushed(moving, strength=args.push, rng=rng)
-                truth = np.column_stack(
-                    [push[:, :2] @ truth[:, :2], push[:, :2] @ truth[:, 2] + push[:, 2]]
-                )
+                truth = np.column_stack([push[:, :2] @ truth[:, :2], push[:, :2] @ truth[:, 2] + push[:, 2]])
             right = grid.to_mm(points @ truth[:, :2].T + truth[:, 2])
             start = time.perf_counter()
             result = register(fixed, moving=moving, fixed_grid=grid, moving_grid=grid)

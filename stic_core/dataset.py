@@ -248,13 +248,13 @@ def write_dataset(
         labels=tuple(labels),
         splits=tuple(splits),
     )
-    os.replace(partial, folder / summary.images)
+    partial.replace(folder / summary.images)
     with (folder / f"{summary.clinical}.part").open("wb") as file:
         np.save(file, clinical)
-    os.replace(folder / f"{summary.clinical}.part", folder / summary.clinical)
+    (folder / f"{summary.clinical}.part").replace(folder / summary.clinical)
     text = folder / f"{SUMMARY_FILE}.part"
     text.write_text(summary.model_dump_json(indent=1), encoding="utf-8")
-    os.replace(text, folder / SUMMARY_FILE)
+    text.replace(folder / SUMMARY_FILE)
     for old in (*folder.glob("images*"), *folder.glob("clinical-*")):
         if old.name not in {summary.images, summary.clinical}:
             old.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ _SHIFTS_MM = (-30.0, -15.0, 0.0, 15.0, 30.0)
 
 MAX_ROTATION_DEGREES = 15.0
 MAX_SHIFT_MM = 60.0
+MIN_OVERLAP = 0.6
+"""Share of the smaller body that must lie in both volumes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,8 +137,16 @@ def register_volume(fixed: CoarseVolume, *, moving: CoarseVolume) -> VolumeRegis
     return VolumeRegistration(True, "", matrix, before, after)
 
 
+def _voxel(image: sitk.Image) -> float:
+    """mm^3."""
+    return float(np.prod(image.GetSpacing()))
+
+
 def _mutual_information(fixed: sitk.Image, moving: sitk.Image, *, matrix: np.ndarray) -> float:
-    """Over the fixed volume's body where the moving one reaches, nats."""
+    """Over the bodies where both volumes reach, nats; 0 where they hardly meet.
+
+    Chance makes the information of a few voxels large, so a small overlap must not win.
+    """
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(matrix[:, :3].ravel().tolist())
     transform.SetTranslation(matrix[:, 3].tolist())
@@ -144,7 +154,11 @@ def _mutual_information(fixed: sitk.Image, moving: sitk.Image, *, matrix: np.nda
     seen = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, outside))
     there = sitk.GetArrayFromImage(fixed)
     both = (seen > 1.5 * _LOW_HU) & ((there > _LOW_HU) | (seen > _LOW_HU))
-    if both.sum() < 1000:
+    sizes = (
+        np.sum(there > _LOW_HU),
+        np.sum(sitk.GetArrayViewFromImage(moving) > _LOW_HU) * _voxel(moving) / _voxel(fixed),
+    )
+    if both.sum() < max(1000, MIN_OVERLAP * min(sizes)):
         return 0.0
     step = (_HIGH_HU - _LOW_HU) / _BINS
     first, second = (

@@ -14,7 +14,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from stic_client.ingest.manifest import PatientRow
 
@@ -36,7 +36,9 @@ def real(name: str) -> Path:
     return folder
 
 
-def body(phase: str = "nc", *, shift: tuple[float, float] = (0, 0), z: float = 0.0, seed: int = 0) -> np.ndarray:
+def body(
+    phase: str = "nc", *, shift: tuple[float, float] = (0, 0), z: float = 0.0, seed: int = 0
+) -> np.ndarray:
     """One slice, HU; `shift` moves the body (not the table), rows and columns in pixels."""
     rows, cols = np.mgrid[:SIZE, :SIZE].astype(np.float64)
     rows, cols = rows - shift[0], cols - shift[1]
@@ -56,10 +58,14 @@ def body(phase: str = "nc", *, shift: tuple[float, float] = (0, 0), z: float = 0
     hu[ellipse(38, 40, 2, 5)] = vessel / 2 + 30
     if abs(z) < 12:
         hu[ellipse(46, 28, 6 * (1 - abs(z) / 20), 5)] = lesion
-    return np.rint(hu + np.random.default_rng([seed, PHASES.index(phase)]).normal(0, 4, hu.shape)).astype(np.float32)
+    return np.rint(hu + np.random.default_rng([seed, PHASES.index(phase)]).normal(0, 4, hu.shape)).astype(
+        np.float32
+    )
 
 
-def ct_dataset(hu: np.ndarray, *, phase: str = "nc", z: float = 0.0, subject: str = "A", **changes: object) -> Dataset:
+def ct_dataset(
+    hu: np.ndarray, *, phase: str = "nc", z: float = 0.0, subject: str = "A", **changes: object
+) -> Dataset:
     """A classic CT image; `changes` sets elements by keyword, None deletes one."""
     number = PHASES.index(phase)
     dataset = Dataset()
@@ -98,11 +104,11 @@ def save(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def write_slices(root: Path, *, subject: str = "A", seed: int = 0, **changes: object) -> dict[str, str]:
+def write_slices(root: Path, *, subject: str = "A", seed: int = 0) -> dict[str, str]:
     """Layout `dicom_slices`; the manifest's row."""
     for phase in PHASES:
         hu = body(phase, seed=seed, shift=(0, 0) if phase == "nc" else (2, -1))
-        save(ct_dataset(hu, phase=phase, subject=subject, **changes), root / subject / f"{phase}.dcm")
+        save(ct_dataset(hu, phase=phase, subject=subject), root / subject / f"{phase}.dcm")
     return manifest_row(subject, **{f"{phase}_path": f"{subject}/{phase}.dcm" for phase in PHASES})
 
 
@@ -122,13 +128,21 @@ def write_series(
         save(dataset, folder / f"{(number * 7) % 11:02d}-{phase}-{number}.dcm")
 
 
-def enhanced_dataset(phases: tuple[str, ...] = ("nc",), *, heights: tuple[float, ...] = (-5, 0, 5)) -> Dataset:
+def enhanced_dataset(
+    phases: tuple[str, ...] = ("nc",), *, heights: tuple[float, ...] = (-5, 0, 5)
+) -> Dataset:
     """A multi-frame CT: slope, intercept and place in functional groups, none at the top."""
     dataset = ct_dataset(body(), AcquisitionTime=None, AcquisitionDate=None, AcquisitionNumber=None)
-    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType", "ImagePositionPatient", "PixelSpacing"):
+    for keyword in (
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+        "ImagePositionPatient",
+        "PixelSpacing",
+    ):
         delattr(dataset, keyword)
     del dataset.ImageOrientationPatient
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
 
     def item(**elements: object) -> Sequence:
         out = Dataset()
@@ -144,7 +158,9 @@ def enhanced_dataset(phases: tuple[str, ...] = ("nc",), *, heights: tuple[float,
     for number, phase in enumerate(phases):
         for z in heights:
             frame = Dataset()
-            frame.PlanePositionSequence = item(ImagePositionPatient=[-SIZE * SPACING / 2, -SIZE * SPACING / 2, z])
+            frame.PlanePositionSequence = item(
+                ImagePositionPatient=[-SIZE * SPACING / 2, -SIZE * SPACING / 2, z]
+            )
             # Another slope a phase: whoever takes the first frame's for all is wrong.
             slope = 1 + number
             frame.PixelValueTransformationSequence = item(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ingest_files import body, ct_dataset, manifest_row, real, row_of, save, write_slices
 from openjpeg.utils import encode_array
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
@@ -18,6 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ingest_files import body, ct_dataset, manifest_row, real, row_of, save, write_slices
 from stic_client.ingest.dicom import read_slice
 from stic_client.ingest.patient import prepare_patient
 from stic_client.ingest.source import locate

@@ -9,6 +9,9 @@ import highdicom as hd
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
+from pydicom import Dataset, dcmread
+
 from ingest_files import (
     PHASES,
     SIZE,
@@ -22,9 +25,6 @@ from ingest_files import (
     save,
     write_series,
 )
-from PIL import Image
-from pydicom import Dataset, dcmread
-
 from stic_client.ingest.dicom import read_slice
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.masks import Mask, read_mask
@@ -316,7 +316,7 @@ def test_nifti_in_ras_is_turned(tmp_path: Path) -> None:
     lps, ras = (read_nifti(_source(tmp_path / f"{name}.nii.gz")) for name in ("lps", "ras"))
     np.testing.assert_array_equal(lps.load(3), ras.load(3))
     np.testing.assert_allclose(lps.grid.origin_mm, ras.grid.origin_mm, atol=1e-3)
-    assert gzip.open(tmp_path / "ras.nii.gz").read(4) == b"\x5c\x01\0\0"
+    assert gzip.decompress((tmp_path / "ras.nii.gz").read_bytes())[:4] == b"\x5c\x01\0\0"
 
 
 # Pictures

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ingest_files import manifest_row, write_manifest
 
+from ingest_files import manifest_row, write_manifest
 from stic_client.ingest.manifest import read_manifest
 from stic_core.errors import DataError, PatientError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 import signal
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ingest_files import body, ct_dataset, manifest_row, save, write_manifest, write_slices
 
+from ingest_files import body, ct_dataset, manifest_row, save, write_manifest, write_slices
 from stic_client import pool
 from stic_client.prepare import prepare
 from stic_core.clinical import COLUMNS
@@ -172,7 +173,7 @@ def test_censored_value_is_warned_of(site: Path) -> None:
     summary = prepare(_config(site, units={"tbil": "mg/dL"}), workers=0)
     assert ("P3", "afp is censored and settles no level: taken as missing") in summary.warnings
     assert summary.dataset.clinical[4, COLUMNS.index("TBIL_abnormal")] == 1
-    with pytest.raises(ConfigError, match="units.tbil"):
+    with pytest.raises(ConfigError, match=r"units\.tbil"):
         prepare(_config(site, units={"tbil": "furlongs"}), workers=0)
 
 
@@ -185,6 +186,23 @@ def test_crop_without_a_place_is_counted(site: Path) -> None:
     summary = prepare(_config(site, image=ImageConfig(crop_mm=80).model_dump()), workers=0)
     assert summary.without_place == 4
     assert summary.dataset.image.crop_mm == 80
+
+
+def test_checksums_of_the_export_are_compared(site: Path) -> None:
+    """Where SHA256SUMS lies in the root, a file that differs from it is refused, also if it was prepared."""
+    data = site / "data"
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  ./{path.relative_to(data)}\n"
+        for path in sorted(data.rglob("*.dcm"))
+    ]
+    (data / "SHA256SUMS").write_text("".join(lines))
+    assert len(prepare(_config(site), workers=0).dataset) == 9
+    (data / "SHA256SUMS").write_text("".join(["0" * 64 + lines[0][64:], *lines[1:]]))
+    summary = prepare(_config(site), workers=0)
+    assert list(summary.reasons) == ["a file is not the one that was exported: its checksum differs"]
+    (data / "SHA256SUMS").write_text("no checksum")
+    with pytest.raises(DataError, match="SHA256SUMS"):
+        prepare(_config(site), workers=0)
 
 
 def test_checkerboards_on_request(site: Path) -> None:

@@ -43,7 +43,7 @@ class _Worker(Generic[TaskT]):
     until: float = 0.0
 
 
-def run(
+def run(  # noqa: C901, PLR0912 - one loop that hands out, waits and replaces
     work: Callable[[TaskT], ResultT],
     *,
     tasks: Sequence[TaskT],

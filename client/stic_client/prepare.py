@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,14 @@ import numpy as np
 from stic_client import pool, store
 from stic_client.ingest.manifest import PatientRow, read_manifest
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
+from stic_client.quarantine import (
+    QUARANTINE_FILE,
+    Refusal,
+    check_enough,
+    duplicates,
+    lost_refusal,
+    refusal_of,
+)
 from stic_core.clinical import MARKERS, VARIABLES, Levels, as_columns, read_levels
 from stic_core.config import DatasetConfig, ImageConfig, SiteConfig
 from stic_core.dataset import SPLITS, SiteDataset, draw_val, write_dataset
@@ -30,26 +38,8 @@ from stic_core.tasks import Task
 LIMIT_S = 900.0
 """A patient who takes longer has a file that hangs its decoder."""
 
-QUARANTINE_FILE = "quarantine.csv"
 WARNINGS_FILE = "warnings.csv"
 STATISTICS_FILE = "preparation.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A patient who was quarantined.
-
-    Args:
-        subject: the pseudonym.
-        file: the manifest's path, "" where no file is at fault.
-        reason: the kind, without figures: refusals are counted by it.
-        message: all of it: got, expected, what to do.
-    """
-
-    subject: str
-    file: str
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +84,8 @@ class _Task:
     folder: Path
     image: ImageConfig
     checkerboards: bool
-    known: dict[str, list[object]]
+    known: dict[str, store.Stamped]
+    checksums: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +95,10 @@ class _Done:
     key: str = ""
     reused: bool = False
     refusal: Refusal | None = None
-    known: Mapping[str, list[object]] | None = None
+    known: Mapping[str, store.Stamped] | None = None
 
 
-def prepare(
+def prepare(  # noqa: PLR0915 - three stages in a row, numbered
     config: SiteConfig,
     *,
     workers: int | None = None,
@@ -141,7 +132,7 @@ def prepare(
     manifest = read_manifest(settings.root / settings.manifest)
     folder = settings.prepared
     folder.mkdir(parents=True, exist_ok=True)
-    refused = [_refusal(error) for error in manifest.refused]
+    refused = [refusal_of(error) for error in manifest.refused]
     rows, levels, clinical_refused = _read_clinical(manifest.rows, settings=settings, task=task)
     refused += clinical_refused
 
@@ -152,12 +143,13 @@ def prepare(
     known = store.load_known(folder)
     keys: dict[str, str] = {}
     reused = 0
-    tasks = [_Task(row, root, folder, settings.image, checkerboards, {}) for row in rows]
+    checksums = store.read_checksums(root)
+    tasks = [_Task(row, root, folder, settings.image, checkerboards, {}, checksums) for row in rows]
     try:
         for done, (item, outcome) in enumerate(_images(tasks, known=known, workers=workers), start=1):
             subject = item.row.subject
             if isinstance(outcome, pool.Lost):
-                refused.append(_lost(subject, outcome))
+                refused.append(lost_refusal(subject, outcome))
             elif outcome.refusal is not None:
                 refused.append(outcome.refusal)
             else:
@@ -176,11 +168,16 @@ def prepare(
         patient = store.load(folder, subject=subject, key=key)
         if patient is None:
             refused.append(
-                Refusal(subject, "", "its prepared image is gone", f"{subject}: its prepared image is gone. Run it again.")
+                Refusal(
+                    subject,
+                    "",
+                    "its prepared image is gone",
+                    f"{subject}: its prepared image is gone. Run it again.",
+                )
             )
         else:
             patients[subject] = patient
-    refused += _duplicates(rows, patients=patients)
+    refused += duplicates(rows, patients=patients)
     order = {row.subject: number for number, row in enumerate(manifest.rows)}
     refused.sort(key=lambda refusal: (order.get(refusal.subject, -1), refusal.subject))
     out = {refusal.subject for refusal in refused}
@@ -188,11 +185,14 @@ def prepare(
     warnings = [
         (row.subject, text)
         for row in left
-        for text in (*patients[row.subject].warnings, *_row_warnings(patients[row.subject], levels[row.subject]))
+        for text in (
+            *patients[row.subject].warnings,
+            *_row_warnings(patients[row.subject], levels[row.subject]),
+        )
     ]
     _write_table(folder / QUARANTINE_FILE, ("subject_id", "file", "reason", "message"), map(_cells, refused))
     _write_table(folder / WARNINGS_FILE, ("subject_id", "warning"), warnings)
-    _check_enough(left, refused=refused, settings=settings, total=total, task=task)
+    check_enough(left, refused=refused, settings=settings, total=total, task=task)
 
     # 3. The dataset.
     subjects, labels = [row.subject for row in left], [row.label for row in left]
@@ -217,7 +217,11 @@ def prepare(
     summary = PrepareSummary(
         dataset=dataset,
         counts={
-            split: dict(sorted(Counter(label for label, of in zip(labels, splits, strict=True) if of == split).items()))
+            split: dict(
+                sorted(
+                    Counter(label for label, of in zip(labels, splits, strict=True) if of == split).items()
+                )
+            )
             for split in SPLITS
         },
         quarantined=tuple(refused),
@@ -269,20 +273,27 @@ def _read_clinical(
                 ) from None
             good.append(row)
         except PatientError as error:
-            refused.append(_refusal(error))
+            refused.append(refusal_of(error))
     return good, levels, refused
 
 
 def _images(
-    tasks: list[_Task], *, known: dict[str, list[object]], workers: int | None
+    tasks: list[_Task], *, known: dict[str, store.Stamped], workers: int | None
 ) -> Iterable[tuple[_Task, _Done | pool.Lost]]:
     """What came of each patient's image; those that nothing changed for need no process."""
     changed: list[_Task] = []
     for task in tasks:
         try:
-            key, used = store.key_of(task.row, root=task.root, image=task.image, known=known, hash_new=False)
+            key, used = store.key_of(
+                task.row,
+                root=task.root,
+                image=task.image,
+                known=known,
+                checksums=task.checksums,
+                hash_new=False,
+            )
         except PatientError as error:
-            yield task, _Done(refusal=_refusal(error))
+            yield task, _Done(refusal=refusal_of(error))
             continue
         if key and not task.checkerboards and store.load(task.folder, subject=task.row.subject, key=key):
             yield task, _Done(key=key, reused=True)
@@ -291,7 +302,9 @@ def _images(
             changed.append(task)
     if changed:
         if workers is None:
-            workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            workers = (
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            )
         yield from pool.run(_work, tasks=changed, workers=min(workers, len(changed)), limit_s=LIMIT_S)
 
 
@@ -299,7 +312,9 @@ def _work(task: _Task) -> _Done:
     """One patient, in a worker."""
     row = task.row
     try:
-        key, used = store.key_of(row, root=task.root, image=task.image, known=task.known)
+        key, used = store.key_of(
+            row, root=task.root, image=task.image, known=task.known, checksums=task.checksums
+        )
         patient = prepare_patient(
             row,
             root=task.root,
@@ -309,79 +324,21 @@ def _work(task: _Task) -> _Done:
         store.save(task.folder, subject=row.subject, key=key, patient=patient)
         return _Done(key=key, known=used)
     except PatientError as error:
-        return _Done(refusal=_refusal(error))
-    except Exception as error:  # a fault of this project, or a file that nobody foresaw: the others go on
+        return _Done(refusal=refusal_of(error))
+    except Exception as error:  # noqa: BLE001 - a fault of this project, or a file that nobody foresaw: the others go on
         what = f"it cannot be prepared ({type(error).__name__})"
         return _Done(
             refusal=Refusal(row.subject, "", what, f"{row.subject}: {what}. Leave it out, and report this.")
         )
 
 
-def _refusal(error: PatientError) -> Refusal:
-    return Refusal(error.subject, error.file or "", error.what, str(error))
-
-
-def _lost(subject: str, lost: pool.Lost) -> Refusal:
-    what = f"reading its files {lost.reason}"
-    return Refusal(
-        subject, "", what, f"{subject}: {what}. A file is broken: export it again, or convert it to uncompressed DICOM."
-    )
-
-
-def _duplicates(rows: list[PatientRow], *, patients: Mapping[str, PreparedPatient]) -> list[Refusal]:
-    """Patients who are the same: all of them where they span splits, else all but the first."""
-    holders: dict[str, list[PatientRow]] = defaultdict(list)
-    for row in rows:
-        if row.subject in patients:
-            for digest in set(patients[row.subject].digests):
-                holders[digest].append(row)
-    refused: dict[str, Refusal] = {}
-    for same in holders.values():
-        if len(same) < 2:
-            continue
-        across = len({row.split for row in same}) > 1
-        what = "the same images in two splits" if across else "the same images as another patient"
-        for row in same if across else same[1:]:
-            others = ", ".join(other.subject for other in same if other is not row)
-            error = PatientError(
-                what, subject=row.subject, got=f"those of {others}", advice="Keep one of them, in one split."
-            )
-            refused.setdefault(row.subject, _refusal(error))
-    return list(refused.values())
-
-
 def _row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
-    rejected = [f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()]
-    return rejected + [f"{variable} is censored and settles no level: taken as missing" for variable in levels.unsettled]
-
-
-def _check_enough(
-    left: list[PatientRow], *, refused: list[Refusal], settings: DatasetConfig, total: int, task: Task | None
-) -> None:
-    """Refuse to go on where too much is missing; `quarantine.csv` is written by then."""
-    reasons = Counter(refusal.reason for refusal in refused).most_common(3)
-    most = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-    where = settings.prepared / QUARANTINE_FILE
-    if not left:
-        raise DataError(
-            "no patient can be used", got=f"{total} rows, {most or 'all empty'}", advice=f"See {where}."
-        )
-    if len(refused) > settings.max_quarantined:
-        raise DataError(
-            "too many patients cannot be used",
-            got=f"{len(refused)} of {total} ({most})",
-            expected=f"at most {settings.max_quarantined} (dataset.max_quarantined)",
-            advice=f"See {where}; mend the files, or raise the limit.",
-        )
-    if task is not None:
-        empty = [name for name in task.classes if not any(r.label == name and r.split == "test" for r in left)]
-        if empty:
-            raise DataError(
-                "a class has no patients in test",
-                got=f"no {', no '.join(empty)}",
-                expected=f"patients of {', '.join(task.classes)}",
-                advice="Hold out patients of every class, or choose a task without that class.",
-            )
+    rejected = [
+        f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()
+    ]
+    return rejected + [
+        f"{variable} is censored and settles no level: taken as missing" for variable in levels.unsettled
+    ]
 
 
 def _missing(levels: list[Levels]) -> dict[str, float]:
@@ -399,7 +356,7 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str,
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
@@ -416,4 +373,4 @@ def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
     }
     partial = folder / f"{STATISTICS_FILE}.part"
     partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, folder / STATISTICS_FILE)
+    partial.replace(folder / STATISTICS_FILE)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,10 +24,39 @@ from stic_client.ingest.patient import PreparedPatient
 from stic_client.ingest.source import files_of, locate
 from stic_core.config import ImageConfig
 from stic_core.dataset import SPEC_VERSION
-
+from stic_core.errors import DataError
 
 Stamped: TypeAlias = list[object]
 """Size, two times, inode, sha256 of a file; a list because it goes through JSON."""
+
+_CHECKSUM = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<path>.+)")
+
+
+CHECKSUMS_FILE = "SHA256SUMS"
+"""Optional, in the dataset's root: compressed CT has no checksum of its own, and some damage
+still decodes to something like an image."""
+
+
+def read_checksums(root: Path) -> dict[str, str]:
+    """What `sha256sum` wrote in the root: digests by path relative to it; none without the file.
+
+    Raises:
+        DataError: a line that is no such line.
+    """
+    try:
+        lines = (root / CHECKSUMS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError):
+        lines = ["?"]
+    found = [_CHECKSUM.fullmatch(line) for line in lines if line.strip()]
+    if None in found:
+        raise DataError(
+            f"{CHECKSUMS_FILE} cannot be read",
+            expected="lines of sha256sum: digest, two spaces, path",
+            advice="Write it in the root: find . -type f | xargs sha256sum > SHA256SUMS.",
+        )
+    return {match["path"].removeprefix("./"): match["digest"].lower() for match in found if match}
 
 
 def patient_file(folder: Path, subject: str) -> Path:
@@ -35,19 +65,26 @@ def patient_file(folder: Path, subject: str) -> Path:
 
 
 def key_of(
-    row: PatientRow, *, root: Path, image: ImageConfig, known: Mapping[str, Stamped], hash_new: bool = True
+    row: PatientRow,
+    *,
+    root: Path,
+    image: ImageConfig,
+    known: Mapping[str, Stamped],
+    checksums: Mapping[str, str],
+    hash_new: bool = True,
 ) -> tuple[str, dict[str, Stamped]]:
     """What a patient's image depends on, as a hash.
 
     Args:
         known: hashes of files by path, after the size and times they were made at.
+        checksums: see `read_checksums`.
         hash_new: also read files that are not known; without, the key is "" where there are any.
 
     Returns:
         The key, and the stamps of this patient's files.
 
     Raises:
-        PatientError: a path that is not there, or leaves the root.
+        PatientError: a path that is not there or leaves the root; a checksum that differs.
     """
     fields = {
         name: value
@@ -73,7 +110,14 @@ def key_of(
                 else:
                     complete = False
                     continue
-                digest.update(str(used[name][4]).encode())
+                value = str(used[name][4])
+                if checksums.get(source.path.relative_to(root).as_posix(), value) != value:
+                    raise source.refuse(
+                        "a file is not the one that was exported: its checksum differs",
+                        expected=f"the one in {CHECKSUMS_FILE}",
+                        advice="Transfer the file again.",
+                    )
+                digest.update(value.encode())
         digest.update(b"|")
     return digest.hexdigest() if complete else "", used
 
@@ -93,7 +137,7 @@ def save(folder: Path, *, subject: str, key: str, patient: PreparedPatient) -> N
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     with partial.open("wb") as file:
         np.savez(file, image=patient.image, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load(folder: Path, *, subject: str, key: str) -> PreparedPatient | None:
@@ -136,4 +180,4 @@ def save_known(folder: Path, *, known: dict[str, Stamped]) -> None:
     """Keep the hashes for the next run."""
     partial = folder / "files.json.part"
     partial.write_text(json.dumps(known), encoding="utf-8")
-    os.replace(partial, folder / "files.json")
+    partial.replace(folder / "files.json")

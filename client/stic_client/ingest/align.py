@@ -61,15 +61,7 @@ def align(stacks: Mapping[str, Stack], *, row: PatientRow, mask: Mask | None) ->
     named = stacks[row.mask_phase]
     index = choose_slice(named, row=row, mask=mask)
     place = _place(named, index=index, row=row, mask=mask)
-    volumes = {phase: UNMOVED for phase in PHASES}
-    rejected: dict[str, str] = {}
-    if any(len(stack) > 1 for stack in stacks.values()) and not row.registered:
-        fixed = coarse(stacks["nc"])
-        for phase in PHASES[1:]:
-            if min(len(stacks["nc"]), len(stacks[phase])) > 1:
-                volumes[phase] = register_volume(fixed, moving=coarse(stacks[phase]))
-                if not volumes[phase].accepted:
-                    rejected[f"{phase} (3D)"] = volumes[phase].reason
+    volumes, rejected = _register_volumes(stacks, row=row)
 
     # The chosen point in the non-contrast volume, and the slice there.
     here = np.array([*(place[::-1] if place is not None else _middle(named.grid)[::-1]), named.z_mm[index]])
@@ -77,7 +69,9 @@ def align(stacks: Mapping[str, Stack], *, row: PatientRow, mask: Mask | None) ->
     nc = stacks["nc"]
     if len(nc) > 1 and not nc.z_mm[0] - nc.spacing_z_mm <= there[2] <= nc.z_mm[-1] + nc.spacing_z_mm:
         raise nc.source.refuse(
-            "the phase does not reach the chosen slice", got=f"z {there[2]:.1f} mm", advice="Export all of the liver."
+            "the phase does not reach the chosen slice",
+            got=f"z {there[2]:.1f} mm",
+            advice="Export all of the liver.",
         )
     chosen = nc.nearest(float(there[2]))
     fixed_slice, grid, z = nc.load(chosen), nc.grid, nc.z_mm[chosen]
@@ -115,6 +109,22 @@ def align(stacks: Mapping[str, Stack], *, row: PatientRow, mask: Mask | None) ->
         nc_z_mm=z,
         rejected=rejected,
     )
+
+
+def _register_volumes(
+    stacks: Mapping[str, Stack], *, row: PatientRow
+) -> tuple[dict[str, VolumeRegistration], dict[str, str]]:
+    """3D rigid registrations by phase, and why some were rejected."""
+    volumes: dict[str, VolumeRegistration] = dict.fromkeys(PHASES, UNMOVED)
+    rejected: dict[str, str] = {}
+    moving = [phase for phase in PHASES[1:] if min(len(stacks["nc"]), len(stacks[phase])) > 1]
+    if moving and not row.registered:
+        fixed = coarse(stacks["nc"])
+        for phase in moving:
+            volumes[phase] = register_volume(fixed, moving=coarse(stacks[phase]))
+            if not volumes[phase].accepted:
+                rejected[f"{phase} (3D)"] = volumes[phase].reason
+    return volumes, rejected
 
 
 def choose_slice(stack: Stack, *, row: PatientRow, mask: Mask | None) -> int:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.pixels import pixel_array
-from pydicom.sequence import Sequence as Sequence_
-from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
+from pydicom.uid import UID, AllTransferSyntaxes
 
+from stic_client.ingest.codestreams import check_codestreams, check_smooth, decompress
+from stic_client.ingest.elements import (
+    acquired,
+    digest_of,
+    is_phantom,
+    known,
+    numbers,
+    open_dataset,
+    text,
+    value,
+)
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack, check_hu
 from stic_core.ct import Grid
@@ -45,8 +48,33 @@ _NOT_A_SLICE = {
     "SCREEN SAVE": "a screen save",
     "SCREENSAVE": "a screen save",
 }
-_MODALITIES = ("CT", "MR", "PT", "US", "NM", "CR", "DX", "OT", "SR", "SEG", "SC", "RTDOSE", "RTSTRUCT", "PR", "KO")
-_PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+_MODALITIES = (
+    "CT",
+    "MR",
+    "PT",
+    "US",
+    "NM",
+    "CR",
+    "DX",
+    "OT",
+    "SR",
+    "SEG",
+    "SC",
+    "RTDOSE",
+    "RTSTRUCT",
+    "PR",
+    "KO",
+)
+_PHOTOMETRIC = (
+    "MONOCHROME1",
+    "MONOCHROME2",
+    "RGB",
+    "PALETTE COLOR",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_RCT",
+    "YBR_ICT",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,76 +104,6 @@ class Header:
     warnings: tuple[str, ...]
 
 
-def open_dataset(source: Source, *, pixels: bool) -> Dataset:
-    """Parse a file.
-
-    Args:
-        pixels: False stops before the pixel data.
-
-    Raises:
-        PatientError: it is no DICOM file, or is broken.
-    """
-    try:
-        with quiet():
-            dataset = dcmread(source.path, stop_before_pixels=not pixels)
-            # Elements are parsed when they are first read: a broken one shall fail here.
-            for element in dataset:
-                _ = element.value
-            return dataset
-    except InvalidDicomError:
-        raise source.refuse(
-            "it is not a DICOM file", expected="DICOM part 10 with its preamble", advice="Export the series again."
-        ) from None
-    except Exception as error:  # pydicom raises almost anything on broken files
-        raise source.unreadable("DICOM", error) from None
-
-
-def value(dataset: Dataset, keyword: str) -> object:
-    """An element's value, None where it is missing, empty or cannot be parsed."""
-    try:
-        with quiet():
-            found = dataset.get(keyword)
-    except Exception:  # see open_dataset
-        return None
-    return None if found is None or (isinstance(found, (str, list)) and len(found) == 0) else found
-
-
-def numbers(dataset: Dataset, keyword: str, *, count: int) -> tuple[float, ...] | None:
-    """Finite numbers, None where there are not `count` of them."""
-    found = value(dataset, keyword)
-    values = list(found) if isinstance(found, (list, MultiValue)) else [found]
-    try:
-        out = tuple(float(str(item)) for item in values)
-    except (TypeError, ValueError):
-        return None
-    return out if len(out) == count and all(map(math.isfinite, out)) else None
-
-
-def text(dataset: Dataset, keyword: str) -> str:
-    """A text for comparing, upper case; never for showing."""
-    found = value(dataset, keyword)
-    if found is None:
-        return ""
-    words = list(found) if isinstance(found, (list, MultiValue)) else [found]
-    return "\\".join(map(str, words)).strip().upper()
-
-
-def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence, none where there is no such sequence."""
-    found = value(dataset, keyword)
-    return [item for item in found if isinstance(item, Dataset)] if isinstance(found, Sequence_) else []
-
-
-def first(dataset: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence, None where there is none."""
-    return next(iter(items(dataset, keyword)), None)
-
-
-def known(word: str, words: Sequence[str]) -> str:
-    """A word that may be shown, or that there is one which may not."""
-    return word if word in words else ("nothing" if not word else "another value")
-
-
 def check_kind(dataset: Dataset, *, source: Source) -> None:
     """Refuse what is no CT slice.
 
@@ -166,7 +124,9 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
     if modality != "CT":
         raise source.refuse("modality", got=known(modality, _MODALITIES), expected="CT", advice=advice)
     if uid != CT and uid not in ENHANCED_CT:
-        raise source.refuse("it is another kind of object", expected="(enhanced) CT Image Storage", advice=advice)
+        raise source.refuse(
+            "it is another kind of object", expected="(enhanced) CT Image Storage", advice=advice
+        )
     if text(dataset, "BurnedInAnnotation") == "YES":
         raise source.refuse(
             "text is burned into the image",
@@ -205,12 +165,19 @@ def check_pixels(dataset: Dataset, *, source: Source) -> tuple[int, int]:
     if allocated != 16:
         got = f"{allocated} bits" if isinstance(allocated, int) else "nothing"
         raise source.refuse(
-            "bits a pixel", got=got, expected="16 bits", advice="Export the original series, not a capture of it."
+            "bits a pixel",
+            got=got,
+            expected="16 bits",
+            advice="Export the original series, not a capture of it.",
         )
     if not isinstance(stored, int) or not 8 < stored <= 16 or high != stored - 1:
-        raise source.refuse("bits stored and high bit", expected="9 to 16, and one less", advice="Export it again.")
+        raise source.refuse(
+            "bits stored and high bit", expected="9 to 16, and one less", advice="Export it again."
+        )
     if samples != 1 or signed not in (0, 1):
-        raise source.refuse("samples a pixel or sign", expected="1 sample, sign 0 or 1", advice="Export it again.")
+        raise source.refuse(
+            "samples a pixel or sign", expected="1 sample, sign 0 or 1", advice="Export it again."
+        )
     low, most = _SIZES
     if not (isinstance(rows, int) and isinstance(cols, int) and low <= rows <= most and low <= cols <= most):
         raise source.refuse("rows and columns", expected=f"{low} to {most} each", advice="Export it again.")
@@ -233,7 +200,9 @@ def check_plane(
         PatientError: missing, not axial, or tilted by more than 2 degrees.
     """
     if orientation is None or len(orientation) != 6:
-        raise source.refuse("orientation is missing", expected="ImageOrientationPatient", advice="Export it again.")
+        raise source.refuse(
+            "orientation is missing", expected="ImageOrientationPatient", advice="Export it again."
+        )
     if spacing is None or not all(_SPACINGS_MM[0] <= step <= _SPACINGS_MM[1] for step in spacing):
         raise source.refuse(
             "pixel spacing is missing or cannot be",
@@ -294,36 +263,6 @@ def rescale(dataset: Dataset, *, source: Source) -> tuple[float, float]:
     return slope[0], intercept[0]
 
 
-def acquired(dataset: Dataset) -> float | None:
-    """Acquisition time, or content or series time, in seconds since day 1; None where unknown."""
-    both = text(dataset, "AcquisitionDateTime")
-    if not both:
-        for name in ("Acquisition", "Content", "Series"):
-            if clock := text(dataset, f"{name}Time"):
-                day = text(dataset, f"{name}Date") or text(dataset, "StudyDate") or "19000101"
-                both = day + clock
-                break
-    both = both.replace(":", "").split("+")[0].split("-")[0]
-    for form in ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M"):
-        try:
-            moment = datetime.datetime.strptime(both, form)  # noqa: DTZ007 - differences only
-            return (moment - datetime.datetime(1, 1, 1)).total_seconds()  # noqa: DTZ001
-        except ValueError:
-            continue
-    return None
-
-
-def digest_of(dataset: Dataset, keyword: str) -> str:
-    """sha256 of an identifier, for comparing in memory and in the dataset's own folder."""
-    found = text(dataset, keyword)
-    return hashlib.sha256(found.encode()).hexdigest() if found else ""
-
-
-def is_phantom(dataset: Dataset) -> bool:
-    """Whether the files say that no patient stands behind them."""
-    return text(dataset, "ManufacturerModelName").startswith("PHANTOM")
-
-
 def check_header(dataset: Dataset, *, source: Source) -> Header:
     """Everything that must hold of a classic CT slice, short of its pixels.
 
@@ -349,9 +288,11 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
         )
     position = numbers(dataset, "ImagePositionPatient", count=3)
     if position is None or max(map(abs, position)) > 5_000:
-        raise source.refuse("position is missing or cannot be", expected="ImagePositionPatient", advice="Export it again.")
+        raise source.refuse(
+            "position is missing or cannot be", expected="ImagePositionPatient", advice="Export it again."
+        )
     rescale(dataset, source=source)
-    assert orientation is not None and spacing is not None  # noqa: PT018, S101 - check_plane refused them
+    assert orientation is not None and spacing is not None  # noqa: PT018 - check_plane refused them
     lossy = text(dataset, "LossyImageCompression") == "01"
     return Header(
         grid=plane_grid(shape, spacing=spacing, position=position, orientation=orientation, flip=flip),
@@ -376,7 +317,9 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> np.ndarray:
     rows, cols = check_pixels(dataset, source=source)
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
-        raise source.refuse("transfer syntax is missing or not known", advice="Convert it to uncompressed DICOM.")
+        raise source.refuse(
+            "transfer syntax is missing or not known", advice="Convert it to uncompressed DICOM."
+        )
     data = value(dataset, "PixelData")
     if not isinstance(data, bytes):
         raise source.refuse("pixel data are missing", expected="PixelData", advice="Export the series again.")
@@ -393,43 +336,25 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> np.ndarray:
         order = "<" if syntax.is_little_endian else ">"
         pixels = np.frombuffer(data, dtype=f"{order}{'i' if signed else 'u'}2")
     else:
-        _check_codestreams(dataset, frames=frames, source=source)
+        check_codestreams(dataset, frames=frames, source=source)
         try:
             with quiet():
-                pixels = pixel_array(dataset, raw=True)
-        except Exception as error:  # decoders raise almost anything on broken streams
+                pixels = decompress(dataset, frames=frames)
+        except Exception as error:  # noqa: BLE001 - decoders raise almost anything on broken streams
             raise source.unreadable("compressed pixels", error) from None
         if pixels.size != frames * rows * cols or pixels.dtype.kind not in "iu":
             raise source.refuse(
-                "decoded pixels have another shape", expected=f"{frames} x {rows} x {cols}", advice="Export it again."
+                "decoded pixels have another shape",
+                expected=f"{frames} x {rows} x {cols}",
+                advice="Export it again.",
             )
     pixels = pixels.reshape(frames, rows, cols).astype(np.int32)
     # Bits above BitsStored may hold an overlay; they are no part of the value.
     pixels &= (1 << bits) - 1
-    return np.where(pixels >= 1 << (bits - 1), pixels - (1 << bits), pixels) if signed else pixels
-
-
-def _check_codestreams(dataset: Dataset, *, frames: int, source: Source) -> None:
-    """Refuse compressed frames without an end: decoders fill what is missing with zeros.
-
-    Raises:
-        PatientError: another number of frames, or one that does not end with its marker.
-    """
-    try:
-        with quiet():
-            found = list(generate_frames(dataset.PixelData, number_of_frames=frames))
-    except Exception as error:  # see decode
-        raise source.unreadable("compressed pixels", error) from None
-    rle = dataset.file_meta.TransferSyntaxUID == RLELossless
-    # JPEG, JPEG-LS and JPEG 2000 all end with the marker FFD9, then at most one byte of padding.
-    whole = [rle or b"\xff\xd9" in frame[-4:] for frame in found]
-    if len(found) != frames or not all(whole):
-        raise source.refuse(
-            "compressed pixel data are cut short",
-            got=f"{sum(whole)} whole frames",
-            expected=f"{frames}",
-            advice="Export or transfer the file again.",
-        )
+    values = np.where(pixels >= 1 << (bits - 1), pixels - (1 << bits), pixels) if signed else pixels
+    if syntax.is_compressed:
+        check_smooth(values, source=source)
+    return values
 
 
 def read_slice(source: Source) -> tuple[Header, HUSlice]:
@@ -443,7 +368,9 @@ def read_slice(source: Source) -> tuple[Header, HUSlice]:
     slope, intercept = rescale(dataset, source=source)
     frames = value(dataset, "NumberOfFrames")
     if frames not in (None, 1):
-        raise source.refuse("a classic CT file with several frames", expected="1 frame", advice="Export it again.")
+        raise source.refuse(
+            "a classic CT file with several frames", expected="1 frame", advice="Export it again."
+        )
     hu = (decode(dataset, frames=1, source=source)[0] * slope + intercept).astype(np.float32)
     return header, check_hu(flipped(hu, flip=header.flip), source=source)
 

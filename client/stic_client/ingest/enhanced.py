@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from pydicom.dataset import Dataset
 
-from stic_client.ingest import dicom
+from stic_client.ingest import dicom, elements
 from stic_client.ingest.series import Plane, assemble
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack, check_hu
@@ -28,17 +28,21 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
     """
     if not source.path.is_file():
         raise source.refuse("it is a folder", expected="an enhanced CT file", advice="Name the file in it.")
-    dataset = dicom.open_dataset(source, pixels=True)
+    dataset = elements.open_dataset(source, pixels=True)
     dicom.check_kind(dataset, source=source)
-    if dicom.text(dataset, "SOPClassUID") not in dicom.ENHANCED_CT:
-        raise source.refuse("it is a classic CT file", expected="enhanced CT", advice="Use layout dicom_series.")
+    if elements.text(dataset, "SOPClassUID") not in dicom.ENHANCED_CT:
+        raise source.refuse(
+            "it is a classic CT file", expected="enhanced CT", advice="Use layout dicom_series."
+        )
     shape = dicom.check_pixels(dataset, source=source)
-    count = dicom.numbers(dataset, "NumberOfFrames", count=1)
-    groups = dicom.items(dataset, "PerFrameFunctionalGroupsSequence")
+    count = elements.numbers(dataset, "NumberOfFrames", count=1)
+    groups = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
     frames = int(count[0]) if count else 0
     if not 1 <= frames <= MAX_FRAMES or len(groups) != frames:
-        raise source.refuse("its frames and their functional groups differ in number", advice="Export it again.")
-    shared = dicom.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+        raise source.refuse(
+            "its frames and their functional groups differ in number", advice="Export it again."
+        )
+    shared = elements.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
     stored = dicom.decode(dataset, frames=frames, source=source)
 
     planes = []
@@ -46,24 +50,28 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
 
         def group(keyword: str, own: Dataset = own) -> Dataset:
             """A functional group: the frame's own, else the shared one."""
-            return dicom.first(own, keyword) or dicom.first(shared, keyword) or Dataset()
+            return elements.first(own, keyword) or elements.first(shared, keyword) or Dataset()
 
         # The words that tell a localizer stand here in enhanced files.
-        frame_type = dicom.text(group("CTImageFrameTypeSequence"), "FrameType")
+        frame_type = elements.text(group("CTImageFrameTypeSequence"), "FrameType")
         if "LOCALIZER" in frame_type:
             raise source.refuse("it is a localizer", expected="axial CT", advice="Name the axial series.")
         slope, intercept = dicom.rescale(group("PixelValueTransformationSequence"), source=source)
-        orientation = dicom.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
-        spacing = dicom.numbers(group("PixelMeasuresSequence"), "PixelSpacing", count=2)
+        orientation = elements.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
+        spacing = elements.numbers(group("PixelMeasuresSequence"), "PixelSpacing", count=2)
         flip = dicom.check_plane(orientation, spacing, source=source)
-        position = dicom.numbers(group("PlanePositionSequence"), "ImagePositionPatient", count=3)
+        position = elements.numbers(group("PlanePositionSequence"), "ImagePositionPatient", count=3)
         if position is None or orientation is None or spacing is None:
-            raise source.refuse("a frame's position is missing", expected="PlanePosition", advice="Export it again.")
+            raise source.refuse(
+                "a frame's position is missing", expected="PlanePosition", advice="Export it again."
+            )
         content = group("FrameContentSequence")
         time = Dataset()
-        time.AcquisitionDateTime = dicom.value(content, "FrameAcquisitionDateTime") or dicom.value(
-            content, "FrameReferenceDateTime"
-        ) or dicom.value(dataset, "AcquisitionDateTime")
+        time.AcquisitionDateTime = (
+            elements.value(content, "FrameAcquisitionDateTime")
+            or elements.value(content, "FrameReferenceDateTime")
+            or elements.value(dataset, "AcquisitionDateTime")
+        )
 
         def load(
             number: int = number,
@@ -76,13 +84,15 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
 
         planes.append(
             Plane(
-                grid=dicom.plane_grid(shape, spacing=spacing, position=position, orientation=orientation, flip=flip),
+                grid=dicom.plane_grid(
+                    shape, spacing=spacing, position=position, orientation=orientation, flip=flip
+                ),
                 z_mm=position[2],
                 position=(position[0], position[1], position[2]),
                 series="",
-                acquisition=dicom.text(content, "TemporalPositionIndex")
-                or dicom.text(content, "FrameAcquisitionNumber"),
-                time_s=dicom.acquired(time),
+                acquisition=elements.text(content, "TemporalPositionIndex")
+                or elements.text(content, "FrameAcquisitionNumber"),
+                time_s=elements.acquired(time),
                 load=load,
             )
         )
@@ -90,6 +100,6 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
         planes,
         phases=phases,
         source=source,
-        study=dicom.digest_of(dataset, "StudyInstanceUID"),
-        phantom=dicom.is_phantom(dataset),
+        study=elements.digest_of(dataset, "StudyInstanceUID"),
+        phantom=elements.is_phantom(dataset),
     )

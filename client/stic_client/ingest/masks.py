@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
-from stic_client.ingest import dicom
+from stic_client.ingest import dicom, elements
 from stic_client.ingest.manifest import MaskType
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack
@@ -34,6 +34,7 @@ class MaskPlane:
 
     @property
     def area_mm2(self) -> float:
+        """Of what is inside."""
         return float(self.inside.sum()) * self.grid.spacing_mm[0] * self.grid.spacing_mm[1]
 
     @property
@@ -102,7 +103,9 @@ def read_mask(source: Source, *, kind: MaskType, label: str = "") -> Mask:
     Raises:
         PatientError: not such a file, another label, or nothing inside.
     """
-    planes, step, is_liver = _read_seg(source, label=label) if kind == "seg" else _read_voxels(source, kind, label=label)
+    planes, step, is_liver = (
+        _read_seg(source, label=label) if kind == "seg" else _read_voxels(source, kind, label=label)
+    )
     planes = sorted((plane for plane in planes if plane.inside.any()), key=lambda plane: plane.z_mm)
     if not planes:
         raise source.refuse("the mask is empty", advice="Check mask_path and mask_label.")
@@ -128,35 +131,39 @@ def _read_voxels(source: Source, kind: MaskType, *, label: str) -> tuple[list[Ma
             )
         inside = volume.values != 0
     step = volume.z_mm[1] - volume.z_mm[0] if len(volume.z_mm) > 1 else 1.0
-    return [MaskPlane(z, plane, volume.grid) for z, plane in zip(volume.z_mm, inside, strict=True)], step, False
+    return (
+        [MaskPlane(z, plane, volume.grid) for z, plane in zip(volume.z_mm, inside, strict=True)],
+        step,
+        False,
+    )
 
 
 def _read_seg(source: Source, *, label: str) -> tuple[list[MaskPlane], float, bool]:
-    dataset = dicom.open_dataset(source, pixels=True)
-    if dicom.text(dataset, "SOPClassUID") not in SEG:
+    dataset = elements.open_dataset(source, pixels=True)
+    if elements.text(dataset, "SOPClassUID") not in SEG:
         raise source.refuse("it is not a DICOM segmentation", expected="Segmentation Storage")
     number, words = _segment(dataset, source=source, label=label)
-    shared = dicom.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
-    frames = list(dicom.items(dataset, "PerFrameFunctionalGroupsSequence"))
+    shared = elements.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+    frames = list(elements.items(dataset, "PerFrameFunctionalGroupsSequence"))
     stored = _frames(dataset, count=len(frames), source=source)
-    labelmap = dicom.text(dataset, "SegmentationType") == "LABELMAP"
+    labelmap = elements.text(dataset, "SegmentationType") == "LABELMAP"
     # Half of the full scale for probabilities and occupancies; a binary mask has a scale of 1.
-    scale = dicom.numbers(dataset, "MaximumFractionalValue", count=1) or (1.0,)
+    scale = elements.numbers(dataset, "MaximumFractionalValue", count=1) or (1.0,)
     planes, heights = [], []
     for own, pixels in zip(frames, stored, strict=True):
 
         def group(keyword: str, own: Dataset = own) -> Dataset:
-            return dicom.first(own, keyword) or dicom.first(shared, keyword) or Dataset()
+            return elements.first(own, keyword) or elements.first(shared, keyword) or Dataset()
 
-        orientation = dicom.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
+        orientation = elements.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
         measures = group("PixelMeasuresSequence")
-        spacing = dicom.numbers(measures, "PixelSpacing", count=2)
-        position = dicom.numbers(group("PlanePositionSequence"), "ImagePositionPatient", count=3)
+        spacing = elements.numbers(measures, "PixelSpacing", count=2)
+        position = elements.numbers(group("PlanePositionSequence"), "ImagePositionPatient", count=3)
         flip = dicom.check_plane(orientation, spacing, source=source)
         if position is None or orientation is None or spacing is None:
             raise source.refuse("a frame's position is missing", expected="PlanePosition")
         heights.append(position[2])
-        of = dicom.numbers(group("SegmentIdentificationSequence"), "ReferencedSegmentNumber", count=1)
+        of = elements.numbers(group("SegmentIdentificationSequence"), "ReferencedSegmentNumber", count=1)
         if not labelmap and (of is None or int(of[0]) != number):
             continue
         inside = pixels == number if labelmap else pixels >= scale[0] / 2
@@ -169,18 +176,24 @@ def _read_seg(source: Source, *, label: str) -> tuple[list[MaskPlane], float, bo
         )
         planes.append(MaskPlane(position[2], dicom.flipped(inside, flip=flip), grid))
     between = np.diff(np.unique(np.round(heights, 3)))
-    thickness = dicom.numbers(dicom.first(shared, "PixelMeasuresSequence") or Dataset(), "SliceThickness", count=1)
+    thickness = elements.numbers(
+        elements.first(shared, "PixelMeasuresSequence") or Dataset(), "SliceThickness", count=1
+    )
     step = float(between.min()) if len(between) else (thickness[0] if thickness else 1.0)
-    return planes, step, "LIVER" in words and not any(word in words for word in ("LESION", "TUMO", "MASS", "NODULE"))
+    return (
+        planes,
+        step,
+        "LIVER" in words and not any(word in words for word in ("LESION", "TUMO", "MASS", "NODULE")),
+    )
 
 
 def _segment(dataset: Dataset, *, source: Source, label: str) -> tuple[int, str]:
     """The segment that the manifest means: its number, and its label for comparing."""
     segments = {}
-    for item in dicom.items(dataset, "SegmentSequence"):
-        number = dicom.numbers(item, "SegmentNumber", count=1)
+    for item in elements.items(dataset, "SegmentSequence"):
+        number = elements.numbers(item, "SegmentNumber", count=1)
         if number is not None:
-            segments[int(number[0])] = dicom.text(item, "SegmentLabel")
+            segments[int(number[0])] = elements.text(item, "SegmentLabel")
     chosen = [
         number
         for number, words in segments.items()
@@ -202,11 +215,14 @@ def _frames(dataset: Dataset, *, count: int, source: Source) -> np.ndarray:
     Raises:
         PatientError: another number of frames than groups, or data cut short.
     """
-    sizes = [dicom.numbers(dataset, key, count=1) for key in ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")]
+    sizes = [
+        elements.numbers(dataset, key, count=1)
+        for key in ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")
+    ]
     if None in sizes or count < 1 or int(sizes[0][0]) != count:  # pyright: ignore[reportOptionalSubscript]
         raise source.refuse("its frames and their functional groups differ in number")
     frames, rows, cols, bits = (int(size[0]) for size in sizes if size is not None)
-    data = dicom.value(dataset, "PixelData")
+    data = elements.value(dataset, "PixelData")
     if not isinstance(data, bytes) or not (1 <= rows <= 4096 and 1 <= cols <= 4096) or bits not in (1, 8, 16):
         raise source.refuse("pixel data of the segmentation cannot be used")
     if bits == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed:
@@ -218,5 +234,5 @@ def _frames(dataset: Dataset, *, count: int, source: Source) -> np.ndarray:
     try:
         with quiet():
             return np.asarray(dataset.pixel_array).reshape(frames, rows, cols)
-    except Exception as error:  # decoders raise almost anything on broken streams
+    except Exception as error:  # noqa: BLE001 - decoders raise almost anything on broken streams
         raise source.unreadable("a segmentation", error) from None

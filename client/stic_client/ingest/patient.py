@@ -85,7 +85,11 @@ def prepare_patient(
             expected="three different phases",
             advice="Correct the paths of the manifest.",
         )
-    if liver is not None and (change := _enhancement(aligned, liver=liver)) is not None and change < MIN_ENHANCEMENT_HU:
+    if (
+        liver is not None
+        and (change := _enhancement(aligned, liver=liver)) is not None
+        and change < MIN_ENHANCEMENT_HU
+    ):
         warnings.append(
             f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
         )
@@ -172,7 +176,7 @@ def _digest(hu: HUSlice) -> str:
 
 def _save_checkerboard(path: Path, first: np.ndarray, second: np.ndarray, *, fields: int = 8) -> None:
     """Both images in alternating fields: where edges go on across a border, they fit."""
-    from PIL import Image  # noqa: PLC0415 - only on request
+    from PIL import Image
 
     rows, cols = (np.arange(size) * fields // size for size in first.shape)
     odd = (rows[:, None] + cols[None]) % 2 == 1

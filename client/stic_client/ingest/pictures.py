@@ -28,7 +28,9 @@ def read_grey(source: Source) -> Stack:
     pixels = _pixels(source)
     if pixels.ndim == 3:
         if not (pixels[..., :1] == pixels[..., :3]).all():
-            raise source.refuse("the picture has colours", expected="grey", advice="Use layout rgb_png, or grey files.")
+            raise source.refuse(
+                "the picture has colours", expected="grey", advice="Use layout rgb_png, or grey files."
+            )
         pixels = pixels[..., 0]
     return _stack(source, pixels)
 
@@ -51,7 +53,9 @@ def read_rgb(source: Source) -> dict[str, Stack]:
 
 def _stack(source: Source, grey: np.ndarray) -> Stack:
     if np.ptp(grey) == 0:
-        raise source.refuse("the picture shows nothing", got="one grey value", advice="Make the picture again.")
+        raise source.refuse(
+            "the picture shows nothing", got="one grey value", advice="Make the picture again."
+        )
     hu = from_grey(np.ascontiguousarray(grey))
     rows, cols = grey.shape
     return Stack(source=source, grid=Grid((rows, cols)), z_mm=(0.0,), load=lambda _: hu, has_geometry=False)
@@ -73,17 +77,21 @@ def _pixels(source: Source) -> np.ndarray:
     if not (low <= rows <= most and low <= cols <= most):
         raise source.refuse("rows and columns", got=f"{rows} x {cols}", expected=f"{low} to {most} each")
     if depth != 8:
-        raise source.refuse("bits a channel", got=depth, expected=8, advice="Window to 8 bits as the paper does.")
+        raise source.refuse(
+            "bits a channel", got=depth, expected=8, advice="Window to 8 bits as the paper does."
+        )
     try:
         with quiet():
             image = Image.open(source.path, formats=["PNG"])
             mode, pixels = image.mode, np.asarray(image)
-    except Exception as error:  # Pillow raises almost anything on broken files
+    except Exception as error:  # noqa: BLE001 - Pillow raises almost anything on broken files
         raise source.unreadable("PNG", error) from None
     if mode == "RGBA" and (pixels[..., 3] == 255).all():
         mode, pixels = "RGB", pixels[..., :3]
     if mode not in {"L", "RGB"}:
-        raise source.refuse("the picture is neither grey nor RGB", expected="8-bit L or RGB without transparency")
+        raise source.refuse(
+            "the picture is neither grey nor RGB", expected="8-bit L or RGB without transparency"
+        )
     return pixels
 
 
@@ -94,7 +102,9 @@ def _check_chunks(data: bytes, *, source: Source) -> None:
         PatientError: no PNG, cut short, or a checksum that is wrong.
     """
     if data[:8] != _SIGNATURE:
-        raise source.refuse("it is not a PNG file", expected="PNG", advice="Lossy formats alter grey values: use PNG.")
+        raise source.refuse(
+            "it is not a PNG file", expected="PNG", advice="Lossy formats alter grey values: use PNG."
+        )
     at, compressed, kind = 8, [], b""
     while at + 12 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])

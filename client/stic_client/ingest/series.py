@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stic_client.ingest.dicom import Header, check_header, open_dataset, read_slice
+from stic_client.ingest.dicom import Header, check_header, read_slice
+from stic_client.ingest.elements import open_dataset
 from stic_client.ingest.source import Source, files_of
 from stic_client.ingest.stack import Stack
 from stic_core.ct import Grid
@@ -26,7 +27,20 @@ UNEVEN_MM, UNEVEN_SHARE = 0.05, 0.02
 MAX_SHEAR_DEGREES = 2.0
 
 # What exports put beside the slices; anything else that is no DICOM file is a broken one.
-_BYSTANDERS = (".txt", ".xml", ".json", ".csv", ".pdf", ".htm", ".html", ".jpg", ".png", ".inf", ".exe", ".md")
+_BYSTANDERS = (
+    ".txt",
+    ".xml",
+    ".json",
+    ".csv",
+    ".pdf",
+    ".htm",
+    ".html",
+    ".jpg",
+    ".png",
+    ".inf",
+    ".exe",
+    ".md",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +81,8 @@ def read_series(source: Source, *, phases: int) -> list[Stack]:
         dataset = open_dataset(file, pixels=False)
         series = str(dataset.get("SeriesInstanceUID", ""))
         try:
-            headers[series].append((file, check_header(dataset, source=file)))
+            header = check_header(dataset, source=file)
+            headers[series].append((file, header))
         except PatientError as error:
             aside[series].append(error)
     # A whole series of something else (localizer, dose report, coronal) is no harm beside the
@@ -210,9 +225,13 @@ def _stack(
     planes = sorted(planes, key=lambda plane: plane.z_mm)
     grid = planes[0].grid
     for plane in planes[1:]:
-        if plane.grid.shape != grid.shape or not np.allclose(plane.grid.spacing_mm, grid.spacing_mm, atol=1e-4):
+        if plane.grid.shape != grid.shape or not np.allclose(
+            plane.grid.spacing_mm, grid.spacing_mm, atol=1e-4
+        ):
             raise source.refuse(
-                "slices of one series have different sizes", expected="one grid", advice="Export one reconstruction."
+                "slices of one series have different sizes",
+                expected="one grid",
+                advice="Export one reconstruction.",
             )
     heights = np.array([plane.z_mm for plane in planes])
     if len(planes) > 1:

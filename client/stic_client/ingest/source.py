@@ -105,13 +105,18 @@ def files_of(source: Source) -> list[Source]:
         for name in (*folders, *names):
             if not (Path(folder) / name).resolve().is_relative_to(source.root):
                 raise source.refuse(
-                    "a link in the folder leaves the dataset's root", advice="Copy the files instead of linking."
+                    "a link in the folder leaves the dataset's root",
+                    advice="Copy the files instead of linking.",
                 )
-        for name in sorted(names):
-            if not name.startswith(".") and (Path(folder) / name).is_file():
-                found.append(source.inside(str((Path(folder) / name).relative_to(source.path))))
+        found += [
+            source.inside(str((Path(folder) / name).relative_to(source.path)))
+            for name in sorted(names)
+            if not name.startswith(".") and (Path(folder) / name).is_file()
+        ]
     if not found:
-        raise source.refuse("the folder is empty", expected="files of one phase", advice="Export the phase again.")
+        raise source.refuse(
+            "the folder is empty", expected="files of one phase", advice="Export the phase again."
+        )
     return found
 
 
@@ -123,11 +128,11 @@ def quiet() -> Iterator[None]:
     ITK write to the process's stderr with the file's path.
     """
     # Imported here: the command line must not wait for them.
-    import SimpleITK as sitk  # noqa: PLC0415
+    import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     with contextlib.suppress(ImportError):
-        import gdcm  # noqa: PLC0415
+        import gdcm
 
         gdcm.Trace.WarningOff()
         gdcm.Trace.ErrorOff()

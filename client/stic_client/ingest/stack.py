@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stic_client.ingest.source import Source
 from stic_core.ct import Grid
 from stic_core.types import HUSlice
-from stic_client.ingest.source import Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)

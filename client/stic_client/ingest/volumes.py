@@ -26,7 +26,9 @@ _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
     **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4),
+    **dict.fromkeys(
+        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4
+    ),
     "float": 4,
     "double": 8,
 }
@@ -93,7 +95,10 @@ def read_volume(source: Source, *, kind: Literal["nifti", "nrrd"]) -> Volume:
             advice="Export the axial reconstruction without gantry tilt.",
         )
     (dx, dy, dz), (x, y, z) = image.GetSpacing(), image.GetOrigin()
-    if not all(math.isfinite(step) and 0.05 <= step <= 20 for step in (dx, dy, dz)) or max(map(abs, (x, y, z))) > 5e3:
+    if (
+        not all(math.isfinite(step) and 0.05 <= step <= 20 for step in (dx, dy, dz))
+        or max(map(abs, (x, y, z))) > 5e3
+    ):
         raise source.refuse("voxel size or origin cannot be", expected="0.05 to 20 mm, within 5 m")
     values = sitk.GetArrayFromImage(image)
     grid = Grid((values.shape[1], values.shape[2]), (dy, dx), (y, x))
@@ -103,7 +108,10 @@ def read_volume(source: Source, *, kind: Literal["nifti", "nrrd"]) -> Volume:
 def _cut_short(source: Source, *, got: int, expected: int) -> None:
     if got < expected:
         raise source.refuse(
-            "voxel data are cut short", got=f"{got} bytes", expected=f"{expected} bytes", advice="Copy the file again."
+            "voxel data are cut short",
+            got=f"{got} bytes",
+            expected=f"{expected} bytes",
+            advice="Copy the file again.",
         )
 
 
@@ -114,9 +122,18 @@ def _check_nifti(source: Source) -> None:
     packed = name.endswith(".gz")
     with gzip.open(source.path) if packed else source.path.open("rb") as file:
         head = file.read(540)
-        order = next((mark for mark in "<>" if head[:4] in (struct.pack(f"{mark}i", 348), struct.pack(f"{mark}i", 540))), "")
+        order = next(
+            (
+                mark
+                for mark in "<>"
+                if head[:4] in (struct.pack(f"{mark}i", 348), struct.pack(f"{mark}i", 540))
+            ),
+            "",
+        )
         if not order:
-            raise source.refuse("it is not a NIfTI file", expected="NIfTI-1 or NIfTI-2", advice="Convert it again.")
+            raise source.refuse(
+                "it is not a NIfTI file", expected="NIfTI-1 or NIfTI-2", advice="Convert it again."
+            )
         first = struct.unpack(f"{order}i", head[:4])[0] == 348
         if first:
             dims = struct.unpack(f"{order}8h", head[40:56])
@@ -131,7 +148,9 @@ def _check_nifti(source: Source) -> None:
             qform, sform = struct.unpack(f"{order}2i", head[344:352])
             single = head[4:7] == b"n+2"
         if not single:
-            raise source.refuse("header and voxels are two files, or the mark is wrong", expected="one .nii file")
+            raise source.refuse(
+                "header and voxels are two files, or the mark is wrong", expected="one .nii file"
+            )
         if dims[0] not in (3, 4) or min(dims[1:4]) < 1 or (dims[0] == 4 and dims[4] != 1):
             raise source.refuse("it is not one volume", expected="3 dimensions")
         voxels = dims[1] * dims[2] * dims[3]
@@ -172,7 +191,9 @@ def _check_nrrd(source: Source) -> None:
         # It may name any file of this machine.
         raise source.refuse("its data are in another file", expected="NRRD with its data in the same file")
     if "space directions" not in fields or "space origin" not in fields:
-        raise source.refuse("the file does not say where it lies", expected="space directions and space origin")
+        raise source.refuse(
+            "the file does not say where it lies", expected="space directions and space origin"
+        )
     sizes = [int(size) for size in fields.get("sizes", "").split()]
     width = _NRRD_BYTES.get(fields.get("type", ""))
     if len(sizes) != 3 or width is None or min(sizes) < 1 or math.prod(sizes) > MAX_VOXELS:
