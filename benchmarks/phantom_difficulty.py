@@ -17,19 +17,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from stic_core.backbones import Backbone, load_backbone
 from stic_core.clinical import encode
 from stic_core.config import ImageConfig, TrainingConfig
-from stic_core.ct import AIR_HU, IMAGE_SIZE, PHASES, crop, resize, window
-from stic_core.dataset import SiteDataset, draw_val, write_dataset
+from stic_core.ct import IMAGE_SIZE, PHASES, crop, resize, window
+from stic_core.dataset import SPLITS, SiteDataset, draw_val, write_dataset
 from stic_core.features import load_or_build
-from stic_core.model import build_head
-from stic_core.phantom import CENTRES, DEMO_COUNTS, FULL_COUNTS, PhantomPatient, draw_patient, members, render, scene
+from stic_core.model import STICHead, build_head
+from stic_core.phantom import (
+    CENTRES,
+    DEMO_COUNTS,
+    FULL_COUNTS,
+    PhantomPatient,
+    draw_patient,
+    members,
+    render,
+    resample,
+    scene,
+)
+from stic_core.statistics.auc import Auc
 from stic_core.statistics.calibration import log_loss_sum
 from stic_core.statistics.multiclass import one_vs_rest
 from stic_core.tasks import TASKS
@@ -46,11 +57,9 @@ def image_of(patient: PhantomPatient) -> np.ndarray:
     out = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for number, phase in enumerate(PHASES):
         hu = render(patient, phase, drawn=drawn)
-        matrix = patient.transform(phase)
         if number:
-            hu = ndimage.affine_transform(hu, matrix[:, :2], offset=matrix[:, 2], order=1, cval=AIR_HU)
-        spacing = (patient.grid.spacing_mm,) * 2
-        part = crop(hu, centre=patient.lesion_pixel("nc"), side_mm=CROP_MM, spacing_mm=spacing)
+            hu = resample(hu, patient.transform(phase))
+        part = crop(hu, centre=patient.lesion_pixel("nc"), side_mm=CROP_MM, spacing_mm=patient.grid.pixel_mm)
         out[..., number] = resize(window(part))
     return out
 
@@ -59,10 +68,17 @@ def prepare(folder: Path, *, centre: str, seed: int, full: bool) -> SiteDataset:
     """A centre's prepared dataset without the way over DICOM."""
     cohort = members(centre=CENTRES[centre], counts=(FULL_COUNTS if full else DEMO_COUNTS)[centre])
     patients = [
-        draw_patient(centre=CENTRES[centre], label=member.label, seed=seed, index=member.index) for member in cohort
+        draw_patient(centre=CENTRES[centre], label=member.label, seed=seed, index=member.index)
+        for member in cohort
     ]
     labels, subjects = [member.label for member in cohort], [member.subject for member in cohort]
-    splits = draw_val(subjects, labels=labels, splits=[member.split for member in cohort], seed=0, share=0.2)
+    splits = draw_val(
+        subjects,
+        labels=labels,
+        splits=[SPLITS[SPLITS.index(member.split)] for member in cohort],
+        seed=0,
+        share=0.2,
+    )
     return write_dataset(
         folder,
         images=(image_of(patient)[None] for patient in patients),
@@ -87,11 +103,14 @@ def join(parts: Sequence[Examples]) -> Examples:
 def macro_auc(logits: np.ndarray, labels: np.ndarray) -> tuple[float, list[float]]:
     """Mean over the classes of the AUC against the others, of softmax probabilities."""
     shifted = np.exp(logits - logits.max(1, keepdims=True))
-    classes = [auc.value for auc in one_vs_rest(shifted / shifted.sum(1, keepdims=True), labels=labels)]
+    found = one_vs_rest(shifted / shifted.sum(1, keepdims=True), labels=labels)
+    classes = [auc.value if isinstance(auc, Auc) else float("nan") for auc in found]
     return float(np.mean(classes)), classes
 
 
-def fit(train: Sequence[Examples], val: Examples, *, config: TrainingConfig, rounds: int, seed: int):
+def fit(
+    train: Sequence[Examples], val: Examples, *, config: TrainingConfig, rounds: int, seed: int
+) -> STICHead:
     """FedAvg over `train`'s parts, which is plain training where there is one; the best round by `val`."""
     channels = train[0].views[0].shape[2]
     shared = build_head(channels=channels, classes=len(TASK.classes), seed=seed)
@@ -113,7 +132,9 @@ def fit(train: Sequence[Examples], val: Examples, *, config: TrainingConfig, rou
                 states.append(head.state_dict())
             shared.load_state_dict(
                 {
-                    key: sum(state[key] * (size / sum(sizes)) for state, size in zip(states, sizes, strict=True))
+                    key: sum(
+                        state[key] * (size / sum(sizes)) for state, size in zip(states, sizes, strict=True)
+                    )
                     for key in states[0]
                 }
             )
@@ -124,29 +145,39 @@ def fit(train: Sequence[Examples], val: Examples, *, config: TrainingConfig, rou
     return shared
 
 
+def as_it_is(examples: Examples) -> Examples:
+    """Images and clinical columns."""
+    return examples
+
+
 def without_clinic(examples: Examples) -> Examples:
+    """Images alone."""
     return replace(examples, clinical=np.zeros_like(examples.clinical))
 
 
 def without_images(examples: Examples) -> Examples:
+    """Clinical columns alone."""
     return replace(examples, views=tuple(np.zeros_like(view) for view in examples.views))
 
 
-def measure(work: Path, *, seed: int, backbone: Backbone, full: bool, config: TrainingConfig, heads: int, rounds: int):
+def measure(
+    work: Path, *, seed: int, backbone: Backbone, full: bool, config: TrainingConfig, heads: int, rounds: int
+) -> dict[str, dict[str, Any]]:
     """Macro AUC over both test sets together, by what a head was trained on."""
     sites = []
     for centre in ("center1", "center2"):
         dataset = prepare(work / f"{centre}-{seed}", centre=centre, seed=seed, full=full)
         cache = load_or_build(dataset, backbone, config=config, seed=seed, device=DEVICE)
-        sites.append([examples_of(dataset, cache, split=split, task=TASK) for split in ("train", "val", "test")])
+        sites.append(
+            [examples_of(dataset, cache, split=split, task=TASK) for split in ("train", "val", "test")]
+        )
     train, val, test = ([site[step] for site in sites] for step in range(3))
     tests = join(test)
-    same = lambda examples: examples
     variants = {
-        "all_data": ([join(train)], join(val), same),
-        "federated": (train, join(val), same),
-        "center1_alone": ([train[0]], val[0], same),
-        "center2_alone": ([train[1]], val[1], same),
+        "all_data": ([join(train)], join(val), as_it_is),
+        "federated": (train, join(val), as_it_is),
+        "center1_alone": ([train[0]], val[0], as_it_is),
+        "center2_alone": ([train[1]], val[1], as_it_is),
         "without_clinic": ([join(train)], join(val), without_clinic),
         "clinic_alone": ([join(train)], join(val), without_images),
     }
@@ -154,11 +185,19 @@ def measure(work: Path, *, seed: int, backbone: Backbone, full: bool, config: Tr
     for name, (parts, watch, change) in variants.items():
         scores, classes, own = [], [], []
         for number in range(heads):
-            head = fit([change(p) for p in parts], change(watch), config=config, rounds=rounds, seed=1000 * seed + number)
+            head = fit(
+                [change(p) for p in parts],
+                change(watch),
+                config=config,
+                rounds=rounds,
+                seed=1000 * seed + number,
+            )
             score, each = macro_auc(predict(head, change(tests), device=DEVICE), tests.labels)
             scores.append(score)
             classes.append(each)
-            own.append([macro_auc(predict(head, change(part), device=DEVICE), part.labels)[0] for part in test])
+            own.append(
+                [macro_auc(predict(head, change(part), device=DEVICE), part.labels)[0] for part in test]
+            )
         out[name] = {
             "macro_auc": round(float(np.mean(scores)), 4),
             "by_class": dict(zip(TASK.classes, np.mean(classes, axis=0).round(3).tolist(), strict=True)),
@@ -168,15 +207,20 @@ def measure(work: Path, *, seed: int, backbone: Backbone, full: bool, config: Tr
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--heads", type=int, default=2, help="heads a variant, averaged")
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--local-epochs", type=int, default=2)
-    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--full", action="store_true", help="cohorts of the paper's size")
-    parser.add_argument("--weights", type=Path, help="weights of the tiny backbone, other than the installed ones")
-    parser.add_argument("--work", type=Path, help="folder for datasets and features; a temporary one by default")
+    parser.add_argument(
+        "--weights", type=Path, help="weights of the tiny backbone, other than the installed ones"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for datasets and features; a temporary one by default"
+    )
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -197,7 +241,10 @@ def main() -> None:
             )
             print(f"PHANTOM seed {seed}, {time.perf_counter() - start:.0f} s")
             for name, row in results[seed].items():
-                print(f"  {name:15} {row['macro_auc']:.3f}  {row['by_class']}  test sets {row['by_test_set']}", flush=True)
+                print(
+                    f"  {name:15} {row['macro_auc']:.3f}  {row['by_class']}  test sets {row['by_test_set']}",
+                    flush=True,
+                )
     mean = {
         name: round(float(np.mean([result[name]["macro_auc"] for result in results.values()])), 4)
         for name in results[arguments.seeds[0]]

@@ -1,6 +1,6 @@
 """Write a contact sheet of phantom patients: rows are patients by class, columns NC, ART, PV.
 
-    python scripts/phantom_sheet.py --out sheet.png --centre center1 --per-class 2
+python scripts/phantom_sheet.py --out sheet.png --centre center1 --per-class 2
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from stic_core.ct import PHASES, crop, window
@@ -18,6 +18,7 @@ from stic_core.phantom import CENTRES, draw_patient, render, scene
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--centre", default="center1", choices=sorted(CENTRES))
@@ -32,7 +33,7 @@ def main() -> None:
     figure, axes = plt.subplots(
         len(labels), 3, figsize=(9.6, 3.25 * len(labels) + 0.5), layout="constrained", squeeze=False
     )
-    figure.suptitle(f"PHANTOM, {arguments.centre}, seed {arguments.seed}: computed images of no patient (W400 L40)")
+    figure.suptitle(f"PHANTOM, {arguments.centre}, seed {arguments.seed}: no patient (W400 L40)")
     for number, label in enumerate(labels):
         patient = draw_patient(
             centre=CENTRES[arguments.centre], label=label, seed=arguments.seed, index=arguments.first + number
@@ -41,16 +42,14 @@ def main() -> None:
         for axis, phase in zip(axes[number], PHASES, strict=True):
             image = render(patient, phase, drawn=drawn)
             if arguments.crop_mm:
-                spacing = (patient.grid.spacing_mm,) * 2
+                spacing = patient.grid.pixel_mm
                 place = patient.lesion_pixel(phase)
                 image = crop(image, centre=place, side_mm=arguments.crop_mm, spacing_mm=spacing)
             axis.imshow(window(image), cmap="gray", vmin=0, vmax=255)
             lesion = patient.lesions[0]
-            axis.set_title(
-                f"{label} {phase.upper()}  {lesion.diameter_mm:.0f} mm x{len(patient.lesions)}  {lesion.arterial}"
-                + (" wo" if lesion.washout else "") + (" cirr" if patient.host.cirrhosis else ""),
-                fontsize=7,
-            )
+            signs = [lesion.arterial, *["washout"] * lesion.washout, *["cirrhosis"] * patient.host.cirrhosis]
+            size = f"{lesion.diameter_mm:.0f} mm x{len(patient.lesions)}"
+            axis.set_title(f"{label} {phase.upper()}  {size}  {', '.join(signs)}", fontsize=7)
             axis.axis("off")
     figure.savefig(arguments.out, dpi=100)
 

@@ -1,18 +1,19 @@
 """Pretrain the demo's backbone on phantom slices, with a task that is not the diagnosis.
 
-    python scripts/pretrain_tiny.py --cache /tmp/tiny --out stic_core/backbone_weights/tiny.safetensors
+    python scripts/pretrain_tiny.py --cache build/tiny --out stic_core/backbone_weights/tiny.safetensors
 
-From one crop of one phase the network says what a radiographer could mark: where the lesion
-lies, how much brighter or darker than the liver it is and where, whether it has a rim, how
-large and how patchy it is, and which phase this is. The answers are measured on the rendered
-slices before motion and noise; the class is drawn to vary the images and is never shown.
-Seeds begin at 1,000,000, where no demo and no test goes, and every patient comes from a
-scanner of its own, between and beyond those of the two centres.
+From one crop of one phase the network says what a radiographer could mark: where the liver
+and the lesions lie, how much brighter or darker than the liver the lesion is from its middle
+to its edge (which is also its rim), how patchy and how large it is, and which phase this is.
+The answers are measured on the rendered slices before motion and noise; the class is drawn to
+vary the images and is never shown. Seeds begin at 1,000,000, where no demo and no test goes,
+and every patient comes from a scanner of its own, between and beyond those of the two centres.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,19 +23,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stic_core.augmentation import sample_transforms, warp
 from stic_core.backbones import GRID, TinyBackbone
 from stic_core.config import TrainingConfig
 from stic_core.ct import IMAGE_SIZE, PHASES, crop, resize, window
-from stic_core.features import sample_transforms, warp
-from stic_core.phantom import CENTRES, Centre, PhantomPatient, clean, draw_patient, render, scene
+from stic_core.phantom import CENTRES, Centre, PhantomPatient, Scene, clean, draw_patient, render, scene
 from stic_core.phantom.lesion import SIGNS
 from stic_core.phantom.shapes import depth
 
 FIRST_SEED = 1_000_000
 CROP_MM = 160.0
-MARKS = ("contrast", "rim", "log_diameter", "patchiness")
+RINGS = (0.0, 0.25, 0.5, 0.7, 0.85, 0.98)
+"""Shares of the radius between which the lesion's contrast is averaged."""
+
+MARKS = (*(f"contrast_{share}" for share in RINGS[1:]), "rim", "log_diameter", "patchiness")
 MAPS = ("liver", "lesion", "contrast")
 _HU = 20.0  # differences are given in units of this
+
+FEATURE_SCALE = 0.015
+"""Features leave the backbone scaled down by this.
+
+Adam moves every weight of a head by about the learning rate whatever its gradient, so the 1,568
+features a phase, at deviation 1, fit a hundred patients before the 20 clinical columns count
+for anything. Measured on the demo's data: macro AUC .91 at a scale of .25, .92 at .01 to .02.
+"""
 
 
 def random_centre(rng: np.random.Generator) -> Centre:
@@ -51,17 +63,20 @@ def random_centre(rng: np.random.Generator) -> Centre:
     )
 
 
-def measure(patient: PhantomPatient, phase: str, *, drawn) -> tuple[np.ndarray, np.ndarray]:
-    """What is true of the largest lesion in a phase: four marks, and three 7 x 7 maps."""
+def measure(patient: PhantomPatient, phase: str, *, drawn: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """What is true of the largest lesion in a phase: the marks, and three 7 x 7 maps."""
     hu = clean(patient, phase, drawn=drawn)
     alone = (drawn.liver > 0.95) & (drawn.lesion < 0.05)
     liver = float(np.median(hu[alone])) if alone.any() else patient.tissue["liver"][PHASES.index(phase)]
     lesion = patient.lesions[0]
     where = depth(lesion.outline, patient.grid)
     values = hu[where.window] - liver
-    core, shell = where.share < 0.6, (where.share > 0.75) & (where.share < 0.97)
-    inside = where.share < 0.97
-    spacing = (patient.grid.spacing_mm,) * 2
+    rings = [
+        float(values[(where.share >= low) & (where.share < high)].mean()) / _HU
+        for low, high in itertools.pairwise(RINGS)
+    ]
+    inside = where.share < RINGS[-1]
+    spacing = patient.grid.pixel_mm
     place = patient.lesion_pixel("nc")
 
     def cells(values: np.ndarray) -> np.ndarray:
@@ -70,8 +85,8 @@ def measure(patient: PhantomPatient, phase: str, *, drawn) -> tuple[np.ndarray, 
         return functional.adaptive_avg_pool2d(torch.from_numpy(part)[None], GRID)[0].numpy()
 
     marks = (
-        values[core].mean() / _HU,
-        (values[shell].mean() - values[core].mean()) / _HU,
+        *rings,
+        max(rings[3:]) - rings[1],
         np.log(lesion.diameter_mm / 50),
         values[inside].std() / 10,
     )
@@ -95,7 +110,7 @@ def render_cache(path: Path, *, patients: int) -> None:
                 hu,
                 centre=patient.lesion_pixel(phase),
                 side_mm=CROP_MM,
-                spacing_mm=(patient.grid.spacing_mm,) * 2,
+                spacing_mm=patient.grid.pixel_mm,
             )
             row = number * 3 + step
             crops[row] = resize(window(part))
@@ -113,14 +128,15 @@ class Pretext(nn.Module):
         super().__init__()
         self.backbone = TinyBackbone()
         self.maps = nn.Conv2d(TinyBackbone.channels, len(MAPS), 1)
-        self.marks = nn.Linear(2 * TinyBackbone.channels, len(MARKS))
+        self.marks = nn.Linear(TinyBackbone.channels, len(MARKS))
         self.phase = nn.Linear(TinyBackbone.channels, len(PHASES))
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps, marks and phase of crops (n, 1, 224, 224), 0 to 1."""
         features = self.backbone(grey)
+        # Linear heads: what they can say, the classifier's linear layer can read as well.
         middle = features[:, :, 2:5, 2:5].mean((2, 3))
-        pooled = features.mean((2, 3))
-        return self.maps(features), self.marks(torch.cat([middle, pooled], dim=1)), self.phase(pooled)
+        return self.maps(features), self.marks(middle), self.phase(middle)
 
 
 def train(path: Path, *, epochs: int, batch: int, seed: int) -> TinyBackbone:
@@ -167,7 +183,9 @@ def train(path: Path, *, epochs: int, batch: int, seed: int) -> TinyBackbone:
             total += parts.detach()
         model.eval()
         with torch.inference_mode():
-            seen = torch.stack([losses(torch.arange(s, min(s + 64, held)), augment=False) for s in range(0, held, 64)])
+            seen = torch.stack(
+                [losses(torch.arange(s, min(s + 64, held)), augment=False) for s in range(0, held, 64)]
+            )
         print(
             f"epoch {epoch + 1}/{epochs}: maps, marks, phase {(total / (len(order) // batch)).tolist()}, "
             f"held out {seen.mean(0).tolist()}",
@@ -177,11 +195,12 @@ def train(path: Path, *, epochs: int, batch: int, seed: int) -> TinyBackbone:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the rendered crops")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--patients", type=int, default=1600)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--patients", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
     parser.add_argument("--threads", type=int, default=2)
@@ -192,6 +211,9 @@ def main() -> None:
     if not path.exists():
         render_cache(path, patients=arguments.patients)
     backbone = train(path, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed)
+    with torch.no_grad():
+        for parameter in backbone.features[-1][-1].parameters():  # the last batch norm's scale and shift
+            parameter *= FEATURE_SCALE
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in backbone.state_dict().items()

@@ -1,7 +1,7 @@
-"""The frozen CNNs that a phase goes through, and where their weights come from.
+"""A backbone's pretrained weights: where they come from, whether they fit, what digest they have.
 
-A backbone takes one grey channel, 0 to 1, and gives a 7 x 7 feature map. It is frozen, so it
-is installed once at each site and never travels; its digest is part of the protocol.
+Whatever of a backbone is frozen is installed once at each site and never travels; its digest
+is part of the protocol.
 """
 
 from __future__ import annotations
@@ -11,84 +11,64 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, vgg16
+from torch import Tensor
+from torchvision.models import (
+    ConvNeXt_Tiny_Weights,
+    DenseNet121_Weights,
+    EfficientNet_B0_Weights,
+    Inception_V3_Weights,
+    MobileNet_V3_Large_Weights,
+    MobileNet_V3_Small_Weights,
+    ResNet18_Weights,
+    ResNet50_Weights,
+    VGG16_Weights,
+    WeightsEnum,
+)
 
+from stic_core.architectures import GRID, SHAPES, Backbone, TinyBackbone, build_backbone
+from stic_core.config import BackboneName, Normalise
 from stic_core.errors import WeightsError
 
-BackboneName = Literal["vgg16", "tiny"]
-
-GRID = 7
-"""Rows and columns of a feature map for a 224 x 224 image."""
-
-
-class VGG16(nn.Module):
-    """The convolutional part of VGG16, as the paper uses it (Keras: `include_top=False`).
-
-    The grey value serves as red, green and blue, /255 and without ImageNet's mean: the
-    authors' choice.
-    """
-
-    channels = 512
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = vgg16(weights=None).features
-
-    def forward(self, grey: Float[Tensor, "n 1 224 224"]) -> Float[Tensor, "n 512 7 7"]:
-        return self.features(grey.expand(-1, 3, -1, -1))
-
-
-class TinyBackbone(nn.Module):
-    """A small CNN for the demo: no download, 250 thousand parameters, milliseconds a slice.
-
-    Its weights come from `scripts/pretrain_tiny.py`: a pretext task on phantom slices that is
-    not the diagnosis. It stands in for ImageNet's VGG16 on the same path: frozen and cached.
-    """
-
-    channels = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-
-        def block(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            )
-
-        self.features = nn.Sequential(
-            block(1, 16, kernel=7, stride=2),
-            block(16, 32, stride=2),
-            block(32, 64, stride=2),
-            block(64, 64),
-            block(64, 96, stride=2),
-            block(96, 96),
-            block(96, self.channels, stride=2),
-        )
-
-    def forward(self, grey: Float[Tensor, "n 1 224 224"]) -> Float[Tensor, "n 64 7 7"]:
-        return self.features(grey)
-
-
-Backbone = VGG16 | TinyBackbone
+__all__ = [
+    "CHANNELS",
+    "GRID",
+    "Backbone",
+    "TinyBackbone",
+    "backbone_digest",
+    "build_backbone",
+    "load_backbone",
+]
 
 CHANNELS: Mapping[BackboneName, int] = MappingProxyType(
-    {"vgg16": VGG16.channels, "tiny": TinyBackbone.channels}
+    {name: shape.channels for name, shape in SHAPES.items()}
 )
 """Channels of the feature map, for those who need a head's shape and no backbone."""
+
+PRETRAINED: Mapping[BackboneName, WeightsEnum] = MappingProxyType(
+    {
+        "vgg16": VGG16_Weights.IMAGENET1K_V1,
+        "resnet18": ResNet18_Weights.IMAGENET1K_V1,
+        "resnet50": ResNet50_Weights.IMAGENET1K_V2,
+        "densenet121": DenseNet121_Weights.IMAGENET1K_V1,
+        "mobilenet_v3_small": MobileNet_V3_Small_Weights.IMAGENET1K_V1,
+        "mobilenet_v3_large": MobileNet_V3_Large_Weights.IMAGENET1K_V2,
+        "efficientnet_b0": EfficientNet_B0_Weights.IMAGENET1K_V1,
+        "inception_v3": Inception_V3_Weights.IMAGENET1K_V1,
+        "convnext_tiny": ConvNeXt_Tiny_Weights.IMAGENET1K_V1,
+    }
+)
+"""Which of torchvision's files is looked for; another one is named in the configuration."""
 
 TINY_WEIGHTS = resources.files("stic_core") / "backbone_weights" / "tiny.safetensors"
 
 
-def load_backbone(name: BackboneName, *, weights: Path | None = None) -> Backbone:
+def load_backbone(
+    name: BackboneName, *, weights: Path | None = None, colour: bool = False, normalise: Normalise = "none"
+) -> Backbone:
     """A frozen backbone with its pretrained weights, in evaluation mode, on the CPU.
 
     Nothing is downloaded: hospitals' networks are closed, and no process of ours contacts
@@ -97,14 +77,18 @@ def load_backbone(name: BackboneName, *, weights: Path | None = None) -> Backbon
     Args:
         name: which one.
         weights: a weights file; None looks where the backbone's weights usually lie: for
-            VGG16 torchvision's cache, for `tiny` this package.
+            `tiny` this package, for the others torchvision's cache.
+        colour: see `build_backbone`.
+        normalise: see `build_backbone`.
 
     Raises:
         WeightsError: no file, or one that is not of this backbone.
     """
-    backbone: Backbone = VGG16() if name == "vgg16" else TinyBackbone()
+    with torch.random.fork_rng(devices=[]):
+        backbone = build_backbone(name, colour=colour, normalise=normalise)
     backbone.load_state_dict(_fitting(_read(_locate(name, weights)), backbone, name=name))
-    return backbone.requires_grad_(False).eval()
+    backbone.unfreeze(0)
+    return backbone.eval()
 
 
 def _locate(name: BackboneName, weights: Path | None) -> Path:
@@ -113,27 +97,27 @@ def _locate(name: BackboneName, weights: Path | None) -> Path:
             raise WeightsError(
                 f"weights of backbone {name} are not where the configuration says",
                 got=weights,
-                advice="Correct backbone_weights in site.yaml.",
+                advice="Correct backbone_weights in the configuration.",
             )
         return weights
     if name == "tiny":
         with resources.as_file(TINY_WEIGHTS) as path:
             return path
-    url = VGG16_Weights.IMAGENET1K_V1.url
+    url = PRETRAINED[name].url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not cached.is_file():
         raise WeightsError(
-            "the ImageNet weights of VGG16 are not on this machine",
+            f"the ImageNet weights of {name} are not on this machine",
             expected=cached,
             advice=f"Nothing is downloaded by itself: fetch {url} where there is a network, then put "
-            "the file there, or name its path under backbone_weights: {vgg16: FILE} in site.yaml.",
+            f"the file there, or name its path under backbone_weights: {{{name}: FILE}} in site.yaml.",
         )
     # torchvision writes the first hexadecimal digits of the SHA-256 into the file's name.
     prefix = cached.stem.rsplit("-", 1)[1]
     found = hashlib.sha256(cached.read_bytes()).hexdigest()
     if not found.startswith(prefix):
         raise WeightsError(
-            "the weights file of VGG16 is damaged",
+            f"the weights file of {name} is damaged",
             got=f"SHA-256 {found[:8]}",
             expected=prefix,
             advice=f"Fetch {url} again.",
@@ -158,21 +142,55 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def _fitting(tensors: Mapping[str, Tensor], backbone: Backbone, *, name: str) -> dict[str, Tensor]:
     """The file's tensors that the backbone has (a full VGG16 file also holds its classifier)."""
     wanted = backbone.state_dict()
+    if isinstance(backbone, TinyBackbone):
+        tensors = _coloured(tensors, wanted)
+    tensors = {_modern(key): tensor for key, tensor in tensors.items()} if name == "densenet121" else tensors
     missing = [
-        key for key, tensor in wanted.items() if key not in tensors or tensors[key].shape != tensor.shape
+        key
+        for key, tensor in wanted.items()
+        # Old files lack the counter of batches, which nothing here reads.
+        if not key.endswith("num_batches_tracked")
+        and (key not in tensors or tensors[key].shape != tensor.shape)
     ]
     if missing:
         raise WeightsError(
             f"the weights file is not of backbone {name}",
             got=f"{len(missing)} of {len(wanted)} tensors missing or of another shape, the first {missing[0]}",
         )
-    return {key: tensors[key].to(tensor.dtype) for key, tensor in wanted.items()}
+    return {
+        key: (tensors[key] if key in tensors else tensor).to(tensor.dtype) for key, tensor in wanted.items()
+    }
+
+
+def _coloured(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Grey weights for three channels: a third for each, so that equal channels give what grey gives."""
+    first = "features.0.0.weight"
+    out = dict(tensors)
+    if first in out and out[first].shape[1:2] == (1,) and wanted[first].shape[1] == 3:
+        out[first] = (out[first].float() / 3).expand(-1, 3, -1, -1)
+    return out
+
+
+def _modern(key: str) -> str:
+    """DenseNet's file is older than PyTorch 0.4 and says `norm.1` where the module is `norm1`."""
+    for part in ("norm", "relu", "conv"):
+        for number in ("1", "2"):
+            key = key.replace(f".{part}.{number}.", f".{part}{number}.")
+    return key
 
 
 def backbone_digest(backbone: Backbone) -> str:
-    """SHA-256 over names, shapes and float32 values: equal weights, equal digest, whatever the file."""
+    """SHA-256 over names, shapes and float32 values of what is frozen, which every site must share.
+
+    Equal weights, equal digest, whatever the file. What trains travels and needs no digest.
+    """
+    travels = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    if backbone.batch_norm != "frozen":
+        for name, norm in backbone.norms():
+            travels |= {f"{name}.{buffer}" for buffer, _ in norm.named_buffers()}
     sha = hashlib.sha256()
     for key, tensor in sorted(backbone.state_dict().items()):
-        sha.update(f"{key}:{tuple(tensor.shape)};".encode())
-        sha.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        if key not in travels:
+            sha.update(f"{key}:{tuple(tensor.shape)};".encode())
+            sha.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return sha.hexdigest()

@@ -25,6 +25,21 @@ from stic_core.errors import ConfigError
 from stic_core.tasks import TASKS, Task
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+BackboneName = Literal[
+    "vgg16",
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "inception_v3",
+    "convnext_tiny",
+    "tiny",
+]
+Architecture = Literal["stic", "naive-joint", "naive-rgb"]
+BatchNorm = Literal["average", "local", "frozen"]
+Normalise = Literal["none", "imagenet"]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
 """host:port"""
 
@@ -58,14 +73,34 @@ class ModelConfig(_Frozen):
     """The model that every site builds.
 
     Args:
-        architecture: `stic` is the paper's.
-        backbone: the frozen CNN a phase goes through; `tiny` is the demo's own.
+        architecture: `stic`, `naive-joint` or `naive-rgb`, the paper's three.
+        backbone: the CNN that an image goes through; `tiny` is the demo's own.
         recurrent_activation: the GRU's gates, as Keras names them.
+        pretrained: begin with the backbone's weights file; false needs all blocks to train.
+        trainable_blocks: how many of the backbone's last blocks train; 0 keeps it frozen, and
+            its features are cached; what trains travels.
+        batch_norm: statistics in the blocks that train. `average` pools them as the weights
+            are averaged; `local` keeps each site's own, estimated from its training images
+            (Andreux et al. 2020, SiloBN); `frozen` keeps the pretrained ones.
+        normalise: `none` is the authors' choice, grey / 255; `imagenet` also subtracts
+            ImageNet's mean and divides by its deviation, as torchvision's weights were trained.
     """
 
-    architecture: Literal["stic"] = "stic"
-    backbone: Literal["vgg16", "tiny"] = "vgg16"
+    architecture: Architecture = "stic"
+    backbone: BackboneName = "vgg16"
     recurrent_activation: Literal["sigmoid", "hard_sigmoid"] = "sigmoid"
+    pretrained: bool = True
+    trainable_blocks: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    batch_norm: BatchNorm = "average"
+    normalise: Normalise = "none"
+
+    @model_validator(mode="after")
+    def _scratch_trains(self) -> ModelConfig:
+        if not self.pretrained and self.trainable_blocks != "all":
+            raise ValueError(
+                "pretrained: false needs trainable_blocks: all; random frozen layers learn nothing"
+            )
+        return self
 
 
 class TrainingConfig(_Frozen):
@@ -73,9 +108,18 @@ class TrainingConfig(_Frozen):
 
     Args:
         local_epochs: passes over the site's training patients a round.
+        local_steps: optimiser steps a round, instead of epochs: as much work at every site.
+        schedule: the learning rate by round; the server says it with each round. `plateau`
+            divides it by ten after `plateau_rounds` rounds without a better pooled validation
+            loss (Keras' ReduceLROnPlateau, the authors' choice).
+        warmup_rounds: rounds over which the rate rises to its value.
+        early_stopping: stop after so many rounds (or epochs, in training at one site) without
+            a better validation loss; None never does.
+        gradient_clip: largest norm of a step's gradient; None does not clip.
         views: augmented views a patient, cached beside the plain one.
         class_balanced: weigh the loss by the inverse of the site's own class counts.
         weight_decay: decoupled (AdamW).
+        l2: penalty on the naive models' last hidden layer, the authors' `l2_rate`.
         rotation_degrees, shift, zoom: the augmentation's half ranges; shift and zoom as
             fractions. One draw serves all three phases.
     """
@@ -83,7 +127,14 @@ class TrainingConfig(_Frozen):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    local_steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    plateau_rounds: Annotated[int, Field(ge=1)] = 5
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    early_stopping: Annotated[int, Field(ge=1)] | None = None
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    l2: Annotated[float, Field(ge=0)] = 0.0
     views: Annotated[int, Field(ge=0, le=64)] = 8
     class_balanced: bool = False
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
@@ -120,6 +171,9 @@ class FederationConfig(_Frozen):
         seed: of the model's first weights and of every site's shuffling.
         determinism: bit-equal results for equal seeds on a CPU.
         local_only: also train each site's own model, for comparison.
+        warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
+        backbone_weights: weights file by backbone; the server needs one only where a pretrained
+            backbone trains, for the first global model.
         runs: folder of the runs.
     """
 
@@ -136,6 +190,8 @@ class FederationConfig(_Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     determinism: bool = True
     local_only: bool = True
+    warm_start: FilePath | None = None
+    backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
     runs: FilePath = Path("runs")
 
@@ -210,6 +266,8 @@ class SiteConfig(_Frozen):
     Args:
         key: the site's private key, mode 0600.
         device: `auto` takes CUDA where there is one.
+        precision: of the backbone's arithmetic; `auto` takes bfloat16 where the hardware has it.
+        cache_limit_gb: most that the cached features of one plan may take on the disk.
         backbone_weights: weights file by backbone, where it is not in torchvision's cache.
         audit: the log of every message in and out.
     """
@@ -219,6 +277,8 @@ class SiteConfig(_Frozen):
     key: FilePath = Path("site.key")
     dataset: DatasetConfig = DatasetConfig()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    cache_limit_gb: Annotated[float, Field(gt=0)] = 50.0
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
     audit: FilePath = Path("audit.jsonl")
@@ -269,6 +329,20 @@ def parse_text(text: str, kind: type[ConfigT], *, source: str, base: Path | None
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{source}{line} is not YAML") from None
     return parse(data if data is not None else {}, kind, source=source, base=base)
+
+
+def parse_model(data: dict[str, object]) -> ModelConfig:
+    """A model named on the command line.
+
+    Raises:
+        ConfigError: names the option that is wrong, what it got and what it expected.
+    """
+    try:
+        return ModelConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"--{option}", got=repr(first["input"]), expected=first["msg"]) from None
 
 
 def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:

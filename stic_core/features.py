@@ -17,18 +17,27 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
+from stic_core.augmentation import sample_transforms, to_images, warp
 from stic_core.backbones import GRID, Backbone, backbone_digest
 from stic_core.config import TrainingConfig
 from stic_core.dataset import SiteDataset
+from stic_core.devices import computing_in
 from stic_core.errors import DataError
 from stic_core.model import extract
-from stic_core.tensor_types import Images
 from stic_core.types import AugmentedFeatures, PlainFeatures
 
-FORMAT = 1
+__all__ = [
+    "FeatureCache",
+    "Recipe",
+    "cache_bytes",
+    "load_or_build",
+    "sample_transforms",
+    "to_images",
+    "warp",
+]
+
+FORMAT = 2
 _BATCH = 16  # patients; 48 slices of 224 x 224 keep VGG16 below 1 GB
 
 Progress = Callable[[int, int], None]
@@ -48,33 +57,33 @@ class FeatureCache:
     augmented: AugmentedFeatures
 
 
-def to_images(batch: np.ndarray, device: torch.device) -> Images:
-    """Prepared images (n, h, w, 3; 0 to 255) as the model takes them (n, 3, h, w; 0 to 1)."""
-    # A copy: the dataset is mapped read-only, which torch does not take.
-    return torch.from_numpy(np.array(batch)).to(device).permute(0, 3, 1, 2).float() / 255
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the features are computed, beside the backbone and the augmentation.
+
+    Args:
+        colour: one map of the phases as red, green and blue instead of one a phase.
+        dtype: the backbone's arithmetic.
+        normalise: see `ModelConfig`; for the key, the backbone does it.
+        limit_bytes: most that a cache may take; None is as much as the disk has.
+    """
+
+    colour: bool = False
+    dtype: torch.dtype = torch.float32
+    normalise: str = "none"
+    limit_bytes: int | None = None
 
 
-def sample_transforms(count: int, *, config: TrainingConfig, rng: np.random.Generator) -> Tensor:
-    """Random rotation, shift and zoom, as (count, 2, 3) matrices for `torch.affine_grid`."""
-    angle = np.deg2rad(rng.uniform(-config.rotation_degrees, config.rotation_degrees, count))
-    zoom = rng.uniform(1 - config.zoom, 1 + config.zoom, count)
-    shift = 2 * rng.uniform(-config.shift, config.shift, (count, 2))  # the grid spans -1 to 1
-    theta = np.empty((count, 2, 3))
-    theta[:, 0, 0], theta[:, 0, 1] = zoom * np.cos(angle), -zoom * np.sin(angle)
-    theta[:, 1, 0], theta[:, 1, 1] = zoom * np.sin(angle), zoom * np.cos(angle)
-    theta[:, :, 2] = shift
-    return torch.from_numpy(theta).float()
+def cache_bytes(
+    *, patients: int, train: int, channels: int, views: int, grid: int = GRID, images: int = 3
+) -> int:
+    """Size on disk of a cache.
 
-
-def warp(images: Images, theta: Tensor) -> Images:
-    """The same transform for all three phases of a patient; what comes in from outside repeats the edge."""
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def cache_bytes(*, patients: int, train: int, channels: int, views: int) -> int:
-    """Size on disk of a cache."""
-    return (patients + views * train) * 3 * channels * GRID * GRID * 2
+    Args:
+        grid: rows and columns of a feature map.
+        images: feature maps a patient.
+    """
+    return (patients + views * train) * images * channels * grid * grid * 2
 
 
 def load_or_build(
@@ -84,45 +93,78 @@ def load_or_build(
     config: TrainingConfig,
     seed: int,
     device: torch.device,
+    recipe: Recipe | None = None,
     progress: Progress | None = None,
+    announce: Callable[[int], None] | None = None,
 ) -> FeatureCache:
     """The features of a dataset, from disk where they are there already.
 
     Args:
         dataset: prepared; the cache lies in its folder under `features/`.
+        backbone: frozen.
         config: views and the augmentation's ranges.
         seed: of the augmentation.
         progress: told the slices' sets that are done.
+        announce: told how many bytes will be written, before the first of them.
 
     Raises:
-        DataError: not enough room on the disk.
+        DataError: not enough room on the disk, or more than the limit.
     """
+    recipe = recipe or Recipe()
     train = dataset.indices("train")
-    key = _key(dataset, backbone, config=config, seed=seed)
-    folder = dataset.folder / "features" / key
+    folder = dataset.folder / "features" / _key(dataset, backbone, config=config, seed=seed, recipe=recipe)
+    images = 1 if recipe.colour else 3
+    feature = (images, backbone.channels, backbone.grid, backbone.grid)
     shapes = {
-        "plain": (len(dataset.images), 3, backbone.channels, GRID, GRID),
-        "augmented": (config.views, len(train), 3, backbone.channels, GRID, GRID),
+        "plain": (len(dataset.images), *feature),
+        "augmented": (config.views, len(train), *feature),
     }
     if not (folder / "complete").exists():
-        _make_room(
-            folder,
-            cache_bytes(
-                patients=len(dataset.images), train=len(train), channels=backbone.channels, views=config.views
-            ),
+        needed = cache_bytes(
+            patients=len(dataset.images),
+            train=len(train),
+            channels=backbone.channels,
+            views=config.views,
+            grid=backbone.grid,
+            images=images,
         )
-        _build(folder, shapes, dataset, backbone, config=config, seed=seed, device=device, progress=progress)
+        if announce:
+            announce(needed)
+        _make_room(folder, needed, limit=recipe.limit_bytes)
+        _build(
+            folder,
+            shapes,
+            dataset,
+            backbone,
+            config=config,
+            seed=seed,
+            device=device,
+            recipe=recipe,
+            progress=progress,
+        )
         (folder / "complete").touch()
     return FeatureCache(**{name: _open(folder / f"{name}.f16", shape, "r") for name, shape in shapes.items()})
 
 
-def _key(dataset: SiteDataset, backbone: Backbone, *, config: TrainingConfig, seed: int) -> str:
+def _key(
+    dataset: SiteDataset, backbone: Backbone, *, config: TrainingConfig, seed: int, recipe: Recipe
+) -> str:
     ranges = config.model_dump(include={"views", "rotation_degrees", "shift", "zoom"})
-    text = json.dumps([FORMAT, dataset.fingerprint, backbone_digest(backbone), ranges, seed], sort_keys=True)
+    how = [recipe.colour, str(recipe.dtype), recipe.normalise]
+    text = json.dumps(
+        [FORMAT, dataset.fingerprint, backbone_digest(backbone), ranges, seed, how], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _make_room(folder: Path, needed: int) -> None:
+def _make_room(folder: Path, needed: int, *, limit: int | None) -> None:
+    if limit is not None and needed > limit:
+        raise DataError(
+            "the cached features would take more than this site allows",
+            got=f"{needed / 1e9:.2f} GB",
+            expected=f"at most {limit / 1e9:g} GB (cache_limit_gb)",
+            advice="Raise cache_limit_gb in site.yaml, or lower training.views in the federation.",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
@@ -149,6 +191,7 @@ def _build(
     config: TrainingConfig,
     seed: int,
     device: torch.device,
+    recipe: Recipe,
     progress: Progress | None,
 ) -> None:
     """Write the maps; a restart goes on behind the last batch that is known to be on disk."""
@@ -162,22 +205,23 @@ def _build(
     mark = folder / "done"
     done = int(mark.read_text()) if mark.exists() else 0
     backbone = backbone.to(device)
-    with torch.inference_mode():
+
+    def features_of(images: torch.Tensor) -> np.ndarray:
+        return extract(backbone, images, colour=recipe.colour).to("cpu", torch.float16).numpy()
+
+    with torch.inference_mode(), computing_in(recipe.dtype, device):
         for number, (view, start) in enumerate(jobs):
             if number < done:
                 continue
             if view is None:
                 part = slice(start, start + _BATCH)
-                images = to_images(dataset.images[part], device)
-                arrays["plain"][part] = extract(backbone, images).cpu().numpy()
+                arrays["plain"][part] = features_of(to_images(dataset.images[part], device))
             else:
                 chosen = train[start : start + _BATCH]
                 rng = np.random.default_rng([seed, view, start])
                 theta = sample_transforms(len(chosen), config=config, rng=rng)
                 images = warp(to_images(dataset.images[chosen], device), theta)
-                arrays["augmented"][view, start : start + len(chosen)] = (
-                    extract(backbone, images).cpu().numpy()
-                )
+                arrays["augmented"][view, start : start + len(chosen)] = features_of(images)
             for array in arrays.values():
                 if isinstance(array, np.memmap):
                     array.flush()

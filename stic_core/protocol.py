@@ -106,6 +106,7 @@ class TrainRound(_Message):
     """The global model, to be validated and then trained; weights travel with it.
 
     Args:
+        learning_rate: of this round, by the plan's schedule; None is the plan's own.
         train: False after the last round: validate only.
     """
 
@@ -114,6 +115,7 @@ class TrainRound(_Message):
     plan_digest: Digest
     round: Round
     weights_digest: Digest
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     train: bool = True
 
 

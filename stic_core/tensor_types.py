@@ -14,8 +14,8 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "n 3 h w"]
 """A batch at the model's door: 0 to 1, the axis of 3 is the phase."""
 
-Features: TypeAlias = Float[Tensor, "n 3 c g g"]
-"""Backbone feature maps, one a phase."""
+Features: TypeAlias = Float[Tensor, "n p c g g"]
+"""Backbone feature maps: one a phase (p is 3), or one of all three as colours (p is 1)."""
 
 Embedding: TypeAlias = Float[Tensor, "n 3 128"]
 """What the SpatialExtractor says of each phase."""

@@ -21,6 +21,15 @@ FlatArray = Float32[np.ndarray, " p"]
 """All tensors that travel, one after the other in the order of their specification."""
 
 
+MEAN, SECOND_MOMENT = ".running_mean", ".running_second_moment"
+"""How the names of batch-norm statistics end; see `stic_core.weights`."""
+
+
+def is_statistic(spec: TensorSpec) -> bool:
+    """Whether a tensor is measured, not trained: it is averaged, and no optimiser steps on it."""
+    return spec.name.endswith((MEAN, SECOND_MOMENT))
+
+
 class TensorSpec(BaseModel):
     """Name and shape of a tensor that travels; values are float32."""
 

@@ -31,10 +31,10 @@ PhaseImages: TypeAlias = UInt8[np.ndarray, "n h w 3"]
 ClinicalMatrix: TypeAlias = Float32[np.ndarray, "n 20"]
 """The 20 clinical columns of `stic_core.clinical.COLUMNS`, 0 or 1."""
 
-PlainFeatures: TypeAlias = Float16[np.ndarray, "n 3 c g g"]
+PlainFeatures: TypeAlias = Float16[np.ndarray, "n p c g g"]
 """Feature maps on disk, of the plain images."""
 
-AugmentedFeatures: TypeAlias = Float16[np.ndarray, "v m 3 c g g"]
+AugmentedFeatures: TypeAlias = Float16[np.ndarray, "v m p c g g"]
 """Feature maps on disk, of each augmented view."""
 
 LabelVector: TypeAlias = Int64[np.ndarray, " n"]

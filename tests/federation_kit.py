@@ -217,7 +217,12 @@ def free_port() -> int:
 
 
 def make_home(
-    path: Path, *, sites: Sequence[str] = ("center1", "center2"), rounds: int = 2, admitted: bool = True
+    path: Path,
+    *,
+    sites: Sequence[str] = ("center1", "center2"),
+    rounds: int = 2,
+    admitted: bool = True,
+    names: Sequence[str] = ("localhost", "127.0.0.1"),
 ) -> Home:
     """A server and enrolled sites with prepared random datasets and the tiny backbone."""
     from stic_client.enroll import enroll
@@ -227,7 +232,7 @@ def make_home(
         name="test",
         host="127.0.0.1",
         port=port,
-        names=("localhost", "127.0.0.1"),
+        names=names,
         backbone="tiny",
         rounds=rounds,
         views=1,

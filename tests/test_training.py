@@ -116,9 +116,9 @@ def test_one_transform_serves_all_three_phases() -> None:
     assert not torch.equal(warped[:, 0], image[:, 0])
 
 
-def _trained(dataset: SiteDataset, *, seed: list[int], epochs: int = 30, **config: object) -> tuple:
+def _trained(dataset: SiteDataset, *, seed: list[int], epochs: int = 45, **config: object) -> tuple:
     examples = examples_of(dataset, _cache(dataset), split="train", task=TASK)
-    head = build_head(channels=64, classes=3, seed=0)
+    head = build_head(channels=32, classes=3, seed=0)
     training = TrainingConfig(batch_size=4, **config)
     outcome = Trainer(head, examples, config=training, seed=seed, device=CPU).run(epochs)
     return head, examples, outcome
@@ -129,7 +129,7 @@ def test_training_fits_its_patients_and_repeats_bit_for_bit(dataset: SiteDataset
     head, examples, outcome = _trained(dataset, seed=[1])
     assert outcome.loss is not None
     assert outcome.loss < 0.6 * np.log(3)
-    assert (outcome.examples, outcome.steps) == (9, 30 * 3)
+    assert (outcome.examples, outcome.steps) == (9, 45 * 3)
     logits = predict(head, examples, device=CPU)
     assert (logits.argmax(axis=1) == examples.labels).mean() > 0.8
     np.testing.assert_array_equal(get_flat(head), get_flat(_trained(dataset, seed=[1])[0]))

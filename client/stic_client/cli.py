@@ -6,7 +6,7 @@ import json
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -77,7 +77,7 @@ def join(
 def _site(context: typer.Context) -> _Site:
     if context.obj is None:
         raise UsageError(
-            "which site?", advice="Name it before the command, such as stic-client --site center2 check."
+            "no site is named", advice="Name it before the command, such as stic-client --site center2 check."
         )
     return context.obj
 
@@ -171,7 +171,7 @@ def _propose(loaded: SiteConfig, *, folder: Path) -> None:
 
     root = loaded.dataset.root
     beside = (root / loaded.dataset.manifest).parent
-    if taken := [path for path in beside.glob("manifest.proposed*.csv")]:
+    if taken := list(beside.glob("manifest.proposed*.csv")):
         raise UsageError(
             f"{taken[0]} exists",
             advice="Somebody may be completing it: it is left as it is; move it away first.",
@@ -185,7 +185,7 @@ def _propose(loaded: SiteConfig, *, folder: Path) -> None:
 
 def show_proposal(proposal: Proposal, *, manifest: Path, notes: Path) -> None:
     """What a scan proposes and how sure it is, on stdout."""
-    print(f"{len(proposal.patients)} studies with CT")
+    print(f"studies with CT: {len(proposal.patients)}")
     for phase in PHASES:
         sure = Counter(patient.confidence[phase] for patient in proposal.patients)
         shown = ", ".join(
@@ -302,7 +302,87 @@ def audit(
     """Verify the log of every message that came in and went out, and sum it up."""
     from stic_core.audit import AuditLog, describe
 
-    print(describe(AuditLog(context.obj.load().audit), run=run, as_json=as_json))
+    print(describe(AuditLog(_site(context).load().audit), run=run, as_json=as_json))
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
+    manifest: Annotated[
+        Path, typer.Option(help="Table of the patients, as for prepare; labels may be empty.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the pages.")] = Path("predictions"),
+    root: Annotated[
+        Path | None, typer.Option(help="What the manifest's paths are relative to; default its own folder.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 1,
+) -> None:
+    """Score new patients with a model: a table, and a page each. Nothing leaves this machine."""
+    loaded = _site(context).load()
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("reading the model")
+        from stic_client.predict import predict as run
+
+        found = run(
+            loaded,
+            model=model,
+            manifest=manifest,
+            out=out,
+            root=root,
+            workers=workers,
+            progress=lambda done, total: terminal.progress("reading patients", done, total),
+        )
+    if found.phantom:
+        print("PHANTOM: computed patients, or a model that learned from them; nothing here is of people")
+    print(f"scores  {found.scores}  ({found.patients} patients)")
+    print(f"pages   {found.pages}")
+    for refusal in found.refused:
+        print(f"not scored: {refusal.message}")
+
+
+@app.command()
+def crossval(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "benign-malignant",
+    architecture: Annotated[str, typer.Option(help="stic, naive-joint or naive-rgb.")] = "stic",
+    backbone: Annotated[
+        str, typer.Option(help="vgg16 (the paper's), tiny, or another of torchvision's.")
+    ] = "vgg16",
+    folds: Annotated[int, typer.Option(min=2, help="How many parts.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops early.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds, weights and shuffling.")] = 0,
+    with_test: Annotated[bool, typer.Option("--with-test", help="Also use the held-out patients.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for crossval.json.")] = Path("crossval"),
+) -> None:
+    """Cross-validate a model on this site's prepared patients: mean ROC, accuracy and AUC."""
+    loaded = _site(context).load()
+    if task not in TASKS:
+        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    model = config.parse_model({"architecture": architecture, "backbone": backbone})
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("reading the dataset")
+        from stic_client.crossval import RESULT_FILE, Study
+        from stic_client.crossval import crossval as run
+
+        study = Study(TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test)
+        document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
+    show_crossval(document)
+    print(f"written: {out / RESULT_FILE}")
+
+
+def show_crossval(document: dict[str, Any]) -> None:
+    """Means over the folds, on stdout."""
+    if document["phantom"]:
+        print("PHANTOM DATA: synthetic patients; nothing here says how the model does on real ones")
+    counts = ", ".join(f"{name} {count}" for name, count in document["patients"].items())
+    print(f"{document['folds']} folds, patients: {counts}")
+    rows = {"accuracy": document["accuracy"]} | {
+        f"AUC {name}": value for name, value in document["auc"].items()
+    }
+    for name, value in (rows | {"AUC macro": document["auc_macro"]}).items():
+        if value["mean"] is not None:
+            print(f"{name:16} {value['mean']:.3f}  (standard deviation over the folds {value['sd']:.3f})")
 
 
 imports = typer.Typer(help="Write manifests for a public cohort.", rich_markup_mode=None)

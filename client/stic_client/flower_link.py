@@ -13,13 +13,12 @@ import hashlib
 import json
 import logging
 import os
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -42,7 +41,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.error import FlowerError
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -55,7 +54,8 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from stic_core.errors import NotAdmittedError, ProtocolError, SticError, UntrustedServerError, UsageError
+from stic_client.trust import pinned, why
+from stic_core.errors import NotAdmittedError, ProtocolError, SticError, UsageError
 
 LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,9 @@ HEARTBEAT_S = 20.0
 """The server calls a site gone after two of these without a sign."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
-_REQUEST_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 15.0
+
+Admission = Literal["admitted", "unknown", "unsigned"]
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -108,17 +110,7 @@ class FleetLink:
         self._public_key = public_key_to_bytes(key.public_key())
         self._stop = threading.Event()
         self._node: Node | None = None
-        self._client = FleetHttpClient(
-            f"https://{address}",
-            verify=_pinned(ca),
-            timeout=_REQUEST_TIMEOUT_S,
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(key, key.public_key()),
-            ],
-        )
-        # A redirect would lead away from the one server that this process may contact.
-        self._client._client.follow_redirects = False
+        self._client = _fleet_client(address, ca=ca, key=key, timeout=_REQUEST_TIMEOUT_S)
 
     def serve(self, app: ClientApp, *, node_config: dict[str, str], until: Callable[[], bool]) -> None:
         """Answer the server's messages until `until()` says so, or the process is interrupted.
@@ -325,7 +317,7 @@ class FleetLink:
             try:
                 return method(request)
             except httpx.TransportError as error:
-                why = _why(error, self._address)
+                reason = why(error, self._address)
             except httpx.HTTPStatusError as error:
                 status = error.response.status_code
                 if status == 401:
@@ -337,13 +329,65 @@ class FleetLink:
                     raise ProtocolError(
                         f"the server answers HTTP {status}", got=f"code {said.code}" if said else None
                     ) from None
-                why = f"HTTP {status}"
+                reason = f"HTTP {status}"
             attempt += 1
             if tries is not None and attempt >= tries:
-                raise ConnectionError(why)
+                raise ConnectionError(reason)
             wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempt - 1))
-            self._observer.note(f"server {self._address} not reached ({why}); next try in {wait:g} s")
+            self._observer.note(f"server {self._address} not reached ({reason}); next try in {wait:g} s")
             self._stop.wait(wait)
+
+
+def ask_admission(address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey) -> Admission:
+    """Ask the server whether it knows a site's key, and change nothing there.
+
+    Signing on could look to the coordinator like a site that came and went. So the question is
+    a sign-on that cannot succeed: its heartbeat interval is out of range, which the server
+    looks at only after it found the key.
+
+    Returns:
+        `unsigned` where the signature itself is refused, which a wrong clock does.
+
+    Raises:
+        ConnectionError: the server is not reached.
+        ProtocolError: what answers is no server of ours.
+        UntrustedServerError: the server's certificate is not from the pinned CA.
+    """
+    client = _fleet_client(address, ca=ca, key=key, timeout=_QUESTION_TIMEOUT_S)
+    request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=0)
+    try:
+        client.ActivateNode(request)
+    except httpx.TransportError as error:
+        raise ConnectionError(why(error, address)) from None
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == 401:
+            return "unsigned"
+        said = FlowerError.from_json(error.response.text)
+        if said is not None and said.code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
+            return "admitted"
+        if said is not None and said.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+            return "unknown"
+        raise ProtocolError(f"the server answers HTTP {error.response.status_code}") from None
+    finally:
+        client._client.close()
+    raise ProtocolError("the server accepts a sign-on that it should refuse")
+
+
+def _fleet_client(
+    address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey, timeout: float
+) -> FleetHttpClient:
+    client = FleetHttpClient(
+        f"https://{address}",
+        verify=pinned(ca),
+        timeout=timeout,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+        ],
+    )
+    # A redirect would lead away from the one server that this process may contact.
+    client._client.follow_redirects = False
+    return client
 
 
 def _run(app: ClientApp, message: Message, context: Context) -> Message:
@@ -354,38 +398,3 @@ def _run(app: ClientApp, message: Message, context: Context) -> Message:
         LOG.exception("the ClientApp failed")
         reason = type(error).__name__
         return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
-
-
-def _pinned(ca: Path) -> ssl.SSLContext:
-    """A context that trusts one CA and nothing else."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cafile=str(ca))
-    except FileNotFoundError:
-        raise UsageError(
-            f"the server's CA certificate is not at {ca}",
-            advice="Ask the operator for ca.crt and set server.ca in site.yaml.",
-        ) from None
-    except ssl.SSLError:
-        raise UsageError(f"{ca} is not a certificate") from None
-    return context
-
-
-def _why(error: httpx.TransportError, address: str) -> str:
-    """A transport error in a few words; a certificate that does not verify is no passing fault."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise UntrustedServerError(
-                f"the certificate of {address} is not trusted",
-                got=cause.verify_message,
-                expected="a certificate from the CA in server.ca",
-                advice="Compare the CA's fingerprint with the operator; someone may be in between.",
-            ) from None
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ConnectError):
-        return "connection refused or no route"
-    if isinstance(error, httpx.TimeoutException):
-        return "timed out"
-    return type(error).__name__

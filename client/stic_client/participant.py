@@ -17,13 +17,11 @@ import torch
 
 from stic_client.policy import check_plan
 from stic_core.audit import AuditLog, Direction, entry_of
-from stic_core.backbones import backbone_digest, load_backbone
+from stic_core.assembly import Means, Workbench, assemble
 from stic_core.config import SiteConfig
 from stic_core.dataset import SPLITS, SiteDataset, Split, load_dataset
 from stic_core.errors import PlanRefusedError, ProtocolError, SticError
 from stic_core.evaluation import ValidationReport, site_report, validation_report
-from stic_core.features import load_or_build
-from stic_core.model import STICHead, build_head
 from stic_core.protocol import (
     Acknowledged,
     Describe,
@@ -47,8 +45,9 @@ from stic_core.protocol import (
 )
 from stic_core.statistics import Suppressed, log_loss_sum
 from stic_core.tensors import FlatArray, digest
-from stic_core.training import Examples, Trainer, examples_of, pick_device, predict
-from stic_core.weights import get_flat, set_flat, trainable_specs
+from stic_core.devices import pick_device
+from stic_core.training import Trainer, fit, predict
+from stic_core.weights import get_flat, trainable_specs
 
 LOG = logging.getLogger(__name__)
 
@@ -82,9 +81,7 @@ class _Run:
     run_id: str
     plan: RunPlan
     dataset: SiteDataset
-    backbone_digest: str
-    head: STICHead
-    examples: dict[Split, Examples]
+    bench: Workbench
 
 
 class Participant:
@@ -192,7 +189,7 @@ class Participant:
             test_fingerprint=run.dataset.split_fingerprints["test"],
             image=run.dataset.image,
             phantom=run.dataset.phantom,
-            backbone_digest=run.backbone_digest,
+            backbone_digest=run.bench.backbone_digest,
             device=self.device.type,
             versions={
                 "python": platform.python_version(),
@@ -209,32 +206,32 @@ class Participant:
 
     def _load(self, run_id: str, plan: RunPlan) -> _Run:
         dataset = load_dataset(self.config.dataset.prepared)
-        weights = self.config.backbone_weights.get(plan.model.backbone)
-        backbone = load_backbone(plan.model.backbone, weights=weights)
-        head = build_head(
-            channels=backbone.channels,
-            classes=len(plan.task.classes),
+        if plan.determinism:
+            torch.use_deterministic_algorithms(True)
+        bench = assemble(
+            dataset,
+            model=plan.model,
+            training=plan.training,
+            task=plan.task,
             seed=plan.seed,
-            recurrent_activation=plan.model.recurrent_activation,
+            means=Means(
+                device=self.device,
+                precision=self.config.precision,
+                weights=self.config.backbone_weights.get(plan.model.backbone),
+                cache_limit_bytes=int(self.config.cache_limit_gb * 1e9),
+                progress=lambda done, total: self.observer.progress("backbone features", done, total),
+                announce=lambda size: self.observer.note(
+                    f"backbone features take {size / 1e6:.0f} MB on the disk, once"
+                ),
+            ),
         )
-        if trainable_specs(head) != plan.tensors:
+        if trainable_specs(bench.module) != plan.tensors:
             raise PlanRefusedError(
                 "tensors",
                 got="names or shapes of another model",
-                expected=f"those of {plan.model.architecture}",
+                expected=f"those of {plan.model.architecture} on {plan.model.backbone}",
             )
-        if plan.determinism:
-            torch.use_deterministic_algorithms(True)
-        cache = load_or_build(
-            dataset,
-            backbone,
-            config=plan.training,
-            seed=plan.seed,
-            device=self.device,
-            progress=lambda done, total: self.observer.progress("backbone features", done, total),
-        )
-        examples = {split: examples_of(dataset, cache, split=split, task=plan.task) for split in SPLITS}
-        return _Run(run_id, plan, dataset, backbone_digest(backbone), head, examples)
+        return _Run(run_id, plan, dataset, bench)
 
     def _checked(
         self,
@@ -267,15 +264,18 @@ class Participant:
             raise PlanRefusedError(
                 "round", got=question.round, expected=f"at most {run.plan.rounds} and a last look"
             )
-        set_flat(run.head, weights)
+        run.bench.put(weights)
         validation = self._validate(run)
         trained: FlatArray | None = None
         loss, examples, steps = None, 0, 0
-        if question.train and len(run.examples["train"]):
+        if question.train and len(run.bench.examples["train"]):
             trainer = self._trainer(run, salt=question.round)
-            outcome = trainer.run(run.plan.training.local_epochs)
+            training = run.plan.training
+            outcome = trainer.run(
+                training.local_epochs, steps=training.local_steps, learning_rate=question.learning_rate
+            )
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
-            trained = get_flat(run.head)
+            trained = get_flat(run.bench.module)
         self._note_round(question, run, loss)
         report = RoundReport(
             round=question.round,
@@ -300,17 +300,17 @@ class Participant:
         """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
         name = int.from_bytes(self.config.site.encode(), "big")
         return Trainer(
-            run.head,
-            run.examples["train"],
+            run.bench.module,
+            run.bench.examples["train"],
             config=run.plan.training,
             seed=[run.plan.seed, salt, name],
             device=self.device,
         )
 
     def _validate(self, run: _Run, *, histograms: bool = False) -> ValidationReport:
-        examples = run.examples["val"]
+        examples = run.bench.examples["val"]
         return validation_report(
-            predict(run.head, examples, device=self.device),
+            predict(run.bench.module, examples, device=self.device),
             examples.labels,
             classes=run.plan.task.classes,
             policy=self.config.policy,
@@ -319,40 +319,39 @@ class Participant:
 
     def _own_loss(self, run: _Run) -> float | None:
         """Mean validation loss for this site's own eyes, whatever its policy releases."""
-        examples = run.examples["val"]
+        examples = run.bench.examples["val"]
         if not len(examples):
             return None
-        logits = predict(run.head, examples, device=self.device)
+        logits = predict(run.bench.module, examples, device=self.device)
         return log_loss_sum(logits, labels=examples.labels) / len(examples)
 
     def _train_local(self, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
         """As many epochs as the federation's, one optimiser throughout, the best by own validation."""
         began = time.perf_counter()
         run = self._current()
-        set_flat(run.head, weights)
-        trainer = self._trainer(run, salt=0)
-        best, best_loss, best_epoch = weights, None, 0
-        epochs = run.plan.rounds * run.plan.training.local_epochs if len(run.examples["train"]) else 0
-        for epoch in range(1, epochs + 1):
-            trainer.run(1)
-            loss = self._own_loss(run)
-            if best_loss is None or loss is None or loss < best_loss:
-                best, best_loss, best_epoch = get_flat(run.head), loss, epoch
-            self.observer.progress("own model, for comparison", epoch, epochs)
-        report = LocalReport(
-            epochs=epochs,
-            best_epoch=best_epoch,
-            validation_loss=best_loss if len(run.examples["val"]) >= self.config.policy.min_cell else None,
-            compute_seconds=time.perf_counter() - began,
-            weights_digest=digest(best, run.plan.tensors),
+        run.bench.put(weights)
+        outcome = fit(
+            self._trainer(run, salt=0),
+            rounds=run.plan.rounds,
+            validate=lambda: self._own_loss(run),
+            on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
         )
-        return report, best
+        report = LocalReport(
+            epochs=len(outcome.losses),
+            best_epoch=outcome.best_epoch,
+            validation_loss=outcome.best_loss
+            if len(run.bench.examples["val"]) >= self.config.policy.min_cell
+            else None,
+            compute_seconds=time.perf_counter() - began,
+            weights_digest=digest(outcome.best, run.plan.tensors),
+        )
+        return report, outcome.best
 
     # ---- evaluation ---------------------------------------------------------------------
 
     def _histograms(self, weights: FlatArray) -> HistogramReport:
         run = self._current()
-        set_flat(run.head, weights)
+        run.bench.put(weights)
         return HistogramReport(validation=self._validate(run, histograms=True))
 
     def _held_out(self, question: EvaluateHeldOut, weights: FlatArray) -> HeldOutAnswer:
@@ -364,9 +363,9 @@ class Participant:
                 got=found[:12],
                 expected=question.test_fingerprint[:12],
             )
-        set_flat(run.head, weights)
-        examples = run.examples["test"]
-        logits = predict(run.head, examples, device=self.device)
+        run.bench.put(weights)
+        examples = run.bench.examples["test"]
+        logits = predict(run.bench.module, examples, device=self.device)
         self.observer.note(f"held-out set opened for model {question.model} ({question.weights_digest[:12]})")
         report = site_report(
             logits,

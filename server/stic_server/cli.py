@@ -13,6 +13,8 @@ from rich.table import Table
 
 from stic_core import commands, config
 from stic_core.config import FederationConfig
+from stic_core.errors import UsageError
+from stic_core.tasks import TASKS
 from stic_core.terminal import Terminal
 
 app = typer.Typer(
@@ -185,6 +187,48 @@ def demo(
     from stic_server.demo import run_demo
 
     run_demo(folder.resolve(), runs=runs.resolve(), seed=seed, full=full)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As one ONNX file, backbone and all.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The file; default model.onnx in the model's folder.")
+    ] = None,
+    backbone_weights: Annotated[
+        Path | None, typer.Option(help="The backbone's file, where it is not in torchvision's cache.")
+    ] = None,
+) -> None:
+    """Write a run's model for other programs; its scores are ours within 1e-4."""
+    if not onnx:
+        raise UsageError("no format is named", advice="Add --onnx.")
+    import torch
+
+    from stic_core.assembly import Means, restore
+    from stic_core.export import export_onnx
+    from stic_core.model_files import read_model
+
+    folder = run / "model" if (run / "model").is_dir() else run
+    saved = read_model(folder)
+    network = restore(saved, means=Means(torch.device("cpu"), precision="float32", weights=backbone_weights))
+    print(export_onnx(network, out or folder / "model.onnx", description=saved.description))
+
+
+@app.command("import-keras")
+def import_keras(
+    file: Annotated[Path, typer.Argument(help="The authors' .h5: a whole model, or its weights.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; the backbone goes beside it.")],
+    task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "malignant",
+) -> None:
+    """Turn a Keras model of the paper's authors into one of ours, for predict or a warm start."""
+    from stic_core.keras_weights import save_keras
+
+    if task not in TASKS:
+        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    backbone = save_keras(file, out=out, task=TASKS[task])
+    print(f"model     {out}")
+    print(f"backbone  {backbone}  (name it under backbone_weights: {{vgg16: FILE}})")
 
 
 def show_evaluation(document: dict[str, Any]) -> None:

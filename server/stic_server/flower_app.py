@@ -20,9 +20,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from stic_core import config
 from stic_core.audit import AuditLog
-from stic_core.backbones import CHANNELS
 from stic_core.errors import FederationError, ProtocolError
-from stic_core.model import build_head
+from stic_core.model import initial_module
+from stic_core.model_files import read_model, warm_start
 from stic_core.protocol import (
     MESSAGE_KEY,
     WEIGHTS_KEY,
@@ -88,13 +88,19 @@ def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
         FederationError: too few sites, or too long a wait.
     """
     federation = config.load(path, config.FederationConfig)
-    head = build_head(
-        channels=CHANNELS[federation.model.backbone],
+    module = initial_module(
+        federation.model,
         classes=len(federation.task.classes),
         seed=federation.seed,
-        recurrent_activation=federation.model.recurrent_activation,
+        weights=federation.backbone_weights.get(federation.model.backbone),
     )
-    plan = RunPlan.of(federation, trainable_specs(head))
+    plan = RunPlan.of(federation, trainable_specs(module))
+    initial = get_flat(module)
+    if federation.warm_start is not None:
+        initial, fresh = warm_start(
+            read_model(federation.warm_start), initial=initial, tensors=plan.tensors, model=plan.model
+        )
+        observer.note(f"warm start from {federation.warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
     run = RunFolder.begin(federation, plan)
     expected = [site.name for site in admitted(path.resolve().parent / "sites")]
     sites = FlowerSites(grid, expected=expected, grace_s=federation.join_grace_s, observer=observer)
@@ -108,7 +114,7 @@ def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
         AuditLog(path.resolve().parent / "audit.jsonl"),
         tensors=tuple(spec.name for spec in plan.tensors),
     )
-    execute(plan, get_flat(head), run=run, sites=audited, limits=limits, observer=observer)
+    execute(plan, initial, run=run, sites=audited, limits=limits, observer=observer)
     return run
 
 

@@ -52,6 +52,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from stic_core.errors import ListenError, UsageError
+from stic_server.connections import BoundedConnection
 from stic_server.guard import Guard
 from stic_server.sites import AdmittedSite, admitted
 
@@ -246,6 +247,9 @@ class FleetServer:
                 port=listen.port,
                 ssl_certfile=str(listen.certificate),
                 ssl_keyfile=str(listen.key),
+                http=BoundedConnection,
+                ws="none",
+                backlog=128,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -11,6 +11,7 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport
 from stic_core.evaluation.pooling import as_json
 from stic_core.protocol import RoundReport, TrainRound
+from stic_core.schedules import rate_of_round, should_stop
 from stic_core.tensors import FlatArray, digest
 from stic_server.asking import Exchange, answers_of
 from stic_server.coordinator import Diagnostics, FederationState, SiteRound, Validation, advance, score
@@ -53,7 +54,7 @@ class Rounds:
         self._run.keep_rounds(state.completed - 1)
         self._roster.observer.stage("training")
         mark = time.monotonic()
-        while state.completed < self._roster.plan.rounds:
+        while state.completed < self._roster.plan.rounds and not self._stops(state):
             number = state.completed + 1
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
@@ -65,7 +66,7 @@ class Rounds:
             row = self._row(number, seconds, exchange, reports, diagnostics)
             state = replace(state, pending=row, seconds=state.seconds + seconds)
             save_state(state, self._run.checkpoints, plan_digest=self._roster.plan.digest)
-        _, reports = self._round(state, self._roster.plan.rounds + 1, train=False)
+        _, reports = self._round(state, state.completed + 1, train=False)
         state, validation = score(state, reports)
         self._write_row(state.pending, validation)
         return state
@@ -95,6 +96,7 @@ class Rounds:
             plan_digest=self._roster.plan.digest,
             round=number,
             weights_digest=digest(state.weights, self._roster.plan.tensors),
+            learning_rate=self._rate(number) if train else None,
             train=train,
         )
         exchange = self._roster.ask(question, weights=state.weights)
@@ -108,6 +110,23 @@ class Rounds:
             else:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports
+
+    def _losses(self) -> list[float | None]:
+        """Pooled validation loss of the models so far that were scored, which lags a round behind."""
+        return [row["val"].get("pooled", {}).get("loss") for row in self._run.read_rounds()]
+
+    def _rate(self, number: int) -> float:
+        plan = self._roster.plan
+        return rate_of_round(plan.training, number=number, rounds=plan.rounds, losses=self._losses())
+
+    def _stops(self, state: FederationState) -> bool:
+        stops = should_stop(self._roster.plan.training, self._losses())
+        if stops:
+            self._roster.observer.note(
+                f"stopped early after round {state.completed}: no better validation loss for "
+                f"{self._roster.plan.training.early_stopping} rounds"
+            )
+        return stops
 
     def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
         if report.round != number:

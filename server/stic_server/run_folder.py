@@ -77,7 +77,9 @@ class RunFolder:
                 "status": "running",
                 "started": now(),
                 "plan_digest": plan.digest,
-                "config": config.model_dump(mode="json", exclude={"runs", "listen"}),
+                "config": config.model_dump(
+                    mode="json", exclude={"runs", "listen", "warm_start", "backbone_weights"}
+                ),
                 "versions": versions(),
                 "seed": config.seed,
                 "determinism": config.determinism,

@@ -7,7 +7,7 @@ from stic_core.phantom.centres import CENTRES, DEMO_COUNTS, FULL_COUNTS, Centre
 from stic_core.phantom.cohort import GENERATOR_VERSION, MANIFEST_COLUMNS, Member, members, write_cohort
 from stic_core.phantom.dicom import MODEL_PREFIX, is_phantom
 from stic_core.phantom.patient import Motion, PhantomPatient, draw_patient
-from stic_core.phantom.render import Scene, clean, render, scene
+from stic_core.phantom.render import Scene, clean, render, resample, scene
 
 __all__ = [
     "CENTRES",
@@ -26,6 +26,7 @@ __all__ = [
     "is_phantom",
     "members",
     "render",
+    "resample",
     "scene",
     "write_cohort",
 ]

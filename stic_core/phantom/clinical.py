@@ -54,7 +54,9 @@ RATES: Mapping[str, Rates] = MappingProxyType(
         "HCC": Rates((57, 11), 0.796, 0.66, 0.845, (12, 0.5), (40, 2.5), (16, 0.9), (2.5, 0.6), (17, 0.9)),
         "ICC": Rates((61, 10), 0.470, 0.14, 0.340, (20, 0.8), (3.2, 0.7), (60, 1.9), (3.2, 1.0), (24, 1.1)),
         "META": Rates((60, 12), 0.550, 0.02, 0.014, (11, 0.45), (3.0, 0.6), (19, 1.4), (9, 1.7), (18, 1.0)),
-        "BENIGN": Rates((48, 12), 0.208, 0.01, 0.083, (11, 0.4), (2.8, 0.5), (12, 0.8), (1.8, 0.5), (14, 0.6)),
+        "BENIGN": Rates(
+            (48, 12), 0.208, 0.01, 0.083, (11, 0.4), (2.8, 0.5), (12, 0.8), (1.8, 0.5), (14, 0.6)
+        ),
     }
 )
 
@@ -90,7 +92,9 @@ def draw_clinical(*, label: str, host: Host, centre: Centre, rng: np.random.Gene
         "ca199": _bounded(value(*rates.ca199), bottom=0.6, top=12_000.0),
         "cea": _bounded(value(*rates.cea), bottom=0.5, top=1_500.0),
         "ca125": _bounded(value(*rates.ca125), bottom=0.6, top=5_000.0),
-        "hbsag": str(rng.choice(("+", "(+)", "阳性") if positive else ("-", "(-)", "阴性"), p=(0.6, 0.3, 0.1))),
+        "hbsag": str(
+            rng.choice(("+", "(+)", "阳性") if positive else ("-", "(-)", "阴性"), p=(0.6, 0.3, 0.1))
+        ),
     }
     # One draw a column whether or not it decides: rates may then differ by centre and the
     # values that remain are still the same ones.

@@ -19,7 +19,7 @@ from stic_core.phantom.dicom import write_slice
 from stic_core.phantom.patient import PhantomPatient, draw_patient
 from stic_core.phantom.render import render, scene
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised with every change that alters a file; a cohort of another version is made anew."""
 
 MANIFEST_COLUMNS = (
@@ -135,7 +135,9 @@ def write_cohort(
     folder.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     rows: dict[str, dict[str, str]] = {}
-    for done, (subject, row) in enumerate(_written(folder, cohort, centre=centre, seed=seed, workers=workers), start=1):
+    for done, (subject, row) in enumerate(
+        _written(folder, cohort, centre=centre, seed=seed, workers=workers), start=1
+    ):
         rows[subject] = row
         if progress:
             progress(done, len(cohort))
@@ -181,7 +183,9 @@ def manifest_row(patient: PhantomPatient, *, member: Member) -> dict[str, str]:
     }
 
 
-def _is_complete(folder: Path, *, stamp: Path, made_from: Mapping[str, object], cohort: tuple[Member, ...]) -> bool:
+def _is_complete(
+    folder: Path, *, stamp: Path, made_from: Mapping[str, object], cohort: tuple[Member, ...]
+) -> bool:
     try:
         same = json.loads(stamp.read_text(encoding="utf-8")) == made_from
     except (FileNotFoundError, ValueError):
@@ -203,7 +207,8 @@ def _written(
     )
     try:
         jobs = {
-            pool.submit(write_patient, folder, member=member, centre=centre, seed=seed): member for member in cohort
+            pool.submit(write_patient, folder, member=member, centre=centre, seed=seed): member
+            for member in cohort
         }
         for job in as_completed(jobs):
             yield jobs[job].subject, job.result()

@@ -48,6 +48,9 @@ def tissue_hu(*, contrast: Contrast, cirrhosis: bool, rng: np.random.Generator) 
     """HU of every tissue by phase, for one patient."""
     u, v = contrast.arterial, contrast.portal
 
+    def still(value: float) -> PhaseHU:
+        return value, value, value
+
     def enhanced(plain: float, arterial: float, portal: float) -> PhaseHU:
         return plain, plain + contrast.iodine * arterial, plain + contrast.iodine * portal
 
@@ -57,17 +60,17 @@ def tissue_hu(*, contrast: Contrast, cirrhosis: bool, rng: np.random.Generator) 
     blood = float(rng.normal(42, 3))
     return MappingProxyType(
         {
-            "air": (-1000.0,) * 3,
-            "skin": (30.0,) * 3,
-            "fat": (float(rng.normal(-102, 4)),) * 3,
-            "visceral": (float(rng.normal(-98, 5)),) * 3,
+            "air": still(-1000.0),
+            "skin": still(30.0),
+            "fat": still(float(rng.normal(-102, 4))),
+            "visceral": still(float(rng.normal(-98, 5))),
             "muscle": enhanced(float(rng.normal(54, 4)), 8, 16),
-            "cortical": (float(rng.normal(480, 60)),) * 3,
+            "cortical": still(float(rng.normal(480, 60))),
             "cancellous": enhanced(float(rng.normal(165, 40)), 6, 14),
             "cord": (32.0, 34.0, 36.0),
-            "gas": (-940.0,) * 3,
-            "fluid": (float(rng.normal(8, 5)),) * 3,
-            "bile": (float(rng.normal(7, 4)),) * 3,
+            "gas": still(-940.0),
+            "fluid": still(float(rng.normal(8, 5))),
+            "bile": still(float(rng.normal(7, 4))),
             "wall": enhanced(38, 50, 60),
             "pancreas": enhanced(40, 68 - 10 * abs(u), 52),
             "liver": enhanced(liver, 15 + 9 * u, (52 - 4 * abs(v)) * uptake),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ MODEL_PREFIX = "PHANTOM"
 _IMPLEMENTATION_UID = generate_uid(entropy_srcs=["stic-federated phantom"])
 _SERIES = {"nc": "NC abdomen", "art": "ART abdomen late arterial", "pv": "PV abdomen portal venous"}
 _OFFSET = {"uint16": -1024, "int16": 0}
-_DAY = "20200101"  # no patient, no real date
+_START = dt.datetime(2020, 1, 1, 8, tzinfo=dt.UTC)  # no patient, no real date
 
 
 def is_phantom(dataset: Dataset) -> bool:
@@ -91,9 +91,11 @@ def _header(patient: PhantomPatient, *, phase: str, subject: str) -> Dataset:
     dataset.AccessionNumber, dataset.StudyID, dataset.ReferringPhysicianName = "", "1", ""
     dataset.SeriesNumber, dataset.AcquisitionNumber, dataset.InstanceNumber = number + 2, number + 1, 1
 
-    start = datetime.datetime(2020, 1, 1, 8, 0) + datetime.timedelta(minutes=patient.index % 600)
-    moment = (start + datetime.timedelta(seconds=patient.delays_s[number])).strftime("%H%M%S.%f")
-    dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = _DAY
+    start = _START + dt.timedelta(minutes=patient.index % 600)
+    moment = (start + dt.timedelta(seconds=patient.delays_s[number])).strftime("%H%M%S.%f")
+    dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = _START.strftime(
+        "%Y%m%d"
+    )
     dataset.StudyTime = start.strftime("%H%M%S.%f")
     dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = moment
 

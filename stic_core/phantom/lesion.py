@@ -65,18 +65,18 @@ SIGNS: Mapping[str, Signs] = MappingProxyType(
     {
         "HCC": Signs(
             diffuse=0.874, washout=0.476, capsule=0.233, rim=0.0, nodular=0.0, scar=0.019, lobulated=0.058,
-            fills=(0.0, 0.0), core_pv_hu=(-7, 9), plain_hu=(-10, 7), diameter_mm=(39, 59, 87),
-            several=0.25, more=1.0, necrosis=0.45, mosaic_hu=11,
+            fills=(0.0, 0.0), core_pv_hu=(-5, 7), plain_hu=(-10, 7), diameter_mm=(39, 59, 87),
+            several=0.20, more=1.0, necrosis=0.20, mosaic_hu=11,
         ),
         "ICC": Signs(
             diffuse=0.180, washout=0.080, capsule=0.0, rim=0.610, nodular=0.0, scar=0.010, lobulated=0.340,
-            fills=(0.30, 0.75), core_pv_hu=(-18, 10), plain_hu=(-14, 7), diameter_mm=(47, 71, 94),
-            several=0.30, more=1.5, necrosis=0.30, mosaic_hu=7,
+            fills=(0.40, 0.85), core_pv_hu=(-14, 8), plain_hu=(-14, 7), diameter_mm=(47, 71, 94),
+            several=0.25, more=1.0, necrosis=0.15, mosaic_hu=7,
         ),
         "META": Signs(
             diffuse=0.083, washout=0.064, capsule=0.0, rim=0.702, nodular=0.0, scar=0.0, lobulated=0.101,
-            fills=(0.0, 0.35), core_pv_hu=(-27, 11), plain_hu=(-15, 7), diameter_mm=(24, 35, 50),
-            several=0.62, more=2.5, necrosis=0.45, mosaic_hu=7,
+            fills=(0.0, 0.25), core_pv_hu=(-32, 10), plain_hu=(-15, 7), diameter_mm=(24, 35, 50),
+            several=0.68, more=2.5, necrosis=0.45, mosaic_hu=7,
         ),
         "BENIGN": Signs(
             diffuse=0.0, washout=0.0, capsule=0.0, rim=0.052, nodular=0.833, scar=0.167, lobulated=0.208,
@@ -154,7 +154,9 @@ class _Pattern:
     rim_share: float
 
 
-def draw_lesions(*, label: str, anatomy: Anatomy, contrast: Contrast, rng: np.random.Generator) -> tuple[Lesion, ...]:
+def draw_lesions(
+    *, label: str, anatomy: Anatomy, contrast: Contrast, rng: np.random.Generator
+) -> tuple[Lesion, ...]:
     """A patient's lesions in the liver, the largest first.
 
     Args:
@@ -177,14 +179,17 @@ def draw_lesions(*, label: str, anatomy: Anatomy, contrast: Contrast, rng: np.ra
         size = diameter if number == 0 else diameter * float(rng.uniform(0.25, 0.8))
         place = _place(size=size, anatomy=anatomy, taken=lesions, rng=rng)
         if place is not None:
-            lesions.append(_draw_lesion(place, size=size, signs=signs, pattern=pattern, contrast=contrast, rng=rng))
+            lesions.append(
+                _draw_lesion(place, size=size, signs=signs, pattern=pattern, contrast=contrast, rng=rng)
+            )
     return tuple(lesions)
 
 
 def _draw_pattern(signs: Signs, *, rng: np.random.Generator) -> _Pattern:
     chance = float(rng.uniform())
     arterial: Arterial = "none"
-    for name, rate in (("diffuse", signs.diffuse), ("rim", signs.rim), ("nodular", signs.nodular)):
+    rates: dict[Arterial, float] = {"diffuse": signs.diffuse, "rim": signs.rim, "nodular": signs.nodular}
+    for name, rate in rates.items():
         if chance < rate:
             arterial = name
             break
@@ -203,7 +208,9 @@ def _draw_pattern(signs: Signs, *, rng: np.random.Generator) -> _Pattern:
     )
 
 
-def _place(*, size: float, anatomy: Anatomy, taken: list[Lesion], rng: np.random.Generator) -> tuple[float, float] | None:
+def _place(
+    *, size: float, anatomy: Anatomy, taken: list[Lesion], rng: np.random.Generator
+) -> tuple[float, float] | None:
     """A point in the liver with room for a lesion, the best of the first that will do; None if full."""
     liver, best = anatomy.liver, None
     radii = liver.radii()
@@ -211,7 +218,10 @@ def _place(*, size: float, anatomy: Anatomy, taken: list[Lesion], rng: np.random
         angle = rng.uniform(0, 2 * np.pi)
         reach = radii[int(angle / (2 * np.pi) * len(radii)) % len(radii)] * np.sqrt(rng.uniform(0.0, 0.8))
         x, y = liver.x + float(reach * np.cos(angle)), liver.y + float(reach * np.sin(angle))
-        if any(np.hypot(x - other.outline.x, y - other.outline.y) < 0.55 * (size + other.diameter_mm) for other in taken):
+        if any(
+            np.hypot(x - other.outline.x, y - other.outline.y) < 0.55 * (size + other.diameter_mm)
+            for other in taken
+        ):
             continue
         room = min(_clearance(liver, x=x, y=y), _clearance(anatomy.cavity, x=x, y=y) - 3)
         if best is None or room > best[0]:
@@ -230,14 +240,22 @@ def _clearance(outline: Outline, *, x: float, y: float) -> float:
 
 
 def _draw_lesion(
-    place: tuple[float, float], *, size: float, signs: Signs, pattern: _Pattern, contrast: Contrast, rng: np.random.Generator
+    place: tuple[float, float],
+    *,
+    size: float,
+    signs: Signs,
+    pattern: _Pattern,
+    contrast: Contrast,
+    rng: np.random.Generator,
 ) -> Lesion:
     radius = size / 2
     waves = [(k, float(rng.normal(0, 0.045 / np.sqrt(k))), float(rng.uniform(0, 6.28))) for k in (2, 3, 5, 7)]
     if pattern.lobulated:
         waves.append((int(rng.integers(4, 8)), float(rng.uniform(0.08, 0.15)), float(rng.uniform(0, 6.28))))
     semi = (radius, radius * float(rng.uniform(0.78, 1.0)))
-    outline = ellipse(x=place[0], y=place[1], semi=semi, tilt=float(rng.uniform(0, 3.14)), waves=waves, knots=96)
+    outline = ellipse(
+        x=place[0], y=place[1], semi=semi, tilt=float(rng.uniform(0, 3.14)), waves=waves, knots=96
+    )
 
     iodine, u, v = contrast.iodine, contrast.arterial, contrast.portal
     up = pattern.uptake * float(rng.lognormal(0, 0.12)) * iodine
@@ -247,19 +265,21 @@ def _draw_lesion(
     if pattern.washout:
         core_pv = -float(rng.normal(21 + 7 * v, 5)) * iodine
     if pattern.arterial == "diffuse":
-        core = (plain, 34 * up * (1 + 0.2 * u), core_pv)
+        core = (plain, 29 * up * (1 + 0.2 * u), core_pv)
     elif pattern.arterial == "rim":
         thick = float(np.clip(pattern.rim_share * radius, 2.0, 9.0))
         grown = max(thick, pattern.fill * (1 + 0.35 * v) * radius)
         core = (plain, plain - 9 * iodine, core_pv)
-        rim = (plain * 0.6, 31 * up * (1 - 0.25 * u), 5 * up - 8)
+        rim = (plain * 0.6, 26 * up * (1 - 0.25 * u), 5 * up - 3)
         rim_mm = (thick, thick, grown)
     else:
         core = (plain, plain - 6 * iodine, core_pv)
     if pattern.arterial == "nodular":
         nodule = (plain, 110 * iodine, 55 * iodine)
         nodules = tuple(
-            Nodule(float(angle), float(rng.uniform(0.12, 0.35)), (0.0, deep, deep * float(rng.uniform(1.3, 2.0))))
+            Nodule(
+                float(angle), float(rng.uniform(0.12, 0.35)), (0.0, deep, deep * float(rng.uniform(1.3, 2.0)))
+            )
             for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8)))
             for deep in (float(rng.uniform(0.12, 0.3)) * radius,)
         )

@@ -152,7 +152,9 @@ def _draw_motion(*, rng: np.random.Generator) -> Motion:
     )
 
 
-def _draw_delays(contrast: Contrast, *, centre: Centre, rng: np.random.Generator) -> tuple[float, float, float]:
+def _draw_delays(
+    contrast: Contrast, *, centre: Centre, rng: np.random.Generator
+) -> tuple[float, float, float]:
     arterial, portal = centre.delays_s
     return (
         0.0,

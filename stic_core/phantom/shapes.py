@@ -57,14 +57,22 @@ class Grid:
         rows, cols = window
         across = np.arange(cols.start, cols.stop, dtype=np.float32) * np.float32(self.spacing_mm)
         down = np.arange(rows.start, rows.stop, dtype=np.float32) * np.float32(self.spacing_mm)
-        return (across + np.float32(self.origin_mm[0] - x))[None], (down + np.float32(self.origin_mm[1] - y))[:, None]
+        return (across + np.float32(self.origin_mm[0] - x))[None], (down + np.float32(self.origin_mm[1] - y))[
+            :, None
+        ]
 
     def pixel(self, *, x: float, y: float) -> tuple[float, float]:
         """Row and column of a point."""
         return (y - self.origin_mm[1]) / self.spacing_mm, (x - self.origin_mm[0]) / self.spacing_mm
 
     @property
+    def pixel_mm(self) -> tuple[float, float]:
+        """Distance between rows and between columns."""
+        return self.spacing_mm, self.spacing_mm
+
+    @property
     def whole(self) -> Window:
+        """Every row and column."""
         return slice(0, self.size), slice(0, self.size)
 
 
@@ -87,6 +95,7 @@ class Outline:
 
     @property
     def reach_mm(self) -> float:
+        """The largest radius."""
         return float(self.radii().max())
 
     def inside(self, *, x: float, y: float) -> float:
@@ -171,7 +180,9 @@ def depth(outline: Outline, grid: Grid, *, margin_mm: float = 2.0) -> Depth:
     return Depth(window, (radius - distance) * cosine[angle], distance / radius, angle)
 
 
-def tube(grid: Grid, points: Sequence[tuple[float, float, float]], *, window: Window | None = None) -> tuple[Window, Patch]:
+def tube(
+    grid: Grid, points: Sequence[tuple[float, float, float]], *, window: Window | None = None
+) -> tuple[Window, Patch]:
     """Distance inside a line of round-ended pieces that change width, mm.
 
     Args:
@@ -187,10 +198,16 @@ def tube(grid: Grid, points: Sequence[tuple[float, float, float]], *, window: Wi
         rows, _ = grid.window(x=middle_x, y=middle_y, reach_mm=float(np.ptp(ys) / 2 + widths.max() + 2))
         _, cols = grid.window(x=middle_x, y=middle_y, reach_mm=float(np.ptp(xs) / 2 + widths.max() + 2))
         window = rows, cols
-    out = np.full((window[0].stop - window[0].start, window[1].stop - window[1].start), -2.0, dtype=np.float32)
+    out = np.full(
+        (window[0].stop - window[0].start, window[1].stop - window[1].start), -2.0, dtype=np.float32
+    )
     for (x0, y0, w0), (x1, y1, w1) in pairwise(points):
         piece = _overlap(
-            grid.window(x=(x0 + x1) / 2, y=(y0 + y1) / 2, reach_mm=float(np.hypot(x1 - x0, y1 - y0) / 2 + max(w0, w1) + 2)),
+            grid.window(
+                x=(x0 + x1) / 2,
+                y=(y0 + y1) / 2,
+                reach_mm=float(np.hypot(x1 - x0, y1 - y0) / 2 + max(w0, w1) + 2),
+            ),
             window,
         )
         if piece is None:

@@ -102,9 +102,10 @@ def newcombe(first: tuple[int, int], second: tuple[int, int], *, level: float = 
     l1, u1 = wilson(first[0], total=first[1], level=level)
     l2, u2 = wilson(second[0], total=second[1], level=level)
     difference = p1 - p2
+    # A difference lies between -1 and 1; rounding may pass the end by one digit.
     return (
-        difference - float(np.hypot(p1 - l1, u2 - p2)),
-        difference + float(np.hypot(u1 - p1, p2 - l2)),
+        max(-1.0, difference - float(np.hypot(p1 - l1, u2 - p2))),
+        min(1.0, difference + float(np.hypot(u1 - p1, p2 - l2))),
     )
 
 

@@ -1,0 +1,215 @@
+"""The way to the server: TLS against the pinned CA, its certificate, its clock, its admission.
+
+Nothing changes at the server, and a client of this site that runs is not disturbed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+import httpx
+from cryptography import x509
+
+from stic_client.preflight.identity import dates
+from stic_client.preflight.outcome import Check
+from stic_client.trust import pinned, why
+from stic_core.config import SiteConfig
+from stic_core.errors import ProtocolError, SticError, UntrustedServerError, UsageError
+from stic_core.keys import load_private
+from stic_core.protocol import VERSION
+
+# Flower 1.41 signs the time and refuses what is outside -5 s to +305 s.
+AHEAD_S, BEHIND_S = 5.0, 300.0
+AHEAD_WARNING_S, BEHIND_WARNING_S = 2.0, 60.0
+
+ONLINE = ("server", "certificate", "clock", "admitted", "protocol")
+"""Names of the checks that need the server."""
+
+_TIMEOUT_S = 15.0
+
+Ask = Callable[[SiteConfig], str]
+"""Asks the server about this site's key: `admitted`, `unknown` or `unsigned`.
+
+Raises ConnectionError or a SticError where there is no answer.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the server's answer tells.
+
+    Args:
+        certificate: as it came, verified already; None where a proxy hides it.
+        ahead_s: how far this machine's clock is ahead of the server's; None without a date.
+        uncertain_s: how far off that may be: HTTP dates have whole seconds.
+    """
+
+    certificate: x509.Certificate | None
+    ahead_s: float | None
+    uncertain_s: float
+
+
+def check_online(config: SiteConfig, *, ask: Ask) -> Iterator[Check]:
+    """All checks that need the server; without one the others are skipped."""
+    try:
+        greeting = greet(config)
+    except (ConnectionError, SticError) as error:
+        yield _unreached(config, error)
+        for name in ONLINE[1:]:
+            yield Check(name, "skipped", "the server was not reached")
+        return
+    proxy = " through a proxy" if _proxied(config) else ""
+    yield Check("server", "ok", f"{config.server.address} reached{proxy}, certificate from the pinned CA")
+    yield _certificate(greeting)
+    yield check_clock(greeting)
+    yield from _admission(config, ask=ask)
+
+
+def greet(config: SiteConfig) -> Greeting:
+    """One GET of /health, with the proxy of the environment.
+
+    Raises:
+        ConnectionError: not reached, or what answers is no server of ours.
+        UntrustedServerError: its certificate is not from the pinned CA.
+        UsageError: the pinned CA cannot be read.
+    """
+    address = config.server.address
+    with httpx.Client(verify=pinned(config.server.ca), timeout=_TIMEOUT_S) as client:
+        try:
+            # A second request over the open connection: the handshake would count as clock error.
+            client.get(f"https://{address}/health")
+            before = time.time()
+            answer = client.get(f"https://{address}/health")
+            after = time.time()
+            certificate = _peer(answer)  # a closed connection tells no more
+        except httpx.TransportError as error:
+            raise ConnectionError(why(error, address)) from None
+    if answer.status_code != 200:
+        raise ConnectionError(f"it answers HTTP {answer.status_code}")
+    return Greeting(certificate, *_clock_difference(answer.headers.get("date"), before=before, after=after))
+
+
+def _peer(answer: httpx.Response) -> x509.Certificate | None:
+    stream = answer.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    found = tls.getpeercert(True) if tls is not None else None
+    return x509.load_der_x509_certificate(found) if found else None
+
+
+def _clock_difference(date: str | None, *, before: float, after: float) -> tuple[float | None, float]:
+    """How far this clock is ahead, and by how much that may be wrong, in seconds."""
+    try:
+        server = parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return None, 0.0
+    # The header was cut to whole seconds: on average half a second is missing.
+    return (before + after) / 2 - (server + 0.5), 0.5 + (after - before) / 2
+
+
+def _proxied(config: SiteConfig) -> bool:
+    from urllib.request import getproxies, proxy_bypass
+
+    host = config.server.address.rsplit(":", 1)[0]
+    return bool(getproxies().get("https") or getproxies().get("all")) and not proxy_bypass(host)
+
+
+def _unreached(config: SiteConfig, error: Exception) -> Check:
+    if isinstance(error, UntrustedServerError):
+        expired = "expired" in str(error.got)
+        return Check(
+            "server",
+            "problem",
+            f"{error.what}: {error.got}",
+            "Ask the operator to renew the server's certificate, and check this machine's clock."
+            if expired
+            else error.advice or "",
+        )
+    if isinstance(error, UsageError):
+        return Check(
+            "server", "problem", error.what, "Ask the operator for ca.crt and set server.ca in site.yaml."
+        )
+    return Check(
+        "server",
+        "problem",
+        f"{config.server.address} not reached: {error}",
+        "Is the server running? This machine needs one outgoing TCP connection to it: check the firewall, "
+        "server.address in site.yaml, and HTTPS_PROXY where the hospital has a proxy.",
+    )
+
+
+def _certificate(greeting: Greeting) -> Check:
+    if greeting.certificate is None:
+        return Check("certificate", "skipped", "the connection does not show it")
+    mend = "Tell the operator to renew it; nothing is to be done here."
+    return dates(
+        "certificate", greeting.certificate, now=dt.datetime.now(dt.UTC), mend=mend, good="the server's"
+    )
+
+
+def check_clock(greeting: Greeting) -> Check:
+    """This machine's clock against the server's; beyond the window every request is refused."""
+    if greeting.ahead_s is None:
+        return Check("clock", "skipped", "the server's answer has no date")
+    ahead = greeting.ahead_s
+    # What lies within the measurement's own error is no difference.
+    surely = max(abs(ahead) - greeting.uncertain_s, 0.0)
+    if not surely:
+        return Check("clock", "ok", "agrees with the server's to the second")
+    found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
+    mend = "Set this machine's clock, best with NTP (timedatectl set-ntp true)."
+    limit, early = (AHEAD_S, AHEAD_WARNING_S) if ahead > 0 else (BEHIND_S, BEHIND_WARNING_S)
+    if surely > limit:
+        return Check("clock", "problem", f"{found}: it refuses this site's signatures", mend)
+    if surely > early:
+        return Check("clock", "warning", f"{found}; from {limit:.0f} s on it refuses", mend)
+    return Check("clock", "ok", found)
+
+
+def _admission(config: SiteConfig, *, ask: Ask) -> Iterator[Check]:
+    try:
+        load_private(config.key)
+        answer = ask(config)
+    except UsageError:
+        yield Check("admitted", "skipped", "no usable key to ask with")
+        yield Check("protocol", "skipped", "no usable key to ask with")
+        return
+    except ProtocolError as error:
+        yield Check("admitted", "skipped", "the server does not say")
+        yield Check(
+            "protocol",
+            "problem",
+            f"what answers does not speak our protocol ({error.what})",
+            "Compare server.address and the version of stic-federated with the operator.",
+        )
+        return
+    except (ConnectionError, SticError) as error:
+        yield Check("admitted", "skipped", f"the server stopped answering ({type(error).__name__})")
+        yield Check("protocol", "skipped", "the server stopped answering")
+        return
+    if answer == "admitted":
+        yield Check("admitted", "ok", "the server knows this site's key")
+    elif answer == "unknown":
+        yield Check(
+            "admitted",
+            "problem",
+            "the server does not know this site's key",
+            f"Send {config.key.with_suffix('.pub').name} to the operator, who runs "
+            f"stic-server admit {config.site} FILE after comparing fingerprints.",
+        )
+    else:
+        yield Check(
+            "admitted",
+            "problem",
+            "the server refuses this site's signature",
+            "Check the clock: a time ahead of the server's by more than 5 s is refused.",
+        )
+    # The version of the messages is in the first of a run: until then it can only be our own.
+    yield Check(
+        "protocol",
+        "ok",
+        f"the server speaks Flower's Fleet protocol; the messages' version, here {VERSION}, is compared in a run",
+    )
