@@ -3,7 +3,7 @@
 # make install only the virtual environment
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
-	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(name)))))
+	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(name))))
 SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
