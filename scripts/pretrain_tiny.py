@@ -27,7 +27,17 @@ from stic_core.augmentation import sample_transforms, warp
 from stic_core.backbones import GRID, TinyBackbone
 from stic_core.config import TrainingConfig
 from stic_core.ct import IMAGE_SIZE, PHASES, crop, resize, window
-from stic_core.phantom import CENTRES, Centre, PhantomPatient, Scene, clean, draw_patient, render, scene
+from stic_core.phantom import (
+    CENTRES,
+    GENERATOR_VERSION,
+    Centre,
+    PhantomPatient,
+    Scene,
+    clean,
+    draw_patient,
+    render,
+    scene,
+)
 from stic_core.phantom.lesion import SIGNS
 from stic_core.phantom.shapes import depth
 
@@ -211,11 +221,12 @@ def main() -> None:
     if not path.exists():
         render_cache(path, patients=arguments.patients)
     backbone = train(path, epochs=arguments.epochs, batch=arguments.batch, seed=arguments.seed)
-    with torch.no_grad():
-        for parameter in backbone.features[-1][-1].parameters():  # the last batch norm's scale and shift
-            parameter *= FEATURE_SCALE
+    # The last batch norm's scale and shift are the last two parameters.
+    last = {name for name, _ in list(backbone.named_parameters())[-2:]}
     tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        name: (tensor * (FEATURE_SCALE if name in last else 1)).half().contiguous()
+        if tensor.is_floating_point()
+        else tensor
         for name, tensor in backbone.state_dict().items()
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -226,6 +237,8 @@ def main() -> None:
             "script": "scripts/pretrain_tiny.py",
             "seeds": f"{FIRST_SEED} to {FIRST_SEED + arguments.patients - 1}",
             "epochs": str(arguments.epochs),
+            "feature_scale": str(FEATURE_SCALE),
+            "phantom_generator": str(GENERATOR_VERSION),
             "training_seed": str(arguments.seed),
             "note": "pretrained on phantom slices with a pretext task that is not the diagnosis",
         },
