@@ -28,7 +28,7 @@ from stic_core.architectures import Backbone, build_backbone
 from stic_core.assembly import Means, assemble
 from stic_core.augmentation import sample_transforms, to_images, warp
 from stic_core.config import ImageConfig, ModelConfig, TrainingConfig
-from stic_core.dataset import SiteDataset, write_dataset
+from stic_core.dataset import SiteDataset, Split, write_dataset
 from stic_core.devices import pick_precision
 from stic_core.examples import Examples, image_examples_of
 from stic_core.model import Network, build_head, extract
@@ -57,13 +57,14 @@ def seconds(work: Callable[[], object], *, repeats: int, device: torch.device) -
 def random_dataset(folder: Path, *, patients: int, seed: int = 0) -> SiteDataset:
     """A prepared dataset of noise, all of it to train on."""
     rng = np.random.default_rng(seed)
+    splits: list[Split] = ["train"] * patients
     labels = [TASK.classes[number % len(TASK.classes)] for number in range(patients)]
     return write_dataset(
         folder,
         images=(rng.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8) for _ in range(patients)),
         clinical=(rng.random((patients, 20)) < 0.3).astype(np.float32),
         labels=labels,
-        splits=["train"] * patients,
+        splits=splits,
         subjects=[f"P{number}" for number in range(patients)],
         image=ImageConfig(),
         phantom=True,

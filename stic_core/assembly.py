@@ -131,8 +131,15 @@ def restore(saved: SavedModel, *, means: Means) -> Network:
 
     Raises:
         WeightsError: the backbone's file is missing, or not the one that the model was trained on.
+        DataError: batch-norm statistics stayed at the sites.
     """
     description = saved.description
+    if description.architecture.batch_norm == "local" and description.architecture.trainable_blocks != 0:
+        raise DataError(
+            "the model has no batch-norm statistics of its own",
+            got="batch_norm: local",
+            expected="average or frozen, for a model that is used outside of its federation",
+        )
     network = make_network(description.architecture, classes=len(description.classes), seed=0, means=means)
     found = backbone_digest(network.backbone)
     if description.backbone_digest is not None and found != description.backbone_digest:

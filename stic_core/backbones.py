@@ -157,9 +157,8 @@ def _fitting(tensors: Mapping[str, Tensor], backbone: Backbone, *, name: str) ->
             f"the weights file is not of backbone {name}",
             got=f"{len(missing)} of {len(wanted)} tensors missing or of another shape, the first {missing[0]}",
         )
-    return {
-        key: (tensors[key] if key in tensors else tensor).to(tensor.dtype) for key, tensor in wanted.items()
-    }
+    found = dict(wanted) | {key: tensors[key] for key in wanted if key in tensors}
+    return {key: found[key].to(tensor.dtype) for key, tensor in wanted.items()}
 
 
 def _coloured(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -159,39 +159,48 @@ def image_examples_of(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Behind the last item, or in the place of the one that could not be read."""
+
+    error: BaseException | None = None
+
+
 def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
     """The same items in the same order, read by a thread while the one before is worked on."""
-    waiting: queue.Queue[tuple[_T | None, BaseException | None, bool]] = queue.Queue(ahead)
+    waiting: queue.Queue[_T | _End] = queue.Queue(ahead)
     left = threading.Event()
-
-    def put(item: tuple[_T | None, BaseException | None, bool]) -> None:
-        while not left.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def read() -> None:
-        try:
-            for item in items:
-                put((item, None, False))
-                if left.is_set():
-                    return
-            put((None, None, True))
-        except BaseException as error:  # noqa: BLE001  it is raised again, where the items are used
-            put((None, error, True))
-
-    thread = threading.Thread(target=read, name="prefetch", daemon=True)
+    thread = threading.Thread(target=_read, args=(items, waiting, left), name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            item, error, last = waiting.get()
-            if error is not None:
-                raise error
-            if last:
+            item = waiting.get()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
                 return
-            yield item  # pyright: ignore[reportReturnType] - only the last is None
+            yield item
     finally:
         left.set()
         thread.join()
+
+
+def _read(items: Iterable[_T], waiting: queue.Queue[_T | _End], left: threading.Event) -> None:
+    """The thread: until the items end, or nobody wants more."""
+    try:
+        for item in items:
+            if not _put(item, waiting, left):
+                return
+        _put(_End(), waiting, left)
+    except BaseException as error:  # noqa: BLE001  it is raised again, where the items are used
+        _put(_End(error), waiting, left)
+
+
+def _put(item: _T | _End, waiting: queue.Queue[_T | _End], left: threading.Event) -> bool:
+    while not left.is_set():
+        try:
+            waiting.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return True
+    return False

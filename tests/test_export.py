@@ -10,16 +10,18 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 from federation_kit import write_tiny_weights
 from stic_core.assembly import Means, restore
 from stic_core.config import ImageConfig, ModelConfig
-from stic_core.errors import DataError, WeightsError
+from stic_core.errors import DataError, UsageError, WeightsError
 from stic_core.export import export_onnx
 from stic_core.model import Network, network_of
 from stic_core.model_files import read_model, warm_start, write_model
 from stic_core.tasks import TASKS
 from stic_core.weights import get_flat, trainable_specs
+from stic_server.cli import app
 
 CPU = torch.device("cpu")
 TASK = TASKS["malignant"]
@@ -85,6 +87,24 @@ def test_a_model_on_another_backbone_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match="not those of the model"):
         restore(read_model(tmp_path / "model"), means=Means(CPU, weights=tmp_path / "tiny.safetensors"))
+
+
+def test_a_model_without_statistics_is_refused(tmp_path: Path) -> None:
+    """With `local` they stayed at the sites: scores without them would mean nothing."""
+    _, weights = _saved(tmp_path, trainable_blocks="all", batch_norm="local")
+    with pytest.raises(DataError, match="no batch-norm statistics"):
+        restore(read_model(tmp_path / "model"), means=Means(CPU, weights=weights))
+
+
+def test_the_command_exports(tmp_path: Path) -> None:
+    """Beside the model, and its path on stdout; without a format it says which there are."""
+    _, weights = _saved(tmp_path)
+    arguments = ["export", str(tmp_path), "--backbone-weights", str(weights)]
+    with pytest.raises(UsageError, match="Add --onnx"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False, standalone_mode=False)
+    result = CliRunner().invoke(app, [*arguments, "--onnx"], catch_exceptions=False, standalone_mode=False)
+    assert result.stdout.strip() == str(tmp_path / "model" / "model.onnx")
+    assert (tmp_path / "model" / "model.onnx").stat().st_size > 1_000_000
 
 
 def test_a_damaged_model_is_refused(tmp_path: Path) -> None:

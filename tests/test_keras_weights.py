@@ -11,8 +11,11 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from stic_core.assembly import Means, restore
 from stic_core.errors import WeightsError
-from stic_core.keras_weights import config_of, load_keras
+from stic_core.keras_weights import config_of, load_keras, save_keras
+from stic_core.model_files import read_model
+from stic_core.tasks import TASKS
 from stic_core.weights import count_parameters
 
 BLOCKS = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
@@ -168,6 +171,18 @@ def test_without_settings_the_gates_are_keras_2s(tmp_path: Path, vgg: dict) -> N
     """A file of weights alone says nothing: hard_sigmoid, as the authors' Keras."""
     _stic_file(tmp_path / "weights.h5", vgg, gates=None)
     assert config_of(load_keras(tmp_path / "weights.h5")).recurrent_activation == "hard_sigmoid"
+
+
+def test_an_imported_model_is_one_of_ours(tmp_path: Path, vgg: dict, patient: tuple) -> None:
+    """Written as a model's folder and a backbone file, it comes back with the same scores."""
+    _stic_file(tmp_path / "stic.h5", vgg, gates="hard_sigmoid")
+    backbone = save_keras(tmp_path / "stic.h5", out=tmp_path / "model", task=TASKS["malignant"])
+    means = Means(torch.device("cpu"), precision="float32", weights=backbone)
+    again = restore(read_model(tmp_path / "model"), means=means)
+    expected = _scores(load_keras(tmp_path / "stic.h5"), *patient)
+    np.testing.assert_allclose(_scores(again, *patient), expected, atol=1e-6)
+    with pytest.raises(WeightsError, match="tells 3 classes apart; expected 2"):
+        save_keras(tmp_path / "stic.h5", out=tmp_path / "other", task=TASKS["hcc-icc"])
 
 
 def test_what_cannot_be_imported_says_why(tmp_path: Path, vgg: dict) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from federation_kit import site_config, write_site_dataset
-from stic_client.crossval import Study, crossval
+from stic_client.crossval import Study, crossval, described
 from stic_client.predict import REFUSED_FILE, predict
 from stic_core.config import ImageConfig, ModelConfig, TrainingConfig
 from stic_core.crossvalidation import GRID, FoldResult, judge, roc_at_grid, stratified_folds, summarise
@@ -183,6 +183,8 @@ def test_crossval_in_one_site(tmp_path: Path) -> None:
     assert one["phantom"] is True
     assert len(one["accuracy"]["values"]) == 3
     assert json.loads((tmp_path / "one" / "crossval.json").read_text())["folds"] == 3
+    assert described(one)[0].startswith("PHANTOM DATA")
+    assert described(one)[1] == "3 folds, patients: HCC 6, ICC 6, META 6"
     assert load_dataset(tmp_path / "prepared").splits.count("test") == 6
     with pytest.raises(DataError, match="too few patients for so many folds"):
         crossval(config, Study(TASK, study.model, folds=7), out=tmp_path)

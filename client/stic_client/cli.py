@@ -6,7 +6,7 @@ import json
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -362,27 +362,13 @@ def crossval(
     model = config.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
-        from stic_client.crossval import RESULT_FILE, Study
+        from stic_client.crossval import RESULT_FILE, Study, described
         from stic_client.crossval import crossval as run
 
         study = Study(TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test)
         document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
-    show_crossval(document)
+    print("\n".join(described(document)))
     print(f"written: {out / RESULT_FILE}")
-
-
-def show_crossval(document: dict[str, Any]) -> None:
-    """Means over the folds, on stdout."""
-    if document["phantom"]:
-        print("PHANTOM DATA: synthetic patients; nothing here says how the model does on real ones")
-    counts = ", ".join(f"{name} {count}" for name, count in document["patients"].items())
-    print(f"{document['folds']} folds, patients: {counts}")
-    rows = {"accuracy": document["accuracy"]} | {
-        f"AUC {name}": value for name, value in document["auc"].items()
-    }
-    for name, value in (rows | {"AUC macro": document["auc_macro"]}).items():
-        if value["mean"] is not None:
-            print(f"{name:16} {value['mean']:.3f}  (standard deviation over the folds {value['sd']:.3f})")
 
 
 imports = typer.Typer(help="Write manifests for a public cohort.", rich_markup_mode=None)

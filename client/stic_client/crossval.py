@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def crossval(
     out: Path,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Cross-validate, and write `crossval.json`.
 
     Args:
@@ -117,7 +118,7 @@ def crossval(
         )
         set_flat(bench.module, get_flat(fresh))
         results.append(_run(bench, fold, study=study, number=number, tell=tell))
-    document: dict[str, object] = {
+    document: dict[str, Any] = {
         "schema": 1,
         "task": study.task.name,
         "classes": study.task.classes,
@@ -133,6 +134,23 @@ def crossval(
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULT_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return document
+
+
+def described(document: dict[str, Any]) -> list[str]:
+    """Means over the folds, line by line for people."""
+    lines = []
+    if document["phantom"]:
+        lines.append("PHANTOM DATA: synthetic patients; nothing here says how the model does on real ones")
+    counts = ", ".join(f"{name} {count}" for name, count in document["patients"].items())
+    lines.append(f"{document['folds']} folds, patients: {counts}")
+    rows = {"accuracy": document["accuracy"]}
+    rows |= {f"AUC {name}": value for name, value in document["auc"].items()}
+    for name, value in (rows | {"AUC macro": document["auc_macro"]}).items():
+        if value["mean"] is not None:
+            lines.append(
+                f"{name:16} {value['mean']:.3f}  (standard deviation over the folds {value['sd']:.3f})"
+            )
+    return lines
 
 
 def _silent(what: str, done: int, total: int) -> None:

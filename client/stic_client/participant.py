@@ -16,10 +16,11 @@ from typing import Protocol
 import torch
 
 from stic_client.policy import check_plan
-from stic_core.audit import AuditLog, Direction, entry_of
 from stic_core.assembly import Means, Workbench, assemble
+from stic_core.audit import AuditLog, Direction, entry_of
 from stic_core.config import SiteConfig
 from stic_core.dataset import SPLITS, SiteDataset, Split, load_dataset
+from stic_core.devices import pick_device
 from stic_core.errors import PlanRefusedError, ProtocolError, SticError
 from stic_core.evaluation import ValidationReport, site_report, validation_report
 from stic_core.protocol import (
@@ -45,7 +46,6 @@ from stic_core.protocol import (
 )
 from stic_core.statistics import Suppressed, log_loss_sum
 from stic_core.tensors import FlatArray, digest
-from stic_core.devices import pick_device
 from stic_core.training import Trainer, fit, predict
 from stic_core.weights import get_flat, trainable_specs
 
