@@ -20,7 +20,9 @@ PROGRAMS = {"stic-server": server, "stic-client": client}
 
 def _commands(text: str) -> list[list[str]]:
     """Command lines of ours in code blocks and in code spans that begin with a program's name."""
-    lines = [line for block in re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    lines = [
+        line for block in re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    ]
     lines += re.findall(r"`((?:stic-server|stic-client) [^`]+)`", text)
     return [shlex.split(line) for line in lines if line.split(" ")[0] in PROGRAMS]
 

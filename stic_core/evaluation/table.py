@@ -53,7 +53,10 @@ def _rows(model: str, block: Mapping[str, Any], *, classes: list[str], intervals
             name,
             str(figures["n"]),
             figure(figures["accuracy"], interval="ci95"),
-            *(_short(text) if not intervals else text for text in (figure(figures["auc"][label]) for label in classes)),
+            *(
+                _short(text) if not intervals else text
+                for text in (figure(figures["auc"][label]) for label in classes)
+            ),
             figure(figures["auc_macro"]),
         )
         for name, figures in held_out
