@@ -6,3 +6,11 @@ import os
 
 # Two cores: more threads than that slow each other down, and sums stay in one order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# A shared machine may pause anywhere, so no example has a deadline. On CI examples are the same
+# each time: what lands is not decided by chance; a developer's run looks at new ones.
+settings.register_profile("shared", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if "CI" in os.environ else "shared")
