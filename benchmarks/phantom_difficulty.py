@@ -23,23 +23,12 @@ import numpy as np
 import torch
 
 from stic_core.backbones import Backbone, load_backbone
-from stic_core.clinical import encode
-from stic_core.config import ImageConfig, TrainingConfig
-from stic_core.ct import IMAGE_SIZE, PHASES, crop, resize, window
-from stic_core.dataset import SPLITS, SiteDataset, draw_val, write_dataset
+from stic_core.config import TrainingConfig
+from stic_core.dataset import SiteDataset
 from stic_core.features import load_or_build
 from stic_core.model import STICHead, build_head
-from stic_core.phantom import (
-    CENTRES,
-    DEMO_COUNTS,
-    FULL_COUNTS,
-    PhantomPatient,
-    draw_patient,
-    members,
-    render,
-    resample,
-    scene,
-)
+from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS
+from stic_core.phantom.prepared import write_prepared
 from stic_core.statistics.auc import Auc
 from stic_core.statistics.calibration import log_loss_sum
 from stic_core.statistics.multiclass import one_vs_rest
@@ -51,44 +40,10 @@ CROP_MM = 160.0
 DEVICE = torch.device("cpu")
 
 
-def image_of(patient: PhantomPatient) -> np.ndarray:
-    """The three phases on the non-contrast phase's place, cropped, windowed, 224 x 224 x 3."""
-    drawn = scene(patient)
-    out = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    for number, phase in enumerate(PHASES):
-        hu = render(patient, phase, drawn=drawn)
-        if number:
-            hu = resample(hu, patient.transform(phase))
-        part = crop(hu, centre=patient.lesion_pixel("nc"), side_mm=CROP_MM, spacing_mm=patient.grid.pixel_mm)
-        out[..., number] = resize(window(part))
-    return out
-
-
 def prepare(folder: Path, *, centre: str, seed: int, full: bool) -> SiteDataset:
     """A centre's prepared dataset without the way over DICOM."""
-    cohort = members(centre=CENTRES[centre], counts=(FULL_COUNTS if full else DEMO_COUNTS)[centre])
-    patients = [
-        draw_patient(centre=CENTRES[centre], label=member.label, seed=seed, index=member.index)
-        for member in cohort
-    ]
-    labels, subjects = [member.label for member in cohort], [member.subject for member in cohort]
-    splits = draw_val(
-        subjects,
-        labels=labels,
-        splits=[SPLITS[SPLITS.index(member.split)] for member in cohort],
-        seed=0,
-        share=0.2,
-    )
-    return write_dataset(
-        folder,
-        images=(image_of(patient)[None] for patient in patients),
-        clinical=np.concatenate([encode(patient.clinical) for patient in patients]),
-        labels=labels,
-        splits=splits,
-        subjects=subjects,
-        image=ImageConfig(crop_mm=CROP_MM),
-        phantom=True,
-    )
+    counts = (FULL_COUNTS if full else DEMO_COUNTS)[centre]
+    return write_prepared(folder, centre=centre, seed=seed, counts=counts, crop_mm=CROP_MM)
 
 
 def join(parts: Sequence[Examples]) -> Examples:

@@ -3,7 +3,8 @@
     python benchmarks/round_overhead.py [--sites 2] [--rounds 12]
 
 The sites answer at once and train nothing; all else is the product's: session, checkpoints,
-digests, Flower's protocol. The last line of the output is JSON.
+digests, checks of every update, audit logs on both sides, Flower's protocol behind its guard.
+The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 from stic_core import commands  # noqa: F401  turns Flower's telemetry off before it is imported
+from stic_core.audit import AuditLog, entry_of
 from stic_core.config import FederationConfig, ImageConfig
 from stic_core.evaluation import ValidationReport
 from stic_core.keys import load_private, make_key_pair
@@ -41,14 +43,32 @@ NOBODY = NotEstimable("a benchmark has no patients")
 
 
 class Echo:
-    """A participant that sends back what it got."""
+    """A participant that sends back what it got, and logs it as a real one does.
 
-    def __init__(self) -> None:
+    Args:
+        log: the site's.
+    """
+
+    def __init__(self, log: AuditLog) -> None:
         self.finished: str | None = None
+        self._log = log
         self._plan: RunPlan
 
     def answer(self, instruction, weights):  # noqa: ANN001, ANN201  the participant's own signature
         """Answer at once."""
+        report, trained = self._answer(instruction, weights)
+        names = tuple(spec.name for spec in self._plan.tensors)
+        common = {
+            "run": instruction.run_id,
+            "round_number": getattr(instruction, "round", 0),
+            "tensors": names,
+            "decision": "answered",
+        }
+        self._log.append(entry_of("in", "server", instruction, weights, **common))
+        self._log.append(entry_of("out", "server", report, trained, **common))
+        return report, trained
+
+    def _answer(self, instruction, weights):  # noqa: ANN001, ANN202  as above
         match instruction:
             case Describe():
                 self._plan = instruction.plan
@@ -93,7 +113,7 @@ def site(folder: Path, name: str, port: int) -> None:
     from stic_client import flower_app
     from stic_client.flower_link import FleetLink
 
-    participant = Echo()
+    participant = Echo(AuditLog(folder / f"{name}-audit.jsonl"))
     flower_app.participants[name] = participant  # pyright: ignore[reportArgumentType]
     link = FleetLink(
         f"127.0.0.1:{port}",
@@ -110,7 +130,7 @@ def site(folder: Path, name: str, port: int) -> None:
 def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     """The server's process, and the sites' as its children."""
     from stic_server import flower_app
-    from stic_server.asking import Limits, Silent
+    from stic_server.asking import AuditedSites, Limits, Silent
     from stic_server.certificates import make_certificates
     from stic_server.flower_link import FleetServer, Listen
     from stic_server.roster import Roster
@@ -146,7 +166,9 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
         del context
         reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=Silent())
         limits = Limits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
-        roster = Roster(plan, run_id=run.run_id, sites=reached, limits=limits, observer=Silent())
+        names_of = tuple(spec.name for spec in plan.tensors)
+        audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=names_of)
+        roster = Roster(plan, run_id=run.run_id, sites=audited, limits=limits, observer=Silent())
         roster.gather()
         Rounds(roster, run).train(get_flat(head))  # and no evaluation, which needs patients
         roster.ask(Finish(run_id=run.run_id, status="complete"), timeout=20)

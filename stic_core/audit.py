@@ -2,8 +2,9 @@
 
 Each line is JSON and holds the SHA-256 of the line before it and its own. A line that was
 changed, removed or moved breaks the chain; lines cut off at the end are found by the count
-and hash in a second small file. Whoever can write both files can make a new chain: for that,
-keep a copy of the last hash elsewhere.
+and hash in a second small file, the head. Before lines are written, the head announces them: a
+process that is killed anywhere in between leaves a log that is known to be whole. Whoever can
+write both files can make a new chain: for that, keep a copy of the last hash elsewhere.
 """
 
 from __future__ import annotations
@@ -15,19 +16,36 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from stic_core.errors import DataError
 from stic_core.protocol import Instruction, Report, encode
-from stic_core.tensors import FlatArray
+from stic_core.transport import WireArray
 
 _START = "0" * 64
 
 Direction = Literal["in", "out"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Where the chain ends.
+
+    Args:
+        size: bytes of the log up to there.
+        coming: hash of the last of the lines that are being written; "" while none are.
+        lines: how many those are.
+    """
+
+    number: int = 0
+    hash: str = _START
+    size: int = 0
+    coming: str = ""
+    lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +85,59 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         self._path, self._head = path, path.with_suffix(".head")
 
-    def append(self, entry: Entry) -> None:
-        """Write one line, and have it on the disk before returning."""
+    def append(self, *entries: Entry) -> None:
+        """Write a line each, and have them on the disk before returning."""
+        if not entries:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            count, previous = self._read_head()
-            line = {
-                "number": count + 1,
-                "time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
-                "direction": entry.direction,
-                "peer": entry.peer,
-                "kind": entry.kind,
-                "run": entry.run,
-                "round": entry.round,
-                "tensors": list(entry.tensors),
-                "bytes": entry.bytes,
-                "sha256": entry.sha256,
-                "content": entry.content,
-                "decision": entry.decision,
-                "previous": previous,
-            }
-            line["hash"] = _hash(line)
-            file.write(json.dumps(line, sort_keys=True) + "\n")
+            head = self._mended(file)
+            lines, previous = [], head.hash
+            for number, entry in enumerate(entries, start=head.number + 1):
+                line = _line(entry, number=number, previous=previous)
+                previous = line["hash"]
+                lines.append(json.dumps(line, sort_keys=True).encode() + b"\n")
+            self._write_head(replace(head, coming=previous, lines=len(lines)))
+            file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
-            self._head.write_text(json.dumps({"number": count + 1, "hash": line["hash"]}))
+            self._write_head(_Head(head.number + len(lines), previous, file.tell()))
 
-    def _read_head(self) -> tuple[int, str]:
+    def _mended(self, file: BinaryIO) -> _Head:
+        """The head, after lines that were being written when the process was killed: all there, or none."""
+        head = self._read_head()
+        size = file.seek(0, os.SEEK_END)
+        if not head.coming:
+            return replace(head, size=size)
+        file.seek(head.size)
+        if _last_hash(file.read()) == head.coming:
+            head = _Head(head.number + head.lines, head.coming, size)
+        else:
+            file.truncate(head.size)
+            head = _Head(head.number, head.hash, head.size)
+        self._write_head(head)
+        return head
+
+    def _read_head(self) -> _Head:
         try:
-            head = json.loads(self._head.read_text())
+            return _Head(**json.loads(self._head.read_text()))
         except FileNotFoundError:
-            return 0, _START
-        return head["number"], head["hash"]
+            return _Head()
+        except (ValueError, TypeError):
+            raise DataError(
+                f"{self._head.name} does not say where {self._path.name} ends",
+                advice="Keep both files as they are, and ask who had access to them.",
+            ) from None
+
+    def _write_head(self, head: _Head) -> None:
+        """Replace the file whole: a torn head would look like tampering."""
+        partial = self._head.with_suffix(".head.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(asdict(head), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._head)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """The lines, each checked against the one before.
@@ -107,19 +145,34 @@ class AuditLog:
         Raises:
             DataError: a line was changed, removed, moved or cut off; says which.
         """
-        previous, number = _START, 0
-        if self._path.exists():
-            with self._path.open(encoding="utf-8") as file:
-                for number, text in enumerate(file, start=1):
-                    line = self._checked(text, number=number, previous=previous)
-                    previous = line["hash"]
+        number, previous, at = 0, _START, 0
+        if not self._path.exists():
+            head = self._read_head()
+        else:
+            with self._path.open("rb") as file:
+                # Both as of one moment: a running process may add lines meanwhile.
+                fcntl.flock(file, fcntl.LOCK_SH)
+                head, size = self._read_head(), os.fstat(file.fileno()).st_size
+                fcntl.flock(file, fcntl.LOCK_UN)
+                if head.coming and size > head.size:
+                    file.seek(head.size)
+                    whole = _last_hash(file.read(size - head.size)) == head.coming
+                    # Else what follows was being written when the process was killed.
+                    size = size if whole else head.size
+                    head = _Head(head.number + head.lines, head.coming) if whole else head
+                    file.seek(0)
+                while at < size:
+                    text = file.readline()
+                    at += len(text)
+                    line = self._checked(text, number=number + 1, previous=previous)
+                    number, previous = line["number"], line["hash"]
                     yield line
-        if (number, previous) != self._read_head():
+        if (number, previous) != (head.number, head.hash):
             raise self._tampered(
                 number + 1, "lines were cut off at the end, or added without the log's knowledge"
             )
 
-    def _checked(self, text: str, *, number: int, previous: str) -> dict[str, Any]:
+    def _checked(self, text: bytes, *, number: int, previous: str) -> dict[str, Any]:
         try:
             line = json.loads(text)
             stated = line.pop("hash")
@@ -212,7 +265,7 @@ def entry_of(
     direction: Direction,
     peer: str,
     message: Instruction | Report,
-    weights: FlatArray | None,
+    weights: WireArray | None,
     *,
     run: str,
     round_number: int,
@@ -241,6 +294,37 @@ def entry_of(
         content=json.loads(text),
         decision=decision,
     )
+
+
+def _line(entry: Entry, *, number: int, previous: str) -> dict[str, Any]:
+    line = {
+        "number": number,
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
+        "direction": entry.direction,
+        "peer": entry.peer,
+        "kind": entry.kind,
+        "run": entry.run,
+        "round": entry.round,
+        "tensors": list(entry.tensors),
+        "bytes": entry.bytes,
+        "sha256": entry.sha256,
+        "content": entry.content,
+        "decision": entry.decision,
+        "previous": previous,
+    }
+    return line | {"hash": _hash(line)}
+
+
+def _last_hash(tail: bytes) -> str | None:
+    """Of the last line, None where it is not whole."""
+    if not tail.endswith(b"\n"):
+        return None
+    try:
+        line = json.loads(tail.splitlines()[-1])
+        stated = line.pop("hash")
+    except (ValueError, KeyError, IndexError, AttributeError):
+        return None
+    return stated if _hash(line) == stated else None
 
 
 def _hash(line: Mapping[str, Any]) -> str:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import click
 
 from stic_core.errors import SticError, UsageError
 
 INTERRUPTED = 130
+
+_SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
+    {
+        errno.ENOSPC: SticError(
+            "no room left on the disk", advice="Free some and run the same command again: it goes on."
+        ),
+        errno.EDQUOT: SticError(
+            "this user's share of the disk is used up",
+            advice="Free some and run the same command again: it goes on.",
+        ),
+        errno.EROFS: SticError(
+            "the disk can only be read", advice="Have it mounted for writing, or see why it was not."
+        ),
+        errno.EACCES: SticError(
+            "a file or folder may not be read or written by this user",
+            advice="See with ls -l who owns what lies under STIC_HOME; --verbose names the file.",
+        ),
+    }
+)
+"""What the system says when anything at all is read or written. The file's name may be a patient's: not said."""
 
 # Before flwr is imported anywhere: no process contacts anything but its own server.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -56,5 +78,13 @@ def run(command: Callable[..., object], *, name: str) -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         code = 1
+    except OSError as error:
+        known = _SURROUNDINGS.get(error.errno or 0)
+        if known is None:
+            raise
+        if verbose:
+            logging.getLogger(name).exception("the error came from here")
+        print(f"{name}: {known}", file=sys.stderr)
+        code = known.exit_code
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)

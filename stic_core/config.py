@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -40,6 +40,13 @@ BackboneName = Literal[
 Architecture = Literal["stic", "naive-joint", "naive-rgb"]
 BatchNorm = Literal["average", "local", "frozen"]
 Normalise = Literal["none", "imagenet"]
+Transport = Literal["float32", "float16", "int8"]
+Release = Literal[
+    "training-loss", "validation", "accuracy", "auc", "confusion", "histograms", "calibration", "comparison"
+]
+"""What a site may be asked to say of its patients, beside the weights and the numbers of patients."""
+
+RELEASES: tuple[Release, ...] = get_args(Release)
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
 """host:port"""
 
@@ -168,9 +175,15 @@ class FederationConfig(_Frozen):
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
         round_timeout_s: how long a site may take over one round.
+        max_patients: a site that claims more training patients is left out: they are its weight.
+        max_update_ratio: a site's update whose norm is more than so many times the other sites' is
+            refused; None takes any.
         seed: of the model's first weights and of every site's shuffling.
         determinism: bit-equal results for equal seeds on a CPU.
         local_only: also train each site's own model, for comparison.
+        transport: how weights travel in a round. `float16` halves the bytes; `int8` sends what
+            training changed in 8 bits a value with the rounding error carried on to the next
+            round, and the global model as float16.
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
             backbone trains, for the first global model.
@@ -187,9 +200,12 @@ class FederationConfig(_Frozen):
     join_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
     join_grace_s: Annotated[float, Field(ge=0)] = 60.0
     round_timeout_s: Annotated[float, Field(gt=0)] = 3_600.0
+    max_patients: Annotated[int, Field(ge=1)] = 100_000
+    max_update_ratio: Annotated[float, Field(gt=1)] | None = 100.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     determinism: bool = True
     local_only: bool = True
+    transport: Transport = "float32"
     warm_start: FilePath | None = None
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
@@ -247,15 +263,31 @@ class PolicyConfig(_Frozen):
     """What this site agrees to.
 
     Args:
+        plans: `approved` takes part only in runs whose plan the site's operator approved
+            (`stic-client --site SITE approve`); `any` in all within the bounds below.
+        approved: digests of plans that are approved here, beside those of the command.
         tasks: names of tasks it takes part in.
-        max_rounds, max_local_epochs: bounds on one run.
+        architectures, backbones: models that it trains; None is every one.
+        max_rounds, max_local_epochs, max_local_steps: bounds on the work of one run.
+        max_learning_rate, max_batch_size: bounds on the optimiser.
+        release: what may be said of the patients; what is not listed is answered as suppressed.
+        local_only: also train a model of its own for comparison; its weights leave as a round's.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
     """
 
+    plans: Literal["approved", "any"] = "approved"
+    approved: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     tasks: tuple[str, ...] = ("malignant", "hcc-icc", "benign-malignant")
+    architectures: tuple[Architecture, ...] | None = None
+    backbones: tuple[BackboneName, ...] | None = None
     max_rounds: Annotated[int, Field(ge=1)] = 1000
     max_local_epochs: Annotated[int, Field(ge=1)] = 20
+    max_local_steps: Annotated[int, Field(ge=1)] = 10_000
+    max_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    max_batch_size: Annotated[int, Field(ge=1)] = 1024
+    release: tuple[Release, ...] = RELEASES
+    local_only: bool = True
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10
 
@@ -270,6 +302,8 @@ class SiteConfig(_Frozen):
         cache_limit_gb: most that the cached features of one plan may take on the disk.
         backbone_weights: weights file by backbone, where it is not in torchvision's cache.
         audit: the log of every message in and out.
+        models: where the final model of each run is kept, for `predict`.
+        plans: where approved and waiting plans lie.
     """
 
     site: SiteName
@@ -282,6 +316,8 @@ class SiteConfig(_Frozen):
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
     audit: FilePath = Path("audit.jsonl")
+    models: FilePath = Path("models")
+    plans: FilePath = Path("plans")
 
 
 ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)
@@ -306,7 +342,7 @@ def load(path: Path, kind: type[ConfigT]) -> ConfigT:
             f"{path} does not exist", advice=f"Make one with `{command}`, or name another with --config."
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text") from None
+        raise ConfigError(f"{path} is not UTF-8 text", advice="Save it as UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
     return parse_text(text, kind, source=str(path), base=path.resolve().parent)
@@ -327,7 +363,9 @@ def parse_text(text: str, kind: type[ConfigT], *, source: str, base: Path | None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line} is not YAML") from None
+        raise ConfigError(
+            f"{source}{line} is not YAML", advice="Look for a bracket, quote or indentation there."
+        ) from None
     return parse(data if data is not None else {}, kind, source=source, base=base)
 
 
@@ -342,7 +380,7 @@ def parse_model(data: dict[str, object]) -> ModelConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         option = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"--{option}", got=repr(first["input"]), expected=first["msg"]) from None
+        raise ConfigError(f"--{option}", got=repr(first["input"]), expected=_wanted(first["msg"])) from None
 
 
 def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:
@@ -369,5 +407,10 @@ def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None =
         if first["type"] == "missing":
             raise ConfigError(f"{source}: {key}: missing{more}", advice="Add it.") from None
         raise ConfigError(
-            f"{source}: {key}", got=repr(first["input"]), expected=first["msg"] + more
+            f"{source}: {key}", got=repr(first["input"]), expected=_wanted(first["msg"]) + more
         ) from None
+
+
+def _wanted(message: str) -> str:
+    """What pydantic expected, without the words before it that a sentence of ours does not need."""
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")

@@ -6,7 +6,8 @@ SticError                     exit code 1
 ├── RefusedError              3  a policy, or trust, says no
 │   ├── NotAdmittedError         the server does not know this site's key
 │   ├── UntrustedServerError     the server's certificate is not from the pinned CA
-│   └── PlanRefusedError         the site does not accept what the server asks
+│   ├── PlanRefusedError         the site does not accept what the server asks
+│   └── PlanPendingError         nobody at the site has approved the plan yet
 ├── DataError                 1  a patient, a file or a dataset
 │   └── PatientError             one patient; the others go on
 ├── WeightsError              1  backbone weights that are missing or differ
@@ -78,6 +79,10 @@ class UntrustedServerError(RefusedError):
 
 class PlanRefusedError(RefusedError):
     """The site does not accept what a server's plan asks of it."""
+
+
+class PlanPendingError(RefusedError):
+    """Nobody at the site has approved the server's plan yet; somebody still may."""
 
 
 class DataError(SticError):

@@ -182,6 +182,13 @@ def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+", "w+"]) ->
     return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)
 
 
+def _set(mark: Path, done: int) -> None:
+    """Replaced whole: a process that is killed here must find a number when it starts again."""
+    partial = mark.with_suffix(".partial")
+    partial.write_text(str(done))
+    partial.replace(mark)
+
+
 def _build(
     folder: Path,
     shapes: dict[str, tuple[int, ...]],
@@ -225,6 +232,6 @@ def _build(
             for array in arrays.values():
                 if isinstance(array, np.memmap):
                     array.flush()
-            mark.write_text(str(number + 1))
+            _set(mark, number + 1)
             if progress:
                 progress(number + 1, len(jobs))

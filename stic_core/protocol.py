@@ -1,7 +1,7 @@
 """What the server asks and what a site answers: frozen, versioned messages, as JSON text.
 
-The weights travel beside a message as one flat float32 array; a message that goes with
-weights carries their digest. Both ends validate. Nothing is ever unpickled.
+The weights travel beside a message as one flat array; a message that goes with weights
+carries their digest. Both ends validate. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stic_core.clinical import COLUMNS
-from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig
+from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig, Transport
 from stic_core.errors import ProtocolError
-from stic_core.evaluation import HeldOutReport, ValidationReport
+from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
 from stic_core.statistics import Suppressed
 from stic_core.tasks import Task
 from stic_core.tensors import TensorSpec
 
-VERSION = 1
+VERSION = 2
 """Raised with every change that the other side would notice."""
 
 MESSAGE_KEY = "stic"
@@ -40,13 +40,15 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
 
 
 class RunPlan(BaseModel):
     """Everything that determines what will be computed.
 
     Args:
+        rounds: 0 where nothing is trained and a model is only evaluated.
+        evaluates: digest of the model that is evaluated and not trained; None where one is trained.
         tensors: what travels, in the order of the flat array.
         clinical_columns: the clinical vector's columns, in order.
     """
@@ -58,10 +60,12 @@ class RunPlan(BaseModel):
     image: ImageConfig
     model: ModelConfig
     training: TrainingConfig
-    rounds: Round
+    rounds: Count
     seed: Count
     determinism: bool
     local_only: bool
+    transport: Transport = "float32"
+    evaluates: Digest | None = None
     tensors: tuple[TensorSpec, ...]
     clinical_columns: tuple[str, ...] = COLUMNS
 
@@ -78,6 +82,7 @@ class RunPlan(BaseModel):
             seed=config.seed,
             determinism=config.determinism,
             local_only=config.local_only,
+            transport=config.transport,
             tensors=tensors,
         )
 
@@ -129,19 +134,27 @@ class TrainLocal(_Message):
 
 
 class HistogramRequest(_Message):
-    """Where do this model's scores lie on your validation patients? Weights travel with it."""
+    """Where do this model's scores lie on your validation patients?
+
+    Args:
+        weights_digest: of the weights that travel with it; None for an ensemble, without any.
+        members: digests of models that were asked for before, whose mean probability is meant.
+    """
 
     kind: Literal["histogram-request"] = "histogram-request"
     run_id: RunId
     plan_digest: Digest
-    weights_digest: Digest
+    weights_digest: Digest | None
+    members: tuple[Digest, ...] = ()
 
 
 class EvaluateHeldOut(_Message):
-    """Open the held-out set for this model, once; weights travel with it.
+    """Open the held-out set for this model, once; its weights travel with it.
 
     Args:
-        model: `federated`, or the site whose own model it is.
+        model: `federated`, `ensemble`, or the site whose own model it is.
+        weights_digest, members: as for `HistogramRequest`.
+        against: digest of a model that was evaluated before, to be compared on the same patients.
         edges: inner bin edges of each class's score histogram.
         test_fingerprint: what the site said of its held-out set before training.
     """
@@ -149,18 +162,27 @@ class EvaluateHeldOut(_Message):
     kind: Literal["evaluate-held-out"] = "evaluate-held-out"
     run_id: RunId
     plan_digest: Digest
-    weights_digest: Digest
+    weights_digest: Digest | None
+    members: tuple[Digest, ...] = ()
+    against: Digest | None = None
     model: str
     edges: dict[str, tuple[Finite, ...]]
     test_fingerprint: Digest
 
 
 class Finish(_Message):
-    """The run is over."""
+    """The run is over; the final model's weights may travel with it, for the site to keep.
+
+    Args:
+        weights_digest: of the weights that travel with it, None without any.
+        best_round: after how many rounds the final model was had.
+    """
 
     kind: Literal["finish"] = "finish"
     run_id: RunId
     status: Literal["complete", "failed"]
+    weights_digest: Digest | None = None
+    best_round: Count | None = None
 
 
 Instruction = Annotated[
@@ -249,11 +271,17 @@ class HistogramReport(_Message):
 
 
 class HeldOutAnswer(_Message):
-    """The held-out evaluation of one model at one site, in aggregates."""
+    """The held-out evaluation of one model at one site, in aggregates.
+
+    Args:
+        paired: the model that was named in `against` compared with this one; None where none was
+            named, or where the site was restarted and no longer has its scores.
+    """
 
     kind: Literal["held-out-answer"] = "held-out-answer"
     model: str
     report: HeldOutReport
+    paired: PairedReport | None = None
 
 
 class Acknowledged(_Message):
@@ -273,10 +301,12 @@ class Refusal(_Message):
 
     Args:
         reason: made of configuration alone.
+        pending: it waits for a person at the site, who may still say yes; ask again.
     """
 
     kind: Literal["refusal"] = "refusal"
-    reason: Annotated[str, Field(max_length=500)]
+    reason: Annotated[str, Field(max_length=1000)]
+    pending: bool = False
 
 
 class Failure(_Message):

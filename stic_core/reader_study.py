@@ -20,10 +20,14 @@ from stic_core.statistics import Interval, NotEstimable, PairedDifference, Test
 Condition: TypeAlias = Literal["alone", "aided"]
 CONDITIONS: tuple[Condition, ...] = ("alone", "aided")
 _CONDITION_OF: Mapping[str, Condition] = {condition: condition for condition in CONDITIONS}
+LONGEST_NAME = 64
 COLUMNS = ("subject", "reader", "condition", "diagnosis")
 
 Diagnoses: TypeAlias = Mapping[str, str]
 """Class by subject."""
+
+Confusion: TypeAlias = tuple[tuple[int, ...], ...]
+"""Rows are true classes, columns diagnoses."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,13 @@ class Performance:
     Args:
         sensitivity, specificity: by class, that class against the rest; (1 - specificity,
             sensitivity) is the reader's point on the class's ROC plot.
+        confusion: patients by true class (rows) and diagnosis (columns).
     """
 
     accuracy: Rate
     sensitivity: Mapping[str, Rate]
     specificity: Mapping[str, Rate]
+    confusion: Confusion
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def read_diagnoses(
         with path.open(newline="", encoding="utf-8-sig") as lines:
             table = csv.DictReader(lines)
             heading, rows = table.fieldnames or (), list(table)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path.name} cannot be read", got=type(error).__name__) from None
     if set(COLUMNS) - set(heading):
         raise DataError(f"{path.name}: columns", got=", ".join(heading), expected=", ".join(COLUMNS))
@@ -140,6 +146,8 @@ def _checked(row: Mapping[str, str], *, where: str, truth: Diagnoses, classes: S
         raise DataError(f"{where}: condition", got=repr(row["condition"]), expected=" or ".join(CONDITIONS))
     if row["diagnosis"] not in classes:
         raise DataError(f"{where}: diagnosis", got=repr(row["diagnosis"]), expected=" or ".join(classes))
+    if not 1 <= len((row["reader"] or "").strip()) <= LONGEST_NAME:
+        raise DataError(f"{where}: reader", expected=f"a name of at most {LONGEST_NAME} characters")
     if row["subject"] not in truth:
         raise DataError(f"{where}: the subject is not one of the held-out patients")
     return condition
@@ -199,6 +207,7 @@ def performance(diagnoses: Diagnoses, *, truth: Diagnoses, classes: Sequence[str
             name: rate(n - of_class[name] - (called[name] - counts[name, name]), n - of_class[name])
             for name in classes
         },
+        confusion=tuple(tuple(counts[true, said] for said in classes) for true in classes),
     )
 
 

@@ -35,7 +35,7 @@ class Terminal:
 
     def __init__(self, *, prefix: str = "", quiet: bool = False) -> None:
         self._prefix = f"{prefix}: " if prefix else ""
-        self._console = Console(file=sys.stderr, highlight=False, quiet=quiet, soft_wrap=True)
+        self._console = Console(file=sys.stderr, highlight=False, quiet=quiet, soft_wrap=True, emoji=False)
         self._live = self._console.is_terminal
         self._last_plain = 0.0
         self._what = ""

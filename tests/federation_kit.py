@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from stic_core.config import FederationConfig, ImageConfig, SiteConfig
 from stic_core.dataset import Split, write_dataset
 from stic_core.protocol import Instruction, decode_instruction, decode_report, encode
 from stic_core.tasks import TASKS
-from stic_core.tensors import FlatArray
+from stic_core.transport import WireArray
 from stic_server.asking import Answer, Exchange
 from stic_server.initialise import NewFederation, initialise
 from stic_server.sites import admit
@@ -74,12 +74,16 @@ class InProcessSites:
         self.participants = dict(participants)
         self.asked: list[Instruction] = []
 
-    def wait_for(self, *, at_least: int, timeout: float) -> list[str]:
+    def present(self) -> list[str]:
+        """All are there always."""
+        return sorted(self.participants)
+
+    def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
         """All are there at once."""
         return sorted(self.participants)
 
     def ask(
-        self, questions: Mapping[str, Instruction], *, weights: FlatArray | None, timeout: float
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
     ) -> Exchange:
         """One after the other."""
         answers = {}
@@ -89,7 +93,7 @@ class InProcessSites:
                 decode_instruction(encode(question)), None if weights is None else weights.copy()
             )
             answers[site] = Answer(decode_report(encode(report)), trained)
-        return Exchange(answers, 0, 0)
+        return Exchange(answers)
 
 
 @dataclass
@@ -112,6 +116,9 @@ class Recorder:
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """Not kept."""
 
+    def round_begins(self, number: int, *, rounds: int) -> None:
+        """Not kept."""
+
     def round_done(self, row: Mapping[str, object], *, rounds: int) -> None:
         """Keep it."""
         self.rows.append(row)
@@ -126,6 +133,9 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
             "dataset": {"root": folder, "prepared": folder / "prepared"},
             "device": "cpu",
             "audit": folder / "audit.jsonl",
+            "models": folder / "models",
+            "plans": folder / "plans",
+            "policy": {"plans": "any"},
             "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},
         }
     )
@@ -189,16 +199,31 @@ class Home:
         )
 
     @contextmanager
-    def running(self, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A command that is stopped at the end, if it runs still."""
-        process = subprocess.Popen(
-            self.command(program, *arguments),
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def running(
+        self,
+        program: str,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        output: Path | None = None,
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A command that is stopped at the end, if it runs still.
+
+        Args:
+            prefix: stands before the command, such as `ip netns exec host`.
+            environment: variables beside the usual ones.
+            output: file that takes stdout and stderr, for a command that nobody reads; a full pipe
+                would stop it. None is a pipe.
+        """
+        with output.open("a") if output is not None else nullcontext(subprocess.PIPE) as stdout:
+            process = subprocess.Popen(
+                [*prefix, *self.command(program, *arguments)],
+                env={**self.environment(), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         try:
             yield process
         finally:
@@ -255,7 +280,9 @@ def make_home(
         )
         write_site_dataset(folder / "prepared", seed=number)
         weights = write_tiny_weights(folder / "tiny.safetensors")
-        home.edit(folder / "site.yaml", backbone_weights={"tiny": str(weights)}, device="cpu")
+        home.edit(
+            folder / "site.yaml", backbone_weights={"tiny": str(weights)}, device="cpu", policy__plans="any"
+        )
         config.load(folder / "site.yaml", SiteConfig)
         if admitted:
             admit(path / "server" / "sites", name=name, public_key=made.public_key)

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from samples import held_out
 from stic_core.config import PolicyConfig
 from stic_core.evaluation import (
     HeldOutReport,
     evaluation_document,
+    model_block,
+    paired_report,
+    pool_pairs,
     score_edges,
     site_report,
     validation_report,
 )
+from stic_core.reader_release import numbered, release
+from stic_core.reader_study import evaluate_readers
 
 CLASSES = ("HCC", "ICC", "META")
 SPLITS = {
@@ -29,8 +35,36 @@ TINY = {"train": (1, 0, 0), "val": (0, 0, 0), "test": (0, 1, 0)}
 """A third site with hardly a patient: what it cannot give must be said."""
 
 
+Scores = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Logits and labels of one model on each site's held-out patients."""
+
+
+def scores(skill: dict[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]]) -> Scores:
+    """One model's logits; patients are the same for every model, and hard for all or for none."""
+    found = {}
+    for i, (site, parts) in enumerate(splits.items()):
+        patients, labels = held_out(900 + i, parts["test"], skill=0.0)
+        own, _ = held_out(seed + i, parts["test"], skill=0.0)
+        logits = 0.8 * patients + 0.6 * own
+        logits[np.arange(len(labels)), labels] += 1.3 * skill.get(site, 1.0)
+        found[site] = (logits, labels)
+    return found
+
+
+def ensemble(models: Sequence[Scores]) -> Scores:
+    """The mean of the models' probabilities, as logits."""
+    return {
+        site: (
+            logsumexp([log_softmax(model[site][0], axis=1) for model in models], axis=0)
+            - np.log(len(models)),
+            labels,
+        )
+        for site, (_, labels) in models[0].items()
+    }
+
+
 def reports(
-    skill: dict[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]], policy: PolicyConfig
+    model: Scores, *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]], policy: PolicyConfig
 ) -> dict[str, HeldOutReport]:
     """One model's report of each site, with bins from validation patients."""
     validation = {
@@ -41,14 +75,65 @@ def reports(
     }
     edges = score_edges(validation, classes=CLASSES)
     return {
-        site: site_report(
-            *held_out(seed + i, parts["test"], skill=skill.get(site, 1.0)),
-            classes=CLASSES,
-            edges=edges,
-            policy=policy,
-        )
-        for i, (site, parts) in enumerate(splits.items())
+        site: site_report(logits, labels, classes=CLASSES, edges=edges, policy=policy)
+        for site, (logits, labels) in model.items()
     }
+
+
+def comparison(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, Any]:
+    """One entry of `comparison`: the first model against the second, by site and pooled."""
+    pairs = {
+        site: paired_report(first[site][0], second[site][0], labels, classes=CLASSES, policy=policy)
+        for site, (_, labels) in first.items()
+    }
+    return {
+        "sites": {site: pool_pairs({site: pair}) for site, pair in pairs.items()},
+        "pooled": pool_pairs(pairs),
+    }
+
+
+FEDERATED_SKILL = {"center1": 1.9, "center2": 1.7}
+
+
+def write_reader_release(run: Path, path: Path, *, site: str = "center1", min_cell: int = 5) -> Path:
+    """A site's exported reader study of a sample run: three readers and their consensus, drawn."""
+    record, evaluation = (
+        json.loads((run / name).read_text(encoding="utf-8")) for name in ("record.json", "evaluation.json")
+    )
+    logits, labels = scores(FEDERATED_SKILL, seed=1, splits=SPLITS)[site]
+    truth = {f"p{i}": CLASSES[label] for i, label in enumerate(labels)}
+    rng = np.random.default_rng(5)
+    hard = rng.random(len(truth))
+
+    def draw(skill: float) -> dict[str, str]:
+        right = 0.6 * hard + 0.4 * rng.random(len(truth)) < skill
+        other = rng.integers(1, len(CLASSES), len(truth))
+        return {
+            subject: name if right[i] else CLASSES[(CLASSES.index(name) + int(other[i])) % len(CLASSES)]
+            for i, (subject, name) in enumerate(truth.items())
+        }
+
+    skills = {"A": (0.62, 0.76), "B": (0.7, 0.78), "C": (0.55, 0.72), "consensus": (0.72, 0.8)}
+    study = evaluate_readers(
+        {name: {"alone": draw(alone), "aided": draw(aided)} for name, (alone, aided) in skills.items()},
+        model={f"p{i}": CLASSES[k] for i, k in enumerate(logits.argmax(axis=1))},
+        truth=truth,
+        classes=CLASSES,
+    )
+    found = release(
+        study,
+        policy=PolicyConfig(min_cell=min_cell),
+        names=numbered(list(skills)),
+        classes=CLASSES,
+        site=site,
+        run_id=record["run_id"],
+        model_digest=evaluation["model_digest"],
+        test_fingerprint=record["sites"][site]["test_fingerprint"],
+        task=evaluation["task"],
+        phantom=evaluation["phantom"],
+    )
+    path.write_text(found.model_dump_json(indent=1), encoding="utf-8")
+    return path
 
 
 def digest(text: str) -> str:
@@ -64,7 +149,13 @@ def split_counts(counts: Sequence[int]) -> dict[str, object]:
 
 
 def write_sample_run(
-    folder: Path, *, phantom: bool = True, tiny_site: bool = False, min_cell: int = 5, rounds: int = 20
+    folder: Path,
+    *,
+    phantom: bool = True,
+    tiny_site: bool = False,
+    min_cell: int = 5,
+    rounds: int = 20,
+    simulated: bool = False,
 ) -> Path:
     """Write record.json, rounds.jsonl and evaluation.json into `folder`, and return it.
 
@@ -74,22 +165,36 @@ def write_sample_run(
         tiny_site: add a third site with one held-out patient and no validation patients.
         min_cell: the sites' policy.
         rounds: of the training; center2 drops out of round 7.
+        simulated: add the model that a simulation trains on all patients in one place.
     """
     splits = dict(SPLITS) | ({"center3": TINY} if tiny_site else {})
     policy = PolicyConfig(min_cell=min_cell)
-    federated = reports({"center1": 1.9, "center2": 1.7}, seed=1, splits=splits, policy=policy)
-    local = {
-        "center1": reports({"center1": 1.5, "center2": 0.9}, seed=11, splits=splits, policy=policy),
-        "center2": reports({"center1": 0.8, "center2": 1.3}, seed=21, splits=splits, policy=policy),
+    seeds = {"federated": 1, "center1": 11, "center2": 21, "ensemble": 31, "centralised": 41}
+    models = {
+        "federated": scores(FEDERATED_SKILL, seed=1, splits=splits),
+        "center1": scores({"center1": 1.5, "center2": 0.9}, seed=11, splits=splits),
+        "center2": scores({"center1": 0.8, "center2": 1.3}, seed=21, splits=splits),
+    }
+    models["ensemble"] = ensemble([models["center1"], models["center2"]])
+    if simulated:
+        models["centralised"] = scores({"center1": 1.9, "center2": 1.8}, seed=41, splits=splits)
+    evaluated = {
+        name: reports(model, seed=seeds[name], splits=splits, policy=policy) for name, model in models.items()
     }
     document = evaluation_document(
         model_digest=digest("model"),
         task="malignant",
         classes=CLASSES,
         phantom=phantom,
-        federated=federated,
-        local_only=local,
+        federated=evaluated["federated"],
+        local_only={site: evaluated[site] for site in ("center1", "center2")},
     )
+    document |= {name: model_block(evaluated[name]) for name in ("ensemble", "centralised") if name in models}
+    document["comparison"] = {
+        name: comparison(models["federated"], model, policy=policy)
+        for name, model in models.items()
+        if name != "federated"
+    }
     lines = [_round(index, rounds=rounds, splits=splits) for index in range(1, rounds + 1)]
     best = min(lines, key=lambda line: line["val"]["pooled"]["loss"])["round"]
     record = {
@@ -164,7 +269,15 @@ def _round(index: int, *, rounds: int, splits: dict[str, dict[str, tuple[int, ..
         "seconds": 2.0 + 0.3 * rng.random() + (28.0 if index == min(7, rounds) else 0.0),
         "overhead_seconds": 0.6 + 0.2 * rng.random(),
         "bytes_down": size * len(splits),
-        "bytes_up": size * len(sites),
+        "bytes_up": sum(size - 40 * shift for shift, site in enumerate(splits) if site in sites),
+        # What a site that dropped out was sent had left the server all the same.
+        "bytes_by_site": {
+            site: {"down": size, "up": (size - 40 * shift) * (site in sites)}
+            for shift, site in enumerate(splits)
+        },
+        "update_norm": {
+            site: 2.0 * fall + 0.2 + 0.1 * shift for shift, site in enumerate(splits) if site in sites
+        },
         "train_loss": {
             site: 0.35 + 0.75 * fall + 0.07 * shift + 0.015 * float(rng.normal())
             for shift, site in enumerate(splits)

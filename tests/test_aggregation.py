@@ -13,7 +13,7 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport
 from stic_core.protocol import RoundReport
 from stic_core.statistics import Suppressed
-from stic_server.aggregation import Contribution, average, check
+from stic_server.aggregation import Contribution, average, check, check_norm, norm_of, update_norm
 from stic_server.coordinator import FederationState, SiteRound, advance, score
 
 
@@ -128,3 +128,75 @@ def test_without_validation_the_last_model_is_kept() -> None:
     state, _ = score(FederationState(2, _weights(2), state.best), {"a": _round(None, loss=None)})
     assert state.best is not None
     assert (state.best.round, state.best.loss) == (2, None)
+
+
+def test_the_norm_of_an_update_is_that_of_the_difference() -> None:
+    """From (1, 1) to (4, 5) is 5 far, whatever the precision: float32's largest values do not overflow."""
+    assert update_norm(_weights(4, 5), _weights(1, 1)) == 5.0
+    assert norm_of(_weights(3, 4)) == 5.0
+    huge = float(np.finfo(np.float32).max)
+    assert update_norm(_weights(huge, -huge), _weights(-huge, huge)) == pytest.approx(8**0.5 * huge)
+
+
+@pytest.mark.parametrize("honest", [1, 2, 5])
+def test_an_update_far_outside_the_others_is_refused_and_the_round_goes_on(honest: int) -> None:
+    """With one honest site or five, from the first round: the site, its norm and the bound are named."""
+    reports = {f"center{number}": _round(_weights(1.5 + number / 10)) for number in range(honest)}
+    reports["evil"] = _round(_weights(1e4))
+    after, diagnostics = advance(FederationState(0, _weights(1)), reports, min_sites=1, max_update_ratio=100)
+    assert list(diagnostics.refused) == ["evil"]
+    usual = 0.5 + (honest - 1) // 2 / 10  # the lower median
+    assert (
+        f"evil: its update is far outside the other sites'; got a norm of 9999; expected at most {100 * usual:.4g}"
+        in (diagnostics.refused["evil"])
+    )
+    assert after.weights[0] < 3
+    assert diagnostics.update_norm["evil"] == 9999
+
+
+def test_without_a_quorum_of_plausible_updates_the_round_fails() -> None:
+    """One of two is far outside: the error names it, as it does for NaN."""
+    reports = {"a": _round(_weights(1.5)), "evil": _round(_weights(-1e6))}
+    with pytest.raises(
+        FederationError, match=r"usable reports of 1 sites \(a\).*evil: its update is far outside"
+    ):
+        advance(FederationState(0, _weights(1)), reports, min_sites=2, max_update_ratio=100)
+
+
+def test_sites_of_very_different_sizes_are_taken() -> None:
+    """One step of Adam beside 150: 44 times as far, and both are taken; so is a site of nearly no change."""
+    start = np.linspace(-1, 1, 50, dtype=np.float32)
+    reports = {
+        "one-step": _round(start + np.float32(0.001)),
+        "many-steps": _round(start + np.float32(0.044), examples=5000),
+        "idle": _round(start.copy()),
+    }
+    _, diagnostics = advance(FederationState(0, start), reports, min_sites=3, max_update_ratio=100)
+    assert not diagnostics.refused
+
+
+def test_a_site_that_sends_almost_nothing_cannot_have_another_refused() -> None:
+    """An update smaller than the model itself is taken, however small the others' are."""
+    start = _weights(3, 4)
+    reports = {"evil": _round(start + np.float32(1e-6)), "honest": _round(_weights(6, 8))}
+    _, diagnostics = advance(FederationState(0, start), reports, min_sites=2, max_update_ratio=100)
+    assert not diagnostics.refused
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=20))
+def test_a_site_cannot_raise_its_own_bound(own: list[float]) -> None:
+    """Whatever a site sent in earlier rounds, its bound is made of the others' norms alone."""
+    past = [{"evil": norm, "honest": 1.0} for norm in own]
+    norms = {"evil": 100.5, "honest": 1.0}
+    with pytest.raises(SiteReportError, match="at most 100,"):
+        check_norm("evil", norms, past=past, start=1.0, ratio=100)
+    check_norm("evil", norms | {"evil": 99.5}, past=past, start=1.0, ratio=100)
+
+
+def test_the_rounds_before_count_where_a_site_is_alone_or_the_others_rest() -> None:
+    """Alone in a round, a site is held against the others' earlier updates; with no past, against nobody."""
+    past = [{"honest": 1.0}, {"honest": 3.0}, {"honest": 2.0}]
+    with pytest.raises(SiteReportError, match="at most 200,"):
+        check_norm("evil", {"evil": 201.0}, past=past, start=1.0, ratio=100)
+    check_norm("evil", {"evil": 199.0, "honest": 1e-9}, past=past, start=1.0, ratio=100)
+    check_norm("evil", {"evil": 1e30}, past=[], start=1.0, ratio=100)

@@ -73,6 +73,53 @@ def test_tampering_is_found(tmp_path: Path, log: AuditLog, tamper: Callable, mes
         list(log.read())
 
 
+@pytest.mark.parametrize("written", [0, 1, 40, 700, -1, None])
+def test_a_kill_in_the_middle_of_a_line_is_no_tampering(
+    tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch, written: int | None
+) -> None:
+    """Two lines announced, and nothing, a part or all of them written: read as whole, and goes on."""
+    path, head = tmp_path / "audit.jsonl", tmp_path / "audit.head"
+    before = path.read_bytes()
+    heads = []
+    write_head = AuditLog._write_head
+    monkeypatch.setattr(
+        AuditLog,
+        "_write_head",
+        lambda self, value: (write_head(self, value), heads.append(head.read_bytes())),
+    )
+    log.append(_entry(6), _entry(7))
+    lines = path.read_bytes()[len(before) :]
+    announced, _ = heads
+    head.write_bytes(announced)
+    path.write_bytes(before + lines[:written])
+    expected = 7 if written is None else 5
+    assert len(list(log.read())) == expected
+    again = AuditLog(path)
+    again.append(_entry(8))
+    assert [entry["round"] for entry in again.read()] == [*range(1, expected + 1), 8]
+
+
+def test_an_announced_line_excuses_no_other(tmp_path: Path, log: AuditLog) -> None:
+    """After a kill the log may lack what was announced and nothing else."""
+    path, head = tmp_path / "audit.jsonl", tmp_path / "audit.head"
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"coming": "a" * 64, "lines": 1}))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match="line 5: "):
+        list(log.read())
+    path.write_text("".join([*lines[:2], *lines[3:], lines[2]]))
+    with pytest.raises(DataError, match="line 3: it does not follow"):
+        list(log.read())
+
+
+def test_a_head_that_says_nothing_is_one_line(tmp_path: Path, log: AuditLog) -> None:
+    """An emptied head is named, by a reader and by a writer."""
+    (tmp_path / "audit.head").write_text("")
+    for act in (lambda: list(log.read()), lambda: log.append(_entry(6))):
+        with pytest.raises(DataError, match=r"audit\.head does not say where audit\.jsonl ends"):
+            act()
+
+
 def test_a_run_is_summed_up(log: AuditLog) -> None:
     """Megabytes and messages by kind, each way."""
     log.append(_entry(5, direction="in", kind="train-round"))

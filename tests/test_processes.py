@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import ssl
 import subprocess
@@ -172,40 +171,3 @@ def test_a_server_leaves_on_ctrl_c(tmp_path: Path) -> None:
         _await_line(server, "waiting for the sites")
         server.send_signal(signal.SIGINT)
         assert server.wait(5) == 130
-
-
-def test_a_killed_client_comes_back_and_the_run_goes_on(tmp_path: Path) -> None:
-    """kill -9 of a client in mid-run and a restart: its question is sent again, the run completes."""
-    home = make_home(tmp_path, rounds=30)
-    with (
-        home.running("stic-client", "--site", "center1", "--once"),
-        home.running("stic-client", "--site", "center2", "--once") as victim,
-        home.running("stic-server", "start") as server,
-    ):
-        _await_line(victim, "round 3 of 30")
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.wait(5)
-        with home.running("stic-client", "--site", "center2", "--once"):
-            output, _ = server.communicate(timeout=180)
-    assert server.returncode == 0, output
-    (run,) = (tmp_path / "runs").iterdir()
-    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows] == list(range(1, 31))
-
-
-def test_a_killed_server_goes_on_where_it_was(tmp_path: Path) -> None:
-    """kill -9 of the server and the same command again: the same run, every round once."""
-    home = make_home(tmp_path, rounds=30)
-    with (
-        home.running("stic-client", "--site", "center1", "--once") as first,
-        home.running("stic-client", "--site", "center2", "--once"),
-    ):
-        with home.running("stic-server", "start"):
-            _await_line(first, "round 4 of 30")
-        with home.running("stic-server", "start") as again:
-            output, _ = again.communicate(timeout=180)
-    assert again.returncode == 0, output
-    assert "goes on after round" in output
-    (run,) = (tmp_path / "runs").iterdir()
-    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows] == list(range(1, 31))

@@ -41,6 +41,8 @@ def _join(home: Home, *, split: str) -> None:
         (*client, "enroll", "--server", address, "--ca", str(ca), "--data", str(root)),
         (*client, "prepare"),
         ("stic-server", "admit", "center3", str(home.site("center3") / "site.pub")),
+        ("stic-server", "plan", "--out", str(home.path / "plan.json")),
+        (*client, "approve", str(home.path / "plan.json"), "--yes"),
     ):
         result = home.run(*command)
         assert result.returncode == 0, result.stderr

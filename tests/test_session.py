@@ -15,6 +15,7 @@ from federation_kit import InProcessSites, Recorder, participant
 from stic_core.config import FederationConfig
 from stic_core.errors import FederationError
 from stic_core.model import build_head
+from stic_core.model_files import read_model
 from stic_core.protocol import EvaluateHeldOut, RunPlan
 from stic_core.tensors import FlatArray
 from stic_core.weights import get_flat, trainable_specs
@@ -81,6 +82,11 @@ def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: 
     assert record["model_digest"] == model["digest"] == document["model_digest"]
     assert set(document["local_only"]) == {"center1", "center2"}
     assert document["sites"]["center1"]["accuracy"]["total"] == 12
+    assert document["ensemble"]["sites"]["center2"]["accuracy"]["total"] == 12
+    assert set(document["comparison"]) == {"center1", "center2", "ensemble"}
+    assert document["comparison"]["ensemble"]["pooled"]["n"] == 24
+    kept = read_model(tmp_path / "center2" / "models" / run.run_id)
+    assert kept.description.digest == record["model_digest"]
 
 
 def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None:
@@ -92,11 +98,11 @@ def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None
 
 
 def test_the_held_out_set_is_opened_once_a_model(tmp_path: Path, sites: InProcessSites) -> None:
-    """Federated and two local models at two sites: six openings, each pair of model and site once."""
+    """Federated, two local models and their ensemble: each pair of model and site once."""
     session, _ = _session(_federation(tmp_path), sites)
     session()
     opened = [question.model for question in sites.asked if isinstance(question, EvaluateHeldOut)]
-    assert sorted(opened) == sorted(["federated", "center1", "center2"] * 2)
+    assert sorted(opened) == sorted(["federated", "center1", "center2", "ensemble"] * 2)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_model(
@@ -282,3 +288,77 @@ def test_a_round_that_never_has_a_quorum_fails_and_can_be_resumed(
     session()
     assert again.path == run.path
     assert [row["round"] for row in again.read_rounds()] == [1, 2, 3]
+
+
+def test_a_site_that_comes_late_takes_part_from_the_next_round(tmp_path: Path, sites: InProcessSites) -> None:
+    """Not there at the beginning: told the plan before a round, and in record and evaluation like the others."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    ask = sites.ask
+
+    def arriving(questions: dict, **kwargs: object) -> object:
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            sites.participants["center3"] = third
+        return ask(questions, **kwargs)
+
+    sites.ask = arriving
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    document = session()
+    two, three = ["center1", "center2"], ["center1", "center2", "center3"]
+    assert [row["sites"] for row in run.read_rounds()] == [two, two, three]
+    assert set(run.read_record()["sites"]) == set(document["sites"]) == set(three)
+    assert "center3 takes part from now on" in recorder.notes
+
+
+def test_a_late_site_that_does_not_fit_is_asked_once(tmp_path: Path, sites: InProcessSites) -> None:
+    """Another backbone than the others': left out with a word, and not asked in every round."""
+    from federation_kit import write_tiny_weights
+
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    write_tiny_weights(tmp_path / "center3" / "tiny.safetensors", seed=99)
+    ask = sites.ask
+
+    def arriving(questions: dict, **kwargs: object) -> object:
+        sites.participants["center3"] = third
+        return ask(questions, **kwargs)
+
+    sites.ask = arriving
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session()
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
+    assert sum(note.startswith("center3 is left out: its backbone") for note in recorder.notes) == 1
+
+
+def test_the_last_look_needs_a_quorum_too(tmp_path: Path, sites: InProcessSites) -> None:
+    """One of two sites is silent when the last model is scored: asked again, so the best model is the same."""
+    whole, undisturbed = _session(_federation(tmp_path / "undisturbed"), sites)
+    whole()
+    ask = sites.ask
+
+    def silent_once(questions: dict, **kwargs: object) -> object:
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "train", True) is False for question in questions.values()):
+            sites.ask = ask
+            return replace(exchange, answers={"center1": exchange.answers["center1"]})
+        return exchange
+
+    sites.ask = silent_once
+    session, run = _session(_federation(tmp_path / "disturbed"), sites)
+    session()
+    assert run.read_rounds()[-1]["val"] == undisturbed.read_rounds()[-1]["val"]
+    assert run.read_record()["best_round"] == undisturbed.read_record()["best_round"]
+
+
+def test_a_run_that_owes_its_report_is_not_run_again(tmp_path: Path, sites: InProcessSites) -> None:
+    """Killed after the last round and before the report: the same run, and the sites are told that it is over."""
+    session, run = _session(_federation(tmp_path), sites)
+    document = session()
+    run.update_record(report="owed")
+    sites.asked.clear()
+    session, again = _session(_federation(tmp_path), sites)
+    assert session() == document
+    assert again.path == run.path
+    assert [question.kind for question in sites.asked] == ["finish", "finish"]
+    run.update_record(report="written")
+    assert _session(_federation(tmp_path), sites)[1].path != run.path

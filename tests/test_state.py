@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from stic_server.coordinator import Best, FederationState
 from stic_server.state import load_state, save_state
@@ -31,19 +34,58 @@ def test_a_state_survives_the_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.best.weights, _state(3).weights / 2)
 
 
-@pytest.mark.parametrize("damage", ["torn", "altered", "empty"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_word(tmp_path: Path, damage: str) -> None:
-    """The digest in the name does not fit: the one before is used."""
-    save_state(_state(1), tmp_path, plan_digest=PLAN)
-    path = save_state(_state(2), tmp_path, plan_digest=PLAN)
-    content = path.read_bytes()
-    altered = content[:-1] + bytes([content[-1] ^ 1])
-    path.write_bytes({"torn": content[: len(content) // 2], "altered": altered, "empty": b""}[damage])
-    loaded, passed_over = load_state(tmp_path, plan_digest=PLAN)
-    assert loaded is not None
-    assert loaded.completed == 1
-    assert len(passed_over) == 1
-    assert path.name in passed_over[0]
+@st.composite
+def _damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """What may become of a file: torn, bits turned, something put behind or in between, or another's content."""
+    where = draw(st.floats(0, 1, exclude_max=True))
+    kind = draw(st.sampled_from(["torn", "turned", "longer", "zeros", "other"]))
+    piece = draw(st.binary(min_size=1, max_size=40))
+    bit = 1 << draw(st.integers(0, 7))
+
+    def damage(content: bytes) -> bytes:
+        at = int(where * len(content))
+        return {
+            "torn": content[:at],
+            "turned": content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :],
+            "longer": content[:at] + piece + content[at:],
+            # A power cut may leave blocks of zeros where the content was to be.
+            "zeros": content[:at] + bytes(len(content) - at) + b"\0" * (at == len(content)),
+            "other": piece,
+        }[kind]
+
+    return damage
+
+
+@given(damage=_damages(), half_written=st.binary(max_size=100))
+def test_a_damaged_checkpoint_is_passed_over_with_a_word(
+    damage: Callable[[bytes], bytes], half_written: bytes
+) -> None:
+    """However it is torn or tampered with, the one before is used; a file without its name yet is nothing."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        save_state(_state(1), folder, plan_digest=PLAN)
+        path = save_state(_state(2), folder, plan_digest=PLAN)
+        content = path.read_bytes()
+        assume(damage(content) != content)
+        path.write_bytes(damage(content))
+        (folder / f".{path.name}.partial").write_bytes(half_written)
+        loaded, passed_over = load_state(folder, plan_digest=PLAN)
+        assert loaded is not None
+        assert loaded.completed == 1
+        np.testing.assert_array_equal(loaded.weights, _state(1).weights)
+        assert passed_over == [f"{path.name} is damaged: its content does not have the digest in its name"]
+        # Two damaged ones: nothing is made up.
+        (other,) = (one for one in folder.glob("round-*") if one != path)
+        whole = other.read_bytes()
+        assume(damage(whole) != whole)
+        other.write_bytes(damage(whole))
+        assert load_state(folder, plan_digest=PLAN)[0] is None
+        # The run goes on: the next checkpoint is found, and what a kill left behind is away.
+        save_state(_state(3), folder, plan_digest=PLAN)
+        loaded, _ = load_state(folder, plan_digest=PLAN)
+        assert loaded is not None
+        assert loaded.completed == 3
+        assert len(list(folder.iterdir())) == 2
 
 
 def test_another_plan_cannot_resume(tmp_path: Path) -> None:

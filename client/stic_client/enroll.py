@@ -33,9 +33,16 @@ device: auto                # CUDA where there is one, else the CPU
 backbone_weights: {{}}        # such as vgg16: /path/to/vgg16.pth, where not in torchvision's cache
 
 policy:                     # what this site agrees to
+  plans: approved           # only runs that you approved: stic-client --site {site} approve; or any
   tasks: [malignant, hcc-icc, benign-malignant]
   max_rounds: 1000
   max_local_epochs: 20
+  max_local_steps: 10000
+  max_learning_rate: 0.1
+  max_batch_size: 1024
+  local_only: true          # also train a model of this site's own, for comparison; its weights leave
+  # what may be said of the patients, in aggregates; remove what must stay here
+  release: [training-loss, validation, accuracy, auc, confusion, histograms, calibration, comparison]
   min_cell: 5               # counts of fewer patients are not released
   min_class: 10             # an AUC needs this many patients of the class, and this many others
 """

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from stic_client.participant import Participant
 from stic_core import config
 from stic_core.errors import ProtocolError
+from stic_core.npy import read_npy
 from stic_core.protocol import MESSAGE_KEY, WEIGHTS_KEY, Report, decode_instruction, encode
-from stic_core.tensors import FlatArray
+from stic_core.transport import WireArray
 
 participants: dict[str, Participant] = {}
 """By configuration file: data and model stay loaded between messages."""
@@ -51,17 +51,16 @@ def _answer(message: Message, context: Context) -> Message:
     return Message(_content(report, weights), reply_to=message)
 
 
-def _weights_of(message: Message) -> FlatArray | None:
+def _weights_of(message: Message) -> WireArray | None:
     record = message.content.array_records.get(WEIGHTS_KEY)
     if record is None:
         return None
     if list(record) != [WEIGHTS_KEY]:
         raise ProtocolError("weights come as one array")
-    # Array.numpy() reads NumPy's own format with pickling off.
-    return np.asarray(record[WEIGHTS_KEY].numpy())
+    return read_npy(record[WEIGHTS_KEY].data)
 
 
-def _content(report: Report, weights: FlatArray | None) -> RecordDict:
+def _content(report: Report, weights: WireArray | None) -> RecordDict:
     content = RecordDict({MESSAGE_KEY: ConfigRecord({MESSAGE_KEY: encode(report)})})
     if weights is not None:
         content[WEIGHTS_KEY] = ArrayRecord({WEIGHTS_KEY: Array(weights)})

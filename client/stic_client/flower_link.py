@@ -1,6 +1,6 @@
 """Flower's Fleet protocol in one process: signs on, beats, pulls, lets the ClientApp answer, pushes.
 
-The only module of this side that touches Flower's internals (flwr 1.41.0; the contract test
+With `flower_requests` the only module of this side that touches Flower's internals (flwr 1.41.0; the contract test
 fails when an upgrade moves them). It fetches no app bundle, opens no port, starts no child,
 and keeps the data and the model loaded between rounds. Retrying is its own: Flower's takes
 any text with "ssl" or "certificate" for final, and its exit helper ends the process.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,7 +28,6 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
     PushMessagesRequest,
@@ -41,7 +40,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -49,13 +48,12 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from stic_client.trust import pinned, why
-from stic_core.errors import NotAdmittedError, ProtocolError, SticError, UsageError
+from stic_client.flower_requests import SignedClient
+from stic_client.site_keys import SiteKeys
+from stic_client.trust import why
+from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, SticError, UsageError
+from stic_core.files import write_atomically
 
 LOG = logging.getLogger(__name__)
 
@@ -68,9 +66,7 @@ HEARTBEAT_S = 20.0
 """The server calls a site gone after two of these without a sign."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
-_REQUEST_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 15.0
-
-Admission = Literal["admitted", "unknown", "unsigned"]
+_MISSED_S, _AGAIN_S = 2 * HEARTBEAT_S + 5.0, 5.0
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -101,16 +97,23 @@ class FleetLink:
         key: the site's private key.
         state: file that remembers the node id, so that a crashed client can sign itself off.
         observer: is told of waits and failures.
+        keys: where a key may lie that follows; looked for whenever the site signs on.
     """
 
     def __init__(
-        self, address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey, state: Path, observer: Observer
+        self,
+        address: str,
+        *,
+        ca: Path,
+        key: ec.EllipticCurvePrivateKey,
+        state: Path,
+        observer: Observer,
+        keys: SiteKeys | None = None,
     ) -> None:
-        self._address, self._state, self._observer = address, state, observer
-        self._public_key = public_key_to_bytes(key.public_key())
+        self._address, self._state, self._observer, self._keys = address, state, observer, keys
         self._stop = threading.Event()
         self._node: Node | None = None
-        self._client = _fleet_client(address, ca=ca, key=key, timeout=_REQUEST_TIMEOUT_S)
+        self._client = SignedClient(address, ca=ca, key=key)
 
     def serve(self, app: ClientApp, *, node_config: dict[str, str], until: Callable[[], bool]) -> None:
         """Answer the server's messages until `until()` says so, or the process is interrupted.
@@ -158,12 +161,13 @@ class FleetLink:
                 self._send(reply, seconds=time.monotonic() - began)
                 last_message = time.monotonic()
             except _RunOverError:
-                self._observer.note("the server ended the run that a message belonged to; it is dropped")
+                self._observer.note("the server ended the run, or withdrew its question; it is dropped")
             except _UnknownNodeError:
-                self._observer.note("the server was restarted; signing on again")
+                self._observer.note("the server was restarted, or this site's key changed; signing on again")
                 self._sign_on()
             except ProtocolError as error:
                 self._observer.note(f"a message is dropped: {error}")
+                self._stop.wait(IDLE_POLL_S)  # a server that refuses everything is not asked in a loop
 
     def _receive(self) -> Message | None:
         node = self._signed_on()
@@ -235,21 +239,66 @@ class FleetLink:
         return self._node
 
     def _sign_on(self) -> None:
-        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_S)
-        try:
-            answer = self._call(self._client.ActivateNode, request)
-        except (ProtocolError, _UnknownNodeError) as error:
-            if not self._forget_old_node():
+        """Tell the server that this site is here.
+
+        A client that was killed is still online there: it is signed off under the id that it left, or waited for.
+        """
+        self._take_next_key()
+        request = self._client.sign_on_request(heartbeat_interval=HEARTBEAT_S)
+        misses_it = time.monotonic() + _MISSED_S
+        while True:
+            try:
+                answer = self._call(self._client.ActivateNode, request)
+            except (ProtocolError, _UnknownNodeError):
+                if self._forget_old_node():
+                    continue
+                self._check_admitted()
+                if time.monotonic() > misses_it:
+                    raise RefusedError(
+                        "another client of this site is online", advice="Stop that one first."
+                    ) from None
+                self._observer.note(
+                    "the server takes this site for online, perhaps its client that was killed; "
+                    f"next try in {_AGAIN_S:g} s, for at most {_MISSED_S:g} s"
+                )
+                self._stop.wait(_AGAIN_S)
+            else:
+                self._node = Node(node_id=answer.node_id)
+                self._remember(answer.node_id)
+                return
+
+    def _take_next_key(self) -> None:
+        """Go on with the key that follows, if one was made and the server knows it already."""
+        following = self._keys.next_key() if self._keys is not None else None
+        if self._keys is None or following is None:
+            return
+        if self._call(self._client.take_key, following):
+            self._keys.accepted()
+            self._observer.note("the server knows the new key: it is in use, and the old one is deleted")
+        else:
+            self._observer.note("the new key is not admitted yet; going on with the old one")
+
+    def _check_admitted(self) -> None:
+        """Raise, unless the server knows the key and only did not take the sign-on."""
+        match self._call(lambda _: self._client.ask_admission(), None):
+            case "admitted":
+                return
+            case "unsigned":
+                raise NotAdmittedError(
+                    "the server refuses this site's signature",
+                    advice="Check this machine's clock: a time ahead of the server's by more than 5 s is refused. "
+                    "`stic-client check` compares them.",
+                )
+            case _:
                 raise NotAdmittedError(
                     "the server does not admit this site",
-                    got=error if isinstance(error, ProtocolError) else "its key is not known there",
-                    advice="Send the public key to the operator, who runs `stic-server admit`; or another client of "
-                    "this site is online: stop that one.",
-                ) from None
-            self._sign_on()
-            return
-        self._node = Node(node_id=answer.node_id)
-        self._state.write_text(json.dumps({"node_id": answer.node_id}))
+                    got="a key that is not known there, or was revoked",
+                    advice="Send the public key to the operator, who runs `stic-server admit`.",
+                )
+
+    def _remember(self, node_id: int | None) -> None:
+        """For the client that follows on a crash; replaced whole, since a kill may come here too."""
+        write_atomically(self._state, json.dumps({"node_id": node_id}).encode())
 
     def _forget_old_node(self) -> bool:
         """Sign off the node of a client that crashed: the server still takes it for online."""
@@ -257,9 +306,11 @@ class FleetLink:
             node_id = json.loads(self._state.read_text())["node_id"]
         except (OSError, ValueError, KeyError):
             return False
+        if node_id is None:
+            return False
         with suppress(ProtocolError, _UnknownNodeError, _RunOverError, ConnectionError):
             self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node_id), tries=1)
-        self._state.write_text("")
+        self._remember(None)
         return True
 
     def _sign_off(self) -> None:
@@ -271,7 +322,7 @@ class FleetLink:
         def tell() -> None:
             with suppress(Exception):
                 self._call(self._client.DeactivateNode, request, tries=1)
-                self._state.write_text("")
+                self._remember(None)
 
         thread = threading.Thread(target=tell, daemon=True, name="sign-off")
         thread.start()
@@ -338,63 +389,13 @@ class FleetLink:
             self._stop.wait(wait)
 
 
-def ask_admission(address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey) -> Admission:
-    """Ask the server whether it knows a site's key, and change nothing there.
-
-    Signing on could look to the coordinator like a site that came and went. So the question is
-    a sign-on that cannot succeed: its heartbeat interval is out of range, which the server
-    looks at only after it found the key.
-
-    Returns:
-        `unsigned` where the signature itself is refused, which a wrong clock does.
-
-    Raises:
-        ConnectionError: the server is not reached.
-        ProtocolError: what answers is no server of ours.
-        UntrustedServerError: the server's certificate is not from the pinned CA.
-    """
-    client = _fleet_client(address, ca=ca, key=key, timeout=_QUESTION_TIMEOUT_S)
-    request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=0)
-    try:
-        client.ActivateNode(request)
-    except httpx.TransportError as error:
-        raise ConnectionError(why(error, address)) from None
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code == 401:
-            return "unsigned"
-        said = FlowerError.from_json(error.response.text)
-        if said is not None and said.code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
-            return "admitted"
-        if said is not None and said.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-            return "unknown"
-        raise ProtocolError(f"the server answers HTTP {error.response.status_code}") from None
-    finally:
-        client._client.close()
-    raise ProtocolError("the server accepts a sign-on that it should refuse")
-
-
-def _fleet_client(
-    address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey, timeout: float
-) -> FleetHttpClient:
-    client = FleetHttpClient(
-        f"https://{address}",
-        verify=pinned(ca),
-        timeout=timeout,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(key, key.public_key()),
-        ],
-    )
-    # A redirect would lead away from the one server that this process may contact.
-    client._client.follow_redirects = False
-    return client
-
-
 def _run(app: ClientApp, message: Message, context: Context) -> Message:
     try:
         return app(message=message, context=context)
     except Exception as error:
         # Flower would send the exception's text to the coordinator; it may quote data.
-        LOG.exception("the ClientApp failed")
+        # A text of ours says what to do; anything else needs its traceback.
+        traced = not isinstance(error, SticError)
+        LOG.log(logging.ERROR, "a question is not answered: %s", error, exc_info=traced)
         reason = type(error).__name__
         return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stic_core.clinical import COLUMNS
 from stic_core.config import PolicyConfig
 from stic_core.errors import PlanRefusedError
@@ -14,21 +16,26 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
     Raises:
         PlanRefusedError: says which bound, made of configuration alone since it travels.
     """
-    if plan.task.name not in policy.tasks:
-        raise PlanRefusedError(
-            "task", got=plan.task.name, expected=f"one of policy.tasks: {', '.join(policy.tasks)}"
-        )
-    if plan.rounds > policy.max_rounds:
-        raise PlanRefusedError(
-            "rounds", got=plan.rounds, expected=f"at most {policy.max_rounds} (policy.max_rounds)"
-        )
-    if plan.training.local_epochs > policy.max_local_epochs:
-        raise PlanRefusedError(
-            "training.local_epochs",
-            got=plan.training.local_epochs,
-            expected=f"at most {policy.max_local_epochs} (policy.max_local_epochs)",
-        )
+    training = plan.training
+    _one_of("task", plan.task.name, policy.tasks, key="tasks")
+    _one_of("model.architecture", plan.model.architecture, policy.architectures, key="architectures")
+    _one_of("model.backbone", plan.model.backbone, policy.backbones, key="backbones")
+    bounds = (
+        ("rounds", plan.rounds, "max_rounds", policy.max_rounds),
+        ("training.local_epochs", training.local_epochs, "max_local_epochs", policy.max_local_epochs),
+        ("training.local_steps", training.local_steps or 0, "max_local_steps", policy.max_local_steps),
+        ("training.learning_rate", training.learning_rate, "max_learning_rate", policy.max_learning_rate),
+        ("training.batch_size", training.batch_size, "max_batch_size", policy.max_batch_size),
+    )
+    for name, value, key, bound in bounds:
+        if value > bound:
+            raise PlanRefusedError(name, got=value, expected=f"at most {bound} (policy.{key})")
     if plan.clinical_columns != COLUMNS:
         raise PlanRefusedError(
             "clinical_columns", got="another vocabulary", expected="the 20 columns of this version"
         )
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str] | None, *, key: str) -> None:
+    if allowed is not None and value not in allowed:
+        raise PlanRefusedError(name, got=value, expected=f"one of policy.{key}: {', '.join(allowed)}")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
+
+from stic_core import interrupts
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -105,7 +106,8 @@ def run(  # noqa: C901, PLR0912 - one loop that hands out, waits and replaces
 def _start(work: Callable[[TaskT], ResultT]) -> _Worker[TaskT]:
     ours, theirs = _SPAWN.Pipe()
     process = _SPAWN.Process(target=_serve, args=(theirs, work), daemon=True)
-    process.start()
+    with interrupts.held_back():
+        process.start()
     theirs.close()
     return _Worker(process, ours)  # pyright: ignore[reportArgumentType] - Windows' twin of Connection
 
@@ -118,8 +120,6 @@ def _stop(worker: _Worker[TaskT]) -> None:
 
 def _serve(pipe: Connection, work: Callable[[TaskT], ResultT]) -> None:
     """A worker's life: until the other end of the pipe is gone."""
-    # Ctrl-C reaches every process of the terminal; only the parent acts on it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Native decoders write to stderr what they find in a file.
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)

@@ -1,13 +1,17 @@
-"""Whom a site trusts: the one CA that it pinned, and what it says of a server that is not reached."""
+"""The way to the server: the one CA that is trusted, the proxy in between, and why it is not reached."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from stic_core.errors import UntrustedServerError, UsageError
+
+_CONNECT_S = 10.0
 
 
 def pinned(ca: Path) -> ssl.SSLContext:
@@ -30,26 +34,92 @@ def pinned(ca: Path) -> ssl.SSLContext:
     return context
 
 
+def proxy_of(address: str) -> str | None:
+    """The proxy through which the environment leads to a server: host:port, never who may use it.
+
+    `HTTPS_PROXY`, else `ALL_PROXY`; `NO_PROXY` lists what is reached directly. Lower case works too.
+    """
+    url = _proxy_url(address)
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}" if url is not None else None
+
+
+def connection(address: str, *, ca: Path, timeout: float) -> httpx.Client:
+    """A client for one server: its CA alone is trusted, no redirect is followed.
+
+    A proxy that speaks TLS itself is trusted as this machine trusts (`SSL_CERT_FILE`).
+
+    Raises:
+        UsageError: no certificate there, or a proxy of another kind.
+    """
+    url = _proxy_url(address)
+    proxy = None
+    if url is not None:
+        secure = ssl.create_default_context() if url.scheme == "https" else None
+        proxy = httpx.Proxy(url, ssl_context=secure)
+    return httpx.Client(
+        verify=pinned(ca),
+        proxy=proxy,
+        trust_env=False,
+        # A way that is not there shows soon; an answer may take long on a slow line.
+        timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_S)),
+        follow_redirects=False,
+    )
+
+
+def _proxy_url(address: str) -> httpx.URL | None:
+    named = getproxies()
+    text = named.get("https") or named.get("all")
+    if not text or proxy_bypass(address.rpartition(":")[0].strip("[]")):
+        return None
+    try:
+        url = httpx.URL(text if "://" in text else f"http://{text}")
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        # Whatever it says may hold a password.
+        raise UsageError(
+            "HTTPS_PROXY names no proxy that can be used",
+            got="another kind of address",
+            expected="http://[user:password@]host:port",
+            advice="Set it so where the client is started; what is special in a password is written %XX.",
+        )
+    return url
+
+
 def why(error: httpx.TransportError, address: str) -> str:
     """A transport error in a few words.
 
     Raises:
         UntrustedServerError: a certificate that does not verify is no passing fault.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    proxy = proxy_of(address)
+    chain = list(_causes(error))
+    for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise UntrustedServerError(
-                f"the certificate of {address} is not trusted",
+                f"the certificate of {address} is not trusted"
+                + (f", or its proxy's ({proxy})" if proxy else ""),
                 got=cause.verify_message,
                 expected="a certificate from the CA in server.ca",
                 advice="Compare the CA's fingerprint with the operator; someone may be in between.",
             ) from None
-        cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.ProxyError):
-        return f"the proxy says no: {error}"
+        hint = {
+            "407": "; it wants a user and a password: HTTPS_PROXY=http://user:password@host:port",
+            "403": f"; ask the network's operators to let this machine CONNECT to {address}",
+        }.get(str(error)[:3], "")
+        return f"the proxy {proxy} answers {error}{hint}"
     if isinstance(error, httpx.ConnectError):
-        return "connection refused or no route"
+        if any(isinstance(cause, ssl.SSLError) for cause in chain):
+            return f"no TLS connection{f' through the proxy {proxy}' if proxy else ''}"
+        return f"the proxy {proxy} is not reached" if proxy else "connection refused or no route"
     if isinstance(error, httpx.TimeoutException):
-        return "timed out"
+        return f"timed out{f' through the proxy {proxy}' if proxy else ''}"
     return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

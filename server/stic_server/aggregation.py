@@ -1,13 +1,16 @@
 """FedAvg: the sites' weights averaged by their numbers of training patients.
 
 Sums run in the order of the sites' names and in float64, so that equal reports give equal
-bits whatever the order in which they arrived.
+bits whatever the order in which they arrived. What must not enter the average is refused
+before: another form, values that are not finite, an update far outside the others'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 import numpy as np
 
@@ -49,6 +52,52 @@ def check(site: str, contribution: Contribution, *, size: int) -> None:
             got=f"{int(np.count_nonzero(~np.isfinite(weights)))} NaN or infinite values",
             advice="Its training diverged: lower training.learning_rate, or look at its data.",
         )
+
+
+def update_norm(weights: FlatArray, start: FlatArray) -> float:
+    """How far a site went from the weights that it was sent: the L2 norm of the difference."""
+    return float(np.linalg.norm(np.subtract(weights, start, dtype=np.float64)))
+
+
+def check_norm(
+    site: str, norms: Mapping[str, float], *, past: Sequence[Mapping[str, float]], start: float, ratio: float
+) -> None:
+    """Refuse an update far outside the other sites'.
+
+    The bound is `ratio` times what is usual among the others: the lower median of their norms in
+    this round, or of those in the rounds before if that is more. A site's own past does not
+    count, or it could raise its bound round by round. An update that is smaller than the model
+    itself is never refused: sites may differ a lot in patients and steps, and a site that sends
+    almost nothing must not be able to have the others refused.
+
+    Args:
+        norms: of this round's updates, by site, of sites that trained.
+        past: the same of earlier rounds.
+        start: norm of the weights that were sent out.
+        ratio: `max_update_ratio` of the federation.
+
+    Raises:
+        SiteReportError: names the site, its norm and the bound.
+    """
+    now = [norm for other, norm in norms.items() if other != site]
+    before = [norm for row in past for other, norm in row.items() if other != site]
+    usual = [median_low(values) for values in (now, before) if values]
+    if not usual:  # nobody to compare with
+        return
+    bound = max(ratio * max(usual), start)
+    if norms[site] > bound:
+        raise SiteReportError(
+            "its update is far outside the other sites'",
+            site=site,
+            got=f"a norm of {norms[site]:.4g}",
+            expected=f"at most {bound:.4g}, which is {ratio:g} times the others' or the norm of the model",
+            advice="Ask that site what it trains on; max_update_ratio in federation.yaml is the factor.",
+        )
+
+
+def norm_of(weights: FlatArray) -> float:
+    """L2 norm, summed in float64."""
+    return math.sqrt(float(np.sum(np.square(weights, dtype=np.float64))))
 
 
 def average(contributions: Mapping[str, Contribution]) -> FlatArray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import datetime as dt
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,8 @@ from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.tasks import TASKS
 from stic_core.terminal import Terminal
+from stic_server.keys.cli import app as keys
+from stic_server.options import ConfigOption, federation_file
 
 app = typer.Typer(
     name="stic-server",
@@ -26,10 +28,6 @@ app = typer.Typer(
     help="The coordinator's side of STIC-Federated.",
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="federation.yaml; default $STIC_HOME/server/federation.yaml.")
-]
-
 
 @app.callback()
 def options(
@@ -37,10 +35,6 @@ def options(
 ) -> None:
     """Options before a command."""
     del verbose  # read where errors are shown
-
-
-def _path(config_file: Path | None) -> Path:
-    return config_file or config.home() / "server" / "federation.yaml"
 
 
 @app.command()
@@ -70,58 +64,78 @@ def init(
         backbone=backbone,
         crop_mm=crop_mm,
     )
-    path, fingerprint = initialise(_path(config_file).parent, new)
+    path, fingerprint = initialise(federation_file(config_file).parent, new)
     print(f"configuration   {path}")
     print(f"CA certificate  {path.parent / 'ca.crt'}  (send this file to every site)")
     print(f"CA fingerprint  {fingerprint}  (tell it the sites by telephone)")
 
 
-@app.command()
-def admit(
-    site: Annotated[str, typer.Argument(help="The name under which the site takes part.")],
-    public_key: Annotated[Path, typer.Argument(help="The file site.pub that the site sent.")],
-    config_file: ConfigOption = None,
-) -> None:
-    """Admit a site; compare the fingerprint with the site by telephone first."""
-    from stic_server import sites
-
-    admitted = sites.admit(_path(config_file).parent / "sites", name=site, public_key=public_key)
-    print(f"{admitted.name} is admitted with key {admitted.fingerprint}")
-
-
-@app.command("sites")
-def list_sites(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-    config_file: ConfigOption = None,
-) -> None:
-    """Which sites are admitted."""
-    from stic_server import sites
-
-    found = sites.admitted(_path(config_file).parent / "sites")
-    if as_json:
-        print(json.dumps([{"site": site.name, "fingerprint": site.fingerprint} for site in found]))
-        return
-    for site in found:
-        print(f"{site.name}  {site.fingerprint}")
-    if not found:
-        print("no site is admitted; see stic-server admit --help")
+app.add_typer(keys)
 
 
 @app.command()
 def start(config_file: ConfigOption = None) -> None:
     """Run the federation: wait for the sites, train, evaluate, write the report."""
-    path = _path(config_file)
+    _serve(federation_file(config_file))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A model's folder, such as runs/<run-id>/model.")],
+    config_file: ConfigOption = None,
+) -> None:
+    """Evaluate a model on each site's held-out patients, over the federation; nothing is trained."""
+    from stic_core.model_files import read_model
+
+    read_model(model)  # says what is wrong before anybody waits for a site
+    _serve(federation_file(config_file), evaluate=model.resolve())
+
+
+@app.command()
+def plan(
+    out: Annotated[
+        Path | None, typer.Option(help="Also write it as a file for the sites to look at and approve.")
+    ] = None,
+    evaluate: Annotated[
+        Path | None, typer.Option(help="Plan the evaluation of this model instead of a training.")
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Show the plan that the sites will be asked to approve, and its hash."""
+    from stic_core.model_files import read_model
+    from stic_core.plan_text import described
+    from stic_server.planning import evaluation_of, training_of
+
+    federation = config.load(federation_file(config_file), FederationConfig)
+    proposal = (
+        training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
+    )
+    for name, value in described(proposal.plan):
+        print(f"{name:21}{value}")
+    if out is not None:
+        out.write_text(proposal.plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        print(f"{'written':21}{out}")
+
+
+def _serve(path: Path, *, evaluate: Path | None = None) -> None:
     federation = config.load(path, FederationConfig)
     with Terminal() as terminal:
         terminal.stage("starting")
+        from stic_server import renewal
+
+        folder, listen = path.resolve().parent, federation.listen
+        renewal.check_keys(folder)
+        for one in renewal.expiries(folder):
+            if warning := one.warning(dt.datetime.now(dt.UTC)):
+                terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
         from stic_server import flower_app
         from stic_server.console import ConsoleObserver
         from stic_server.flower_link import FleetServer, Listen
+        from stic_server.status_file import StatusFile
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        folder, listen = path.resolve().parent, federation.listen
         server = FleetServer(
             Listen(
                 host=listen.host,
@@ -130,36 +144,40 @@ def start(config_file: ConfigOption = None) -> None:
                 key=folder / "server.key",
                 ca=folder / "ca.crt",
                 max_body_mb=listen.max_body_mb,
-            )
+            ),
+            note=terminal.note,
         )
         server.watch(folder / "sites")
         server.start()
         terminal.note(f"listening on https://{listen.host}:{listen.port}")
-        flower_app.surroundings.observer = ConsoleObserver(terminal)
         try:
-            server.execute(flower_app.app, run_config={"federation": str(path)})
+            run_config = {"federation": str(path)} | ({"evaluate": str(evaluate)} if evaluate else {})
+            with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
+                flower_app.surroundings.observer = observer
+                server.execute(flower_app.app, run_config=run_config)
         finally:
             server.stop()
         run = flower_app.surroundings.run
         assert run is not None  # the app ran
-        terminal.stage("writing the report")
-        from stic_server.model_card import write_model_card
-        from stic_server.report import write_report
-
-        report = write_report(run.path)
-        write_model_card(run.path)
     show_evaluation(run.read_evaluation())
-    print(f"\nrun     {run.path}\nreport  {report}")
+    print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    readers: Annotated[
+        list[Path] | None,
+        typer.Option(help="A reader study that a site exported; may be given more than once. It is kept."),
+    ] = None,
+) -> None:
     """Write a run's report and model card again."""
-    from stic_server.model_card import write_model_card
     from stic_server.report import write_report
+    from stic_server.report.model_card import write_model_card
 
-    print(write_report(run))
-    print(write_model_card(run))
+    print(write_report(run, readers=readers or ()))
+    if (run / "evaluation.json").exists():
+        print(write_model_card(run))
 
 
 @app.command()
@@ -171,7 +189,7 @@ def audit(
     """Verify the log of every message in and out, and sum it up."""
     from stic_core.audit import AuditLog, describe
 
-    print(describe(AuditLog(_path(config_file).parent / "audit.jsonl"), run=run, as_json=as_json))
+    print(describe(AuditLog(federation_file(config_file).parent / "audit.jsonl"), run=run, as_json=as_json))
 
 
 @app.command()
@@ -187,6 +205,50 @@ def demo(
     from stic_server.demo import run_demo
 
     run_demo(folder.resolve(), runs=runs.resolve(), seed=seed, full=full)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder of the simulation; an interrupted one goes on there.")],
+    phantom: Annotated[bool, typer.Option("--phantom", help="Two phantom centres, drawn a seed.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Phantom centres of the paper's size.")] = False,
+    prepared: Annotated[
+        list[Path] | None, typer.Option(help="A prepared dataset; repeat for each site.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="centre: sites as they are; dirichlet: dealt out anew by class.")
+    ] = "centre",
+    sites: Annotated[int, typer.Option(help="With --split dirichlet: how many sites.")] = 0,
+    alpha: Annotated[float, typer.Option(help="With --split dirichlet: small makes sites differ.")] = 0.5,
+    seeds: Annotated[str, typer.Option(help="Such as 0-4 or 0,1,2.")] = "0-4",
+    cohorts: Annotated[
+        Path | None, typer.Option(help="Keep drawn phantoms here, for further simulations.")
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="federation.yaml: model, training, rounds; default the demo's."),
+    ] = None,
+) -> None:
+    """Federated, centralised, ensemble and each site alone over several seeds, in one process."""
+    from stic_server.simulation import simulate as run
+    from stic_server.simulation.options import study_of
+    from stic_server.simulation.tables import text
+
+    study = study_of(
+        seeds=seeds,
+        split=split,
+        federation=config.load(config_file, FederationConfig) if config_file else None,
+        prepared=prepared or (),
+        phantom=phantom,
+        full=full,
+        sites=sites,
+        alpha=alpha,
+        cohorts=cohorts,
+    )
+    with Terminal() as terminal:
+        simulation = run(study, out, terminal=terminal)
+    print(text(simulation))
+    print(f"\nsimulation  {out / 'simulation.md'}")
 
 
 @app.command()
@@ -235,7 +297,7 @@ def show_evaluation(document: dict[str, Any]) -> None:
     """The held-out table on stdout."""
     from stic_core.evaluation import held_out_table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.width = max(console.width, 104)  # a wrapped line is better than a cut figure
     if document["phantom"]:
         console.print(

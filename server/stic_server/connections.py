@@ -8,6 +8,8 @@ would hold the port against the hospitals.
 from __future__ import annotations
 
 import asyncio
+import ssl
+from pathlib import Path
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -52,6 +54,14 @@ class BoundedConnection(HttpToolsProtocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """The server stops: an idle connection is not asked to say goodbye, which it may never do."""
+        super().shutdown()
+        if self.cycle is None or (
+            self.cycle.response_complete and not self.transport.get_write_buffer_size()
+        ):
+            self.transport.abort()
+
     def _look(self) -> None:
         cycle = self.cycle
         owes_a_request = cycle is None or (cycle.more_body and not cycle.response_complete)
@@ -60,3 +70,25 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._bytes = 0
         self._timer = self.loop.call_later(self.look_s, self._look)
+
+
+def show_certificate(context: ssl.SSLContext, *, certificate: Path, key: Path) -> bool:
+    """Show another certificate in the handshakes from now on.
+
+    The context itself is left alone: the event loop uses it while another thread calls this.
+
+    Returns:
+        False where certificate and key do not fit, as while the two files are being replaced.
+    """
+    fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        fresh.load_cert_chain(certificate, key)
+    except ssl.SSLError:
+        return False
+
+    def hello(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, current: ssl.SSLContext) -> None:
+        del name, current
+        connection.context = fresh
+
+    context.sni_callback = hello  # called for clients that name no server, too
+    return True

@@ -31,6 +31,9 @@ class ConsoleObserver:
         if sites:
             self._terminal.detail(f"waiting for {', '.join(sites)}, {seconds:.0f} s")
 
+    def round_begins(self, number: int, *, rounds: int) -> None:
+        """The bar says it."""
+
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
         """One line a round."""
         pooled = row["val"].get("pooled")

@@ -7,7 +7,7 @@ once. The exchange after the last round validates only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport, pooled_validation
 from stic_core.protocol import RoundReport
 from stic_core.tensors import FlatArray
-from stic_server.aggregation import Contribution, average, check
+from stic_server.aggregation import Contribution, average, check, check_norm, norm_of, update_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,13 @@ class Diagnostics:
         validation: of the model that the round began with.
         train_loss: by site, None where a site has no training patients.
         refused: sites whose weights were not taken, with the reason.
+        update_norm: how far each site that trained went, the refused ones' too where it could be had.
     """
 
     validation: Validation
     train_loss: Mapping[str, float | None]
     refused: Mapping[str, str]
+    update_norm: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,20 @@ def score(state: FederationState, reports: Mapping[str, SiteRound]) -> tuple[Fed
 
 
 def advance(
-    state: FederationState, reports: Mapping[str, SiteRound], *, min_sites: int
+    state: FederationState,
+    reports: Mapping[str, SiteRound],
+    *,
+    min_sites: int,
+    past_norms: Sequence[Mapping[str, float]] = (),
+    max_update_ratio: float | None = None,
 ) -> tuple[FederationState, Diagnostics]:
     """One round: score the model that was sent, average what came back.
 
     Args:
         reports: by site, those that answered in time.
         min_sites: fewer usable reports than this, and there is no average.
+        past_norms: of the updates in earlier rounds, by site.
+        max_update_ratio: how many times the others' norm a site's may be; None does not look.
 
     Raises:
         FederationError: too few usable reports, or no training patient anywhere.
@@ -124,6 +133,19 @@ def advance(
             refused[site] = str(error)
         else:
             usable[site] = contribution
+    norms = {
+        site: update_norm(contribution.weights, state.weights)
+        for site, contribution in usable.items()
+        if contribution.examples
+    }
+    if max_update_ratio is not None:
+        start = norm_of(state.weights)
+        for site in norms:
+            try:
+                check_norm(site, norms, past=past_norms, start=start, ratio=max_update_ratio)
+            except SiteReportError as error:
+                refused[site] = str(error)
+                del usable[site]
     if len(usable) < min_sites:
         raise FederationError(
             f"round {state.completed + 1} cannot be averaged",
@@ -137,5 +159,5 @@ def advance(
     losses = {site: reports[site].report.train_loss for site in usable}
     return (
         replace(state, completed=state.completed + 1, weights=weights),
-        Diagnostics(validation, losses, refused),
+        Diagnostics(validation, losses, refused, norms),
     )

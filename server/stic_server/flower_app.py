@@ -7,13 +7,14 @@ configuration names the federation's file under `federation`.
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app.constants import DEFAULT_TTL
 from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
@@ -21,8 +22,8 @@ from flwr.serverapp import Grid, ServerApp
 from stic_core import config
 from stic_core.audit import AuditLog
 from stic_core.errors import FederationError, ProtocolError
-from stic_core.model import initial_module
-from stic_core.model_files import read_model, warm_start
+from stic_core.model_files import read_model
+from stic_core.npy import read_npy
 from stic_core.protocol import (
     MESSAGE_KEY,
     WEIGHTS_KEY,
@@ -30,20 +31,22 @@ from stic_core.protocol import (
     Failure,
     Finish,
     Instruction,
-    RunPlan,
     TrainLocal,
     TrainRound,
     decode_report,
     encode,
 )
-from stic_core.tensors import FlatArray
-from stic_core.weights import get_flat, trainable_specs
-from stic_server.asking import Answer, AuditedSites, Exchange, Limits, Observer, Silent
+from stic_core.transport import WireArray
+from stic_server.asking import Answer, AuditedSites, Exchange, Limits, Observer, Silent, Traffic
+from stic_server.planning import evaluation_of, training_of
+from stic_server.report import write_report
+from stic_server.report.model_card import write_model_card
 from stic_server.run_folder import RunFolder
 from stic_server.session import execute
-from stic_server.sites import admitted
+from stic_server.sites import admitted, look
 
 POLL_S = 0.05
+_KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
 
 # Flower's ErrorCode: the message or its reply is gone, because the site restarted or went away.
@@ -72,14 +75,18 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """One run, from the configuration to its evaluation."""
     path = Path(str(context.run_config["federation"]))
-    surroundings.run = run_federation(grid, path, observer=surroundings.observer)
+    evaluate = context.run_config.get("evaluate")
+    surroundings.run = run_federation(
+        grid, path, observer=surroundings.observer, evaluate=Path(str(evaluate)) if evaluate else None
+    )
 
 
-def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
+def run_federation(grid: Grid, path: Path, *, observer: Observer, evaluate: Path | None = None) -> RunFolder:
     """Run a federation over a Grid, or go on with the run that was interrupted.
 
     Args:
         path: of federation.yaml.
+        evaluate: folder of a model that is evaluated; nothing is trained then.
 
     Returns:
         The run's folder, with its evaluation.
@@ -88,44 +95,58 @@ def run_federation(grid: Grid, path: Path, *, observer: Observer) -> RunFolder:
         FederationError: too few sites, or too long a wait.
     """
     federation = config.load(path, config.FederationConfig)
-    module = initial_module(
-        federation.model,
-        classes=len(federation.task.classes),
-        seed=federation.seed,
-        weights=federation.backbone_weights.get(federation.model.backbone),
+    proposal = (
+        training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
     )
-    plan = RunPlan.of(federation, trainable_specs(module))
-    initial = get_flat(module)
-    if federation.warm_start is not None:
-        initial, fresh = warm_start(
-            read_model(federation.warm_start), initial=initial, tensors=plan.tensors, model=plan.model
-        )
-        observer.note(f"warm start from {federation.warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
+    plan = proposal.plan
+    if proposal.note:
+        observer.note(proposal.note)
+    observer.note(f"plan {plan.digest[:12]}")
     run = RunFolder.begin(federation, plan)
-    expected = [site.name for site in admitted(path.resolve().parent / "sites")]
-    sites = FlowerSites(grid, expected=expected, grace_s=federation.join_grace_s, observer=observer)
+    folder = path.resolve().parent / "sites"
+    sites = FlowerSites(
+        grid,
+        expected=[site.name for site in admitted(folder)],
+        grace_s=federation.join_grace_s,
+        observer=observer,
+        admitted_now=lambda: look(folder).names,
+    )
     limits = Limits(
         min_sites=federation.min_sites,
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
+        approval_s=federation.join_grace_s,
+        max_patients=federation.max_patients,
+        max_update_ratio=federation.max_update_ratio,
     )
     audited = AuditedSites(
         sites,
         AuditLog(path.resolve().parent / "audit.jsonl"),
         tensors=tuple(spec.name for spec in plan.tensors),
     )
-    execute(plan, initial, run=run, sites=audited, limits=limits, observer=observer)
+    run.update_record(report="owed")
+    execute(plan, proposal.weights, run=run, sites=audited, limits=limits, observer=observer)
+    observer.stage("writing the report")
+    write_report(run.path)
+    write_model_card(run.path)
+    run.update_record(report="written")
     return run
 
 
 @dataclass(slots=True)
-class _Sent:
-    """A question that waits for its answer."""
+class _Owed:
+    """An answer that a site owes.
 
-    site: str
+    Args:
+        ids: of the messages that carry its question; a reply to any of them is the answer.
+        at: when the last of them was sent, seconds since the epoch.
+    """
+
     content: RecordDict
     message_type: str
-    at: float
+    ttl: float
+    ids: list[str] = field(default_factory=list)
+    at: float = 0.0
 
 
 class FlowerSites:
@@ -135,11 +156,24 @@ class FlowerSites:
         expected: admitted sites; once enough are online, these are waited for a little longer.
         grace_s: how much longer.
         observer: is told whom we wait for.
+        admitted_now: whom the operator admits at the moment; None, and it stays as it was.
     """
 
-    def __init__(self, grid: Grid, *, expected: Sequence[str], grace_s: float, observer: Observer) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        expected: Sequence[str],
+        grace_s: float,
+        observer: Observer,
+        admitted_now: Callable[[], Collection[str]] | None = None,
+    ) -> None:
         self._grid, self._expected, self._grace_s, self._observer = grid, set(expected), grace_s, observer
+        self._admitted_now, self._revoked = admitted_now, set[str]()
         self._last_seen: dict[str, float] = {}
+        self._absent: set[str] = set()
+        self._site_of: dict[int, str] = {}
+        """By Flower's node; a site that was restarted may have another."""
 
     def _online(self) -> dict[str, NodeInfo]:
         here = {node.name or f"node-{node.node_id}": node for node in self._grid.get_nodes()}
@@ -148,19 +182,32 @@ class FlowerSites:
             self._last_seen[site] = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
         return here
 
+    def _follow_admissions(self) -> None:
+        """The operator may admit a site, or take its admission back, while a run goes on."""
+        if self._admitted_now is None:
+            return
+        now = set(self._admitted_now())
+        self._revoked = (self._revoked | self._expected) - now
+        self._expected = now
+
     def _seen(self, site: str) -> str:
         """A site with the time since its last sign of life, where there was one."""
         last = self._last_seen.get(site)
         return site if last is None else f"{site} (last seen {max(0.0, time.time() - last):.0f} s ago)"
 
-    def wait_for(self, *, at_least: int, timeout: float) -> list[str]:
+    def present(self) -> list[str]:
+        """See `asking.Sites`."""
+        return sorted(self._online())
+
+    def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
         """See `asking.Sites`."""
         began = time.monotonic()
         enough_since: float | None = None
         while True:
-            here = self._online()
+            self._follow_admissions()
+            here = self._online().keys() - set(apart_from)
             waited = time.monotonic() - began
-            missing = sorted(self._expected - here.keys())
+            missing = sorted(self._expected - here - set(apart_from))
             if len(here) < at_least:
                 enough_since = None
                 if waited > timeout:
@@ -177,77 +224,117 @@ class FlowerSites:
             time.sleep(0.2)
 
     def ask(
-        self, questions: Mapping[str, Instruction], *, weights: FlatArray | None, timeout: float
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
     ) -> Exchange:
-        """See `asking.Sites`; a question is sent again to a site that was restarted meanwhile."""
+        """See `asking.Sites`; a question is sent again to a site that was away meanwhile."""
         began = time.monotonic()
-        down, up = self._bytes()
+        before = self._traffic()
         array = ArrayRecord({WEIGHTS_KEY: Array(weights)}) if weights is not None else None
-        waiting = self._first(questions, array)
-        lost: dict[str, _Sent] = {}
+        owed = self._first(questions, array, timeout=timeout)
         answers: dict[str, Answer] = {}
         looked = time.monotonic()
-        while (waiting or lost) and time.monotonic() - began < timeout:
-            for reply in self._grid.pull_messages(list(waiting)):
-                sent = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if sent is None:
-                    continue
-                if reply.has_error() and reply.error.code in _SITE_AWAY:
-                    # The site went away with the question; it may come back. Flower also drops the
-                    # answer of a site that answered and then left, as one does when a run is over.
-                    if not isinstance(questions[sent.site], Finish):
-                        lost[sent.site] = sent
-                else:
-                    answers[sent.site] = _answer(reply)
+        while owed and time.monotonic() - began < timeout:
+            self._take(owed, answers)
             if time.monotonic() - looked > _LOOK_S:
                 looked = time.monotonic()
-                self._send_again(waiting, lost)
-                silent = sorted({sent.site for sent in waiting.values()} | lost.keys())
-                self._observer.waiting([self._seen(site) for site in silent], time.monotonic() - began)
-            if waiting or lost:
+                self._send_again(owed, questions)
+                self._observer.waiting([self._seen(site) for site in sorted(owed)], looked - began)
+            if owed:
                 time.sleep(POLL_S)
-        for sent in [*waiting.values(), *lost.values()]:
-            self._observer.note(f"{sent.site} did not answer within {timeout:g} s; it is left out here")
-        after_down, after_up = self._bytes()
-        return Exchange(answers, after_down - down, after_up - up)
+        for site, late in owed.items():
+            # Its answer would be of no use to anybody, nor is its work once it is back.
+            self._forget(late)
+            self._observer.note(
+                f"{self._seen(site)} did not answer within {timeout:g} s; it is left out here"
+            )
+        none = Traffic(0, 0)
+        return Exchange(
+            answers,
+            {
+                site: total - before.get(site, none)
+                for site, total in self._traffic().items()
+                if site in questions
+            },
+        )
 
-    def _first(self, questions: Mapping[str, Instruction], array: ArrayRecord | None) -> dict[str, _Sent]:
+    def _first(
+        self, questions: Mapping[str, Instruction], array: ArrayRecord | None, *, timeout: float
+    ) -> dict[str, _Owed]:
+        self._follow_admissions()
         here = self._online()
-        waiting: dict[str, _Sent] = {}
+        owed: dict[str, _Owed] = {}
         for site in sorted(questions):
             if site not in here:
-                self._observer.note(f"{site} is not online; it is left out here")
+                if site not in self._absent:  # said once, and not in every round
+                    self._observer.note(
+                        f"{site} is not admitted any more; it is left out"
+                        if site in self._revoked
+                        else f"{self._seen(site)} is not online; it is left out until it is back"
+                    )
+                self._absent.add(site)
                 continue
+            if site in self._absent:
+                self._absent.remove(site)
+                self._observer.note(f"{site} is back")
             instruction = questions[site]
             content = RecordDict({MESSAGE_KEY: ConfigRecord({MESSAGE_KEY: encode(instruction)})})
             if array is not None:
                 content[WEIGHTS_KEY] = array
-            sent = _Sent(site, content, _message_type(instruction), 0.0)
-            waiting[self._push(sent, here[site])] = sent
-        return waiting
+            owed[site] = _Owed(content, _message_type(instruction), max(DEFAULT_TTL, timeout))
+            self._push(site, owed[site], here[site])
+        return owed
 
-    def _push(self, sent: _Sent, node: NodeInfo) -> str:
-        message = Message(sent.content, node.node_id, sent.message_type)
-        (message_id,) = self._grid.push_messages([message])
-        sent.at = time.time()
-        return message_id
+    def _push(self, site: str, question: _Owed, node: NodeInfo) -> None:
+        message = Message(question.content, node.node_id, question.message_type, ttl=question.ttl)
+        self._site_of[node.node_id] = site
+        # No id: the operator took the site's admission back a moment ago.
+        question.ids += [message_id for message_id in self._grid.push_messages([message]) if message_id]
+        question.at = time.time()
 
-    def _send_again(self, waiting: dict[str, _Sent], lost: dict[str, _Sent]) -> None:
+    def _take(self, owed: dict[str, _Owed], answers: dict[str, Answer]) -> None:
+        """Move what came from `owed` to `answers`."""
+        sites = {message_id: site for site, one in owed.items() for message_id in one.ids}
+        for reply in self._grid.pull_messages(list(sites)):
+            message_id = reply.metadata.reply_to_message_id
+            site = sites[message_id]
+            if site not in owed:
+                continue  # both copies of a question were answered
+            owed[site].ids.remove(message_id)
+            # An error of this kind: the site was away, and a stock SuperLink takes no reply any more.
+            if not (reply.has_error() and reply.error.code in _SITE_AWAY):
+                self._forget(owed.pop(site))
+                answers[site] = _answer(reply)
+
+    def _send_again(self, owed: dict[str, _Owed], questions: Mapping[str, Instruction]) -> None:
+        """Ask again whom a restart made forget, or may have: the first of the two answers counts."""
+        self._follow_admissions()
         here = self._online()
-        for message_id, sent in list(waiting.items()):
-            node = here.get(sent.site)
-            if node is not None and _activated(node) > sent.at:
-                del waiting[message_id]
-                self._observer.note(f"{sent.site} was restarted; its question is sent again")
-                waiting[self._push(sent, node)] = sent
-        for site, sent in list(lost.items()):
-            if site in here:
+        for site, question in list(owed.items()):
+            if site in self._revoked:
+                self._forget(owed.pop(site))
+                self._absent.add(site)
+                self._observer.note(f"{site} is not admitted any more; it is left out")
+            elif site in here and (not question.ids or _activated(here[site]) > question.at):
                 self._observer.note(f"{site} is back; its question is sent again")
-                waiting[self._push(sent, here[site])] = lost.pop(site)
+                self._push(site, question, here[site])
+            elif site not in here and isinstance(questions[site], Finish):
+                self._forget(owed.pop(site))  # it left, as a client does when a run is over
 
-    def _bytes(self) -> tuple[int, int]:
-        """What messages held so far; a stock Grid does not count."""
-        return getattr(self._grid, "bytes_down", 0), getattr(self._grid, "bytes_up", 0)
+    def _forget(self, question: _Owed) -> None:
+        """Withdraw what is still on its way; a stock Grid cannot."""
+        forget = getattr(self._grid, "forget", None)
+        if forget is not None:
+            forget(question.ids)
+
+    def _traffic(self) -> dict[str, Traffic]:
+        """What messages held so far, by site; a stock Grid does not count."""
+        down: Mapping[int, int] = getattr(self._grid, "bytes_down", {})
+        up: Mapping[int, int] = getattr(self._grid, "bytes_up", {})
+        traffic: dict[str, Traffic] = {}
+        for node, site in self._site_of.items():
+            one = Traffic(down.get(node, 0), up.get(node, 0))
+            traffic[site] = traffic[site] + one if site in traffic else one
+        return traffic
 
 
 def _message_type(instruction: Instruction) -> str:
@@ -268,11 +355,12 @@ def _activated(node: NodeInfo) -> float:
 def _answer(reply: Message) -> Answer:
     """A reply as an answer; what breaks the protocol is that site's failure, and no other's."""
     if reply.has_error():
-        return Answer(Failure(code="ClientAppFailed"))
+        kind = reply.error.reason or ""  # of the exception: our client sends nothing else
+        return Answer(Failure(code=kind if _KIND.fullmatch(kind) else "ClientAppFailed"))
     try:
         report = decode_report(str(reply.content.config_records[MESSAGE_KEY][MESSAGE_KEY]))
         record = reply.content.array_records.get(WEIGHTS_KEY)
-        weights = np.asarray(record[WEIGHTS_KEY].numpy()) if record is not None else None
+        weights = read_npy(record[WEIGHTS_KEY].data) if record is not None else None
     except (ProtocolError, KeyError, ValueError, TypeError):
         return Answer(Failure(code="ProtocolError"))
     return Answer(report, weights)

@@ -1,63 +1,67 @@
 """SuperLink's app in one process: its Fleet API behind a guard, and a Grid on its state.
 
-The only module of this side that touches Flower's internals (flwr 1.41.0; the contract test
-fails when an upgrade moves them). Control and Runtime APIs are reachable from no socket. All
+With `flower_replies` the only module of this side that touches Flower's internals (flwr
+1.41.0; the contract test fails when an upgrade moves them). Control and Runtime APIs are reachable from no socket. All
 of Flower's state is in RAM: what must survive a crash is in our own checkpoints.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 from cryptography.hazmat.primitives import serialization
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.message import make_message, remove_content_from_message
-from flwr.app.metadata import Metadata
+from flwr.app import Context, Message, RecordDict
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
+    HEARTBEAT_PATIENCE,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
-    ErrorCode,
     SubStatus,
 )
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.server.superlink.linkstate import LinkState
+from flwr.server.superlink.linkstate import InMemoryLinkState
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.constant import (
     FLWR_IN_MEMORY_DB_NAME,
     NOOP_FEDERATION_ID,
+    NodeStatus,
     TaskType,
 )
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.main import create_app
 
-from stic_core.errors import ListenError, UsageError
-from stic_server.connections import BoundedConnection
+from stic_core.errors import ListenError
+from stic_server.connections import BoundedConnection, show_certificate
+from stic_server.doorway import Places, open_doors
+from stic_server.flower_replies import assemble, own_replies_only
 from stic_server.guard import Guard
-from stic_server.sites import AdmittedSite, admitted
+from stic_server.signatures import Signatures
+from stic_server.sites import AdmittedSite, Presence, admitted, look
+
+LOG = logging.getLogger(__name__)
 
 _MB = 1 << 20
-_OBJECTS_WAIT_S = 120.0
 _LOOK_S = 2.0
 
 
@@ -69,10 +73,11 @@ class LocalGrid(Grid):
         run: the Flower run that messages belong to.
     """
 
-    def __init__(self, state: LinkState, run: Run) -> None:
+    def __init__(self, state: InMemoryLinkState, run: Run) -> None:
         self._state, self._run = state, run
-        self.bytes_down, self.bytes_up = 0, 0
-        """Contents of all messages so far, each site's counted."""
+        self.bytes_down: Counter[int] = Counter()
+        self.bytes_up: Counter[int] = Counter()
+        """Contents of all messages so far, by node."""
 
     def set_run(self, run: Run) -> None:
         """Part of Flower's interface."""
@@ -107,7 +112,7 @@ class LocalGrid(Grid):
         """Store messages for the sites to pull.
 
         Returns:
-            The messages' ids, in order.
+            The messages' ids, in order; empty for a node that is not there any more.
         """
         run_id = self._run.run_id
         session = self._state.start_session(run_id)
@@ -118,48 +123,45 @@ class LocalGrid(Grid):
                 stored, missing = self._state.store_message_and_object_tree(
                     remove_content_from_message(message), get_object_tree(message), session
                 )
-                if not stored:
-                    raise RuntimeError("Flower's link state refused a message")
+                if not stored:  # the node was expelled a moment ago
+                    ids.append("")
+                    continue
                 objects = get_all_nested_objects(message)
                 contents = {name: part.deflate() for name, part in objects.items()}
                 for name in missing:
                     self._state.store_object(run_id, session, name, contents[name])
-                self.bytes_down += sum(map(len, contents.values()))
+                self.bytes_down[message.metadata.dst_node_id] += sum(map(len, contents.values()))
                 ids.append(message.object_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that are there, whole; an incomplete one becomes an error message."""
+        """Replies that are there whole; one that is still on its way is left for the next time.
+
+        Flower's own lookup answers for a site that is offline with an error, and takes no reply
+        to that question any more. Here a site that was cut off may still answer what it was asked.
+        """
         replies = []
-        for head in self._state.get_message_res(message_ids=set(message_ids), run_id=self._run.run_id):
-            replies.append(self._inflate(head))
-            self._state.delete_messages(message_ins_ids={head.metadata.reply_to_message_id})
+        for message_id in message_ids:
+            head = self._reply_to(message_id)
+            reply, size = assemble(self._state, head) if head is not None else (None, 0)
+            if head is not None and reply is not None:
+                self.bytes_up[head.metadata.src_node_id] += size
+                replies.append(reply)
+                self.forget([message_id])
         return replies
 
-    def _inflate(self, head: Message) -> Message:
-        message_id = head.metadata.message_id
-        if head.has_error():
-            return head
-        store = self._state.object_store
-        contents: dict[str, bytes] = {}
-        deadline = time.monotonic() + _OBJECTS_WAIT_S
-        tree = store.get_object_tree(message_id)
-        for part in iterate_object_tree(tree):
-            # An empty value is an object that is announced and still on its way.
-            while (content := self._state.get_object(self._run.run_id, part.object_id)) == b"":
-                if time.monotonic() > deadline:
-                    return _unavailable(head)
-                time.sleep(0.02)
-            if content is None:
-                return _unavailable(head)
-            contents[part.object_id] = content
-        self.bytes_up += sum(map(len, contents.values()))
-        message = inflate_object_from_contents(message_id, contents)
-        if not isinstance(message, Message):
-            return _unavailable(head)
-        message.metadata.__dict__["_message_id"] = message_id
-        store.delete(message_id)
-        return message
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Drop questions: nobody pulls them any more, and no reply to them is taken."""
+        for message_id in message_ids:
+            head = self._reply_to(message_id)
+            self._state.delete_messages(message_ins_ids={message_id})
+            for name in (message_id, head.metadata.message_id if head is not None else ""):
+                self._state.object_store.delete(name)
+
+    def _reply_to(self, message_id: str) -> Message | None:
+        with self._state.lock:
+            reply_id = self._state.message_ins_id_to_message_res_id.get(message_id, "")
+            return self._state.message_res_store.get(reply_id)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Part of Flower's interface: push, and pull until all replies are there."""
@@ -172,21 +174,6 @@ class LocalGrid(Grid):
             waiting -= {message.metadata.reply_to_message_id for message in found}
             time.sleep(0.05)
         return replies
-
-
-def _unavailable(head: Message) -> Message:
-    metadata = Metadata(
-        run_id=head.metadata.run_id,
-        message_id="",
-        src_node_id=head.metadata.src_node_id,
-        dst_node_id=SUPERLINK_NODE_ID,
-        message_type=head.metadata.message_type,
-        group_id="",
-        ttl=0,
-        reply_to_message_id=head.metadata.reply_to_message_id,
-        created_at=time.time(),
-    )
-    return make_message(metadata=metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, "reply is incomplete"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +197,12 @@ class FleetServer:
 
     Args:
         listen: address and certificate.
+        note: is told of a site that misbehaves.
     """
 
-    def __init__(self, listen: Listen) -> None:
-        self._listen = listen
+    def __init__(self, listen: Listen, *, note: Callable[[str], None] = LOG.warning) -> None:
+        self._listen, self._signatures = listen, Signatures()
+        self.places = Places()
         config = SuperLinkLifespanConfig(
             control_address="",
             health_server_address=None,
@@ -239,15 +228,19 @@ class FleetServer:
             runtime_dependency_install=False,
         )
         app = create_app(config, SuperLinkLifespan)
-        self._state: LinkState = app.state.linkstate_factory.state()
+        app.dependency_overrides[get_linkstate] = own_replies_only
+        state = app.state.linkstate_factory.state()
+        assert isinstance(state, InMemoryLinkState)  # what Flower makes of its name for a database in RAM
+        self._state = state
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
-                Guard(app, max_body=listen.max_body_mb * _MB),
+                Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note),
                 host=listen.host,
                 port=listen.port,
                 ssl_certfile=str(listen.certificate),
                 ssl_keyfile=str(listen.key),
                 http=BoundedConnection,
+                loop="asyncio",  # connections are counted where it accepts them
                 ws="none",
                 backlog=128,
                 log_config=None,
@@ -257,8 +250,11 @@ class FleetServer:
                 timeout_graceful_shutdown=2,
             )
         )
-        self._thread = threading.Thread(target=self._uvicorn.run, daemon=True, name="fleet-api")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="fleet-api")
+        self._doors: list[socket.socket] = []
         self._names: dict[bytes, str] = {}
+        self._last_seen: dict[str, float] = {}
+        self._shown = listen.certificate.read_bytes()
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -267,12 +263,15 @@ class FleetServer:
         Raises:
             ListenError: the address cannot be had.
         """
-        self._probe()
+        self._doors = open_doors(self._listen.host, self._listen.port, self.places)
         self._thread.start()
         while not self._uvicorn.started:
             if not self._thread.is_alive():
                 raise ListenError(f"the server did not start on {self._listen.host}:{self._listen.port}")
             time.sleep(0.02)
+
+    def _run(self) -> None:
+        self._uvicorn.run(sockets=self._doors)
 
     def stop(self) -> None:
         """Stop listening; requests under way get two seconds."""
@@ -280,33 +279,33 @@ class FleetServer:
         self._uvicorn.should_exit = True
         self._thread.join(4.0)
 
-    def _probe(self) -> None:
-        """Find out about a taken port here, where it can be said in one line."""
-        host, port = self._listen.host, self._listen.port
-        try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-        except OSError as error:
-            raise ListenError(
-                f"cannot listen on {host}:{port}",
-                got=error.strerror,
-                advice="Stop what uses it, perhaps another stic-server, or change listen.port in federation.yaml.",
-            ) from None
+    def admit(self, sites: Iterable[AdmittedSite], *, keep: Collection[str] = ()) -> None:
+        """Admit exactly these sites; any other key is refused from now on.
 
-    def admit(self, sites: Iterable[AdmittedSite]) -> None:
-        """Admit exactly these sites; any other key is refused from now on."""
+        Args:
+            keep: names that stay as they are.
+        """
         wanted = {_spki(site): site.name for site in sites}
-        for key in self._names.keys() - wanted.keys():
-            node_id = self._state.get_node_id_by_public_key(key)
-            if node_id is not None:
-                self._state.delete_node(NOOP_FLWR_AID, node_id)
+        wanted |= {key: name for key, name in self._names.items() if name in keep}
+        # First the new keys: a site that changed its key is known at every moment.
         for key in wanted.keys() - self._names.keys():
             self._state.create_node(
                 NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=wanted[key]
             )
+        for key in self._names.keys() - wanted.keys():
+            self._expel(key)
         self._names = wanted
+        self._signatures.admit(wanted)
+
+    def _expel(self, key: bytes) -> None:
+        """A key is unknown from its next request on; its node takes no more messages."""
+        state = self._state
+        with state.lock:
+            node_id = state.get_node_id_by_public_key(key)
+            if node_id is not None:
+                state.delete_node(NOOP_FLWR_AID, node_id)
+                # Flower never lets a key come back; an operator may have revoked it by mistake.
+                del state.node_public_key_to_node_id[key]
 
     def watch(self, folder: Path) -> None:
         """Admit the sites whose keys lie in a folder, now and whenever it changes.
@@ -316,13 +315,42 @@ class FleetServer:
         """
         self.admit(admitted(folder))
 
-        def look() -> None:
+        def watching() -> None:
+            said = ""
             while not self._stopped.wait(_LOOK_S):
-                # A key that is being copied is not whole yet; the next look sees it.
-                with suppress(UsageError):
-                    self.admit(admitted(folder))
+                try:
+                    # A key that is being copied is not whole yet; it must not hide that another is revoked.
+                    found = look(folder)
+                    self.admit(found.sites, keep=found.unreadable)
+                    self._renew()
+                except Exception as error:
+                    if said != (said := str(error)):
+                        LOG.exception("the folder of admitted sites cannot be read; it is tried again")
 
-        threading.Thread(target=look, daemon=True, name="admitted-sites").start()
+        threading.Thread(target=watching, daemon=True, name="admitted-sites").start()
+
+    def _renew(self) -> None:
+        """Show a certificate that was renewed; connections that are open keep the one before."""
+        listen = self._listen
+        content = listen.certificate.read_bytes()
+        context = self._uvicorn.config.ssl
+        if content == self._shown or context is None:
+            return
+        if show_certificate(context, certificate=listen.certificate, key=listen.key):
+            self._shown = content
+
+    def presence(self) -> dict[str, Presence]:
+        """Each admitted site: whether it is online, and its last sign of life."""
+        found = {}
+        for key, name in self._names.items():
+            node_id = self._state.get_node_id_by_public_key(key)
+            online = False
+            for node in self._state.get_node_info(node_ids=[node_id]) if node_id is not None else ():
+                if online := node.status == NodeStatus.ONLINE:
+                    # Flower sets `online_until` at each sign of life, that many heartbeats ahead.
+                    self._last_seen[name] = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
+            found[name] = Presence(online, self._last_seen.get(name))
+        return found
 
     def execute(self, app: ServerApp, *, run_config: dict[str, str]) -> None:
         """Run a ServerApp in this thread, as a Flower run of its own."""

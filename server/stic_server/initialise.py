@@ -37,6 +37,7 @@ training:                   # at each site, each round
 seed: {seed}
 determinism: true           # bit-equal results for equal seeds on a CPU
 local_only: true            # also train each site's own model, for comparison
+transport: float32          # or float16, int8: fewer bytes a round
 
 listen:
   host: {host}
@@ -46,6 +47,7 @@ listen:
 join_timeout_s: {join_timeout_s}       # how long to wait for min_sites
 join_grace_s: {join_grace_s}            # and then for the other admitted sites
 round_timeout_s: 3600
+max_update_ratio: 100       # an update more than so many times the other sites' is refused
 
 runs: {runs}
 """

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stic_core.errors import FederationError, SiteReportError
+from stic_core.errors import FederationError, ProtocolError, SiteReportError
 from stic_core.evaluation import ValidationReport
 from stic_core.evaluation.pooling import as_json
 from stic_core.protocol import RoundReport, TrainRound
 from stic_core.schedules import rate_of_round, should_stop
 from stic_core.tensors import FlatArray, digest
+from stic_core.transport import WireArray, downward, pack, restore, rounded
 from stic_server.asking import Exchange, answers_of
 from stic_server.coordinator import Diagnostics, FederationState, SiteRound, Validation, advance, score
 from stic_server.roster import Roster
@@ -21,6 +22,9 @@ from stic_server.state import load_state, save_state
 
 ATTEMPTS = 3
 """How often a round is tried before the run fails; it can be resumed."""
+
+_NORMS_OF_ROUNDS = 20
+"""How far back the norms of updates are compared."""
 
 
 class Rounds:
@@ -47,7 +51,7 @@ class Rounds:
         for word in passed_over:
             self._roster.observer.note(word)
         if state is None:
-            state = FederationState(0, initial)
+            state = FederationState(0, self._travelled(initial))
         else:
             self._roster.observer.note(f"run {self._roster.run_id} goes on after round {state.completed}")
         # The last round's row waits for its scores in the checkpoint: the next exchange brings them.
@@ -56,6 +60,7 @@ class Rounds:
         mark = time.monotonic()
         while state.completed < self._roster.plan.rounds and not self._stops(state):
             number = state.completed + 1
+            self._roster.observer.round_begins(number, rounds=self._roster.plan.rounds)
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
             for reason in diagnostics.refused.values():
@@ -66,8 +71,7 @@ class Rounds:
             row = self._row(number, seconds, exchange, reports, diagnostics)
             state = replace(state, pending=row, seconds=state.seconds + seconds)
             save_state(state, self._run.checkpoints, plan_digest=self._roster.plan.digest)
-        _, reports = self._round(state, state.completed + 1, train=False)
-        state, validation = score(state, reports)
+        state, validation = score(state, self._last_look(state))
         self._write_row(state.pending, validation)
         return state
 
@@ -76,17 +80,39 @@ class Rounds:
     ) -> tuple[FederationState, Diagnostics, Exchange, dict[str, SiteRound]]:
         """One round, tried again when too few reports are usable: sites may be back by then."""
         for attempt in range(1, ATTEMPTS + 1):
+            self._roster.ready()
             exchange, reports = self._round(state, number, train=True)
             try:
-                after, diagnostics = advance(state, reports, min_sites=self._roster.limits.min_sites)
+                after, diagnostics = advance(
+                    state,
+                    reports,
+                    min_sites=self._roster.limits.min_sites,
+                    past_norms=self._past_norms(state),
+                    max_update_ratio=self._roster.limits.max_update_ratio,
+                )
             except FederationError as error:
                 if attempt == ATTEMPTS:
                     raise
                 self._roster.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
-                self._roster.wait_for_quorum()
             else:
+                after = replace(after, weights=self._travelled(after.weights))
                 return after, diagnostics, exchange, reports
         raise AssertionError("the loop returns or raises")
+
+    def _last_look(self, state: FederationState) -> dict[str, SiteRound]:
+        """Validation of the last model, by as many sites as a round needs: which model is best hangs on it."""
+        reports: dict[str, SiteRound] = {}
+        for _ in range(ATTEMPTS):
+            self._roster.ready()
+            _, reports = self._round(state, state.completed + 1, train=False)
+            if len(reports) >= self._roster.limits.min_sites:
+                return reports
+        raise FederationError(
+            "the last model cannot be scored",
+            got=f"reports of {len(reports)} sites ({', '.join(reports) or 'none'}), {ATTEMPTS} times",
+            expected=f"at least {self._roster.limits.min_sites} (min_sites)",
+            advice="Start the server again when the sites are back: the run goes on here.",
+        )
 
     def _round(
         self, state: FederationState, number: int, *, train: bool
@@ -99,17 +125,44 @@ class Rounds:
             learning_rate=self._rate(number) if train else None,
             train=train,
         )
-        exchange = self._roster.ask(question, weights=state.weights)
+        plan = self._roster.plan
+        wire = pack(state.weights, plan.tensors, transport=downward(plan.transport))
+        exchange = self._roster.ask(question, weights=wire)
         found = answers_of(exchange, RoundReport, observer=self._roster.observer)
         reports = {}
-        for site, (report, weights) in found.items():
+        for site, (report, answered) in found.items():
             try:
+                weights = self._restored(site, answered, base=state.weights)
                 self._check_round(site, report, weights, number=number)
             except SiteReportError as error:
                 self._roster.observer.note(str(error))
             else:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports
+
+    def _past_norms(self, state: FederationState) -> list[dict[str, float]]:
+        """How far each site went in the last rounds, of those whose updates were taken."""
+        rows = [*self._run.read_rounds()[-_NORMS_OF_ROUNDS:], *([state.pending] if state.pending else [])]
+        return [
+            {site: norm for site, norm in row.get("update_norm", {}).items() if site in row["sites"]}
+            for row in rows
+        ]
+
+    def _travelled(self, weights: FlatArray) -> FlatArray:
+        """A global model as the sites will have it, so that what is scored is what is kept."""
+        plan = self._roster.plan
+        return rounded(weights, plan.tensors, transport=downward(plan.transport))
+
+    def _restored(self, site: str, wire: WireArray | None, *, base: FlatArray) -> FlatArray | None:
+        if wire is None:
+            return None
+        plan = self._roster.plan
+        try:
+            return restore(wire, plan.tensors, transport=plan.transport, base=base)
+        except ProtocolError as error:
+            raise SiteReportError(
+                "weights of another form", site=site, got=error.got, expected=error.expected
+            ) from None
 
     def _losses(self) -> list[float | None]:
         """Pooled validation loss of the models so far that were scored, which lags a round behind."""
@@ -158,7 +211,11 @@ class Rounds:
             "overhead_seconds": round(seconds - slowest, 4),
             "bytes_down": exchange.bytes_down,
             "bytes_up": exchange.bytes_up,
+            "bytes_by_site": {
+                site: {"down": one.down, "up": one.up} for site, one in sorted(exchange.traffic.items())
+            },
             "train_loss": dict(diagnostics.train_loss),
+            "update_norm": {site: float(f"{norm:.6g}") for site, norm in diagnostics.update_norm.items()},
         }
 
     def _write_row(self, row: Mapping[str, Any] | None, validation: Validation) -> None:

@@ -60,11 +60,12 @@ class RunFolder:
 
     @classmethod
     def begin(cls, config: FederationConfig, plan: RunPlan) -> RunFolder:
-        """A new run, or the last one where it has the same plan and was not finished."""
+        """A new run, or the last one where it has the same plan and was not finished, report and all."""
         runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
         if runs:
-            record = json.loads(runs[-1].read_text())
-            if record["status"] == "running" and record["plan_digest"] == plan.digest:
+            record = cls(runs[-1].parent).read_record()
+            unfinished = record["status"] == "running" or record.get("report") == "owed"
+            if unfinished and record["plan_digest"] == plan.digest:
                 return cls(runs[-1].parent)
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         run = cls(config.runs / f"{config.name}-{stamp}")
@@ -77,9 +78,11 @@ class RunFolder:
                 "status": "running",
                 "started": now(),
                 "plan_digest": plan.digest,
-                "config": config.model_dump(
-                    mode="json", exclude={"runs", "listen", "warm_start", "backbone_weights"}
-                ),
+                "evaluates": plan.evaluates,
+                # An evaluation's model may be another than the one that the file would train.
+                "config": config.model_copy(
+                    update={name: getattr(plan, name) for name in ("task", "model", "image", "rounds")}
+                ).model_dump(mode="json", exclude={"runs", "listen", "warm_start", "backbone_weights"}),
                 "versions": versions(),
                 "seed": config.seed,
                 "determinism": config.determinism,
@@ -93,12 +96,18 @@ class RunFolder:
         """`record.json`.
 
         Raises:
-            DataError: there is none.
+            DataError: there is none, or it is damaged.
         """
         try:
             return json.loads((self.path / "record.json").read_text())
         except FileNotFoundError:
             raise DataError(f"{self.path} is not a run: it has no record.json") from None
+        except ValueError:
+            raise DataError(
+                f"{self.path / 'record.json'} is damaged",
+                advice="Bring the run's folder back from where you keep copies, or move it away: "
+                "the next start then begins a new run.",
+            ) from None
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """`record.json`."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from stic_core.model_files import read_model
 from stic_core.protocol import Finish, RunPlan
 from stic_core.tensors import FlatArray, digest
 from stic_server.asking import Limits, Observer, Sites
+from stic_server.coordinator import Best
 from stic_server.examination import Examination
 from stic_server.roster import Roster
 from stic_server.rounds import Rounds
@@ -17,17 +20,25 @@ _FINISH_TIMEOUT_S = 20.0
 
 
 def execute(
-    plan: RunPlan, initial: FlatArray, *, run: RunFolder, sites: Sites, limits: Limits, observer: Observer
+    plan: RunPlan,
+    initial: FlatArray,
+    *,
+    run: RunFolder,
+    sites: Sites,
+    limits: Limits,
+    observer: Observer,
+    others: Mapping[str, FlatArray] | None = None,
 ) -> dict[str, Any]:
-    """Gather the sites, train, evaluate.
+    """Gather the sites, train, evaluate; or only evaluate, where the plan says so.
 
     Args:
         plan: what is computed.
-        initial: the first weights.
+        initial: the first weights, or the model that is only evaluated.
         run: the folder that it fills, new or of a run that was interrupted.
         sites: how sites are reached.
         limits: how few sites, and how long.
         observer: is told what goes on.
+        others: further models to evaluate beside it, by name, such as a simulation's centralised one.
 
     Returns:
         The evaluation, as `evaluation.json` has it.
@@ -36,21 +47,26 @@ def execute(
         FederationError: too few sites, or too long a wait.
     """
     began = time.monotonic()
+    if run.read_record()["status"] == "complete":
+        return _finished_before(plan, run, sites=sites, observer=observer)
     roster = Roster(plan, run_id=run.run_id, sites=sites, limits=limits, observer=observer)
     roster.gather()
-    described = {
-        site: description.model_dump(mode="json", exclude={"version", "kind"})
-        for site, description in roster.descriptions.items()
-    }
-    run.update_record(sites=described, phantom=roster.phantom)
-    state = Rounds(roster, run).train(initial)
-    assert state.best is not None  # at least one round was validated
+    run.update_record(sites=_described(roster), phantom=roster.phantom)
+    if plan.evaluates is None:
+        state = Rounds(roster, run).train(initial)
+        assert state.best is not None  # at least one round was validated
+        best, completed = state.best, state.completed
+    else:
+        best, completed = Best(0, None, initial), 0
+    model_digest = digest(best.weights, plan.tensors)
     run.update_record(
-        best_round=state.best.round,
-        model_digest=digest(state.best.weights, plan.tensors),
-        rounds=state.completed,
+        sites=_described(roster),  # some may have come later
+        phantom=roster.phantom,
+        best_round=best.round,
+        model_digest=model_digest,
+        rounds=completed,
     )
-    document = Examination(roster, run).evaluate(state.best, initial=initial)
+    document = Examination(roster, run).evaluate(best, initial=initial, others=others)
     run.write_evaluation(document)
     run.update_record(
         status="complete",
@@ -58,5 +74,33 @@ def execute(
         wall_seconds=round(time.monotonic() - began, 3),
         participation={str(row["round"]): row["sites"] for row in run.read_rounds()},
     )
-    roster.ask(Finish(run_id=run.run_id, status="complete"), timeout=_FINISH_TIMEOUT_S)
+    finish = Finish(run_id=run.run_id, status="complete", weights_digest=model_digest, best_round=best.round)
+    roster.ask(finish, weights=best.weights, timeout=_FINISH_TIMEOUT_S)
     return document
+
+
+def _described(roster: Roster) -> dict[str, Any]:
+    return {
+        site: description.model_dump(mode="json", exclude={"version", "kind"})
+        for site, description in roster.descriptions.items()
+    }
+
+
+def _finished_before(plan: RunPlan, run: RunFolder, *, sites: Sites, observer: Observer) -> dict[str, Any]:
+    """The evaluation of a run whose server was killed after it: the sites may not know that it is over."""
+    observer.note(f"run {run.run_id} was complete; its report is written")
+    record = run.read_record()
+    deadline = time.monotonic() + _FINISH_TIMEOUT_S
+    while (here := set(sites.present()) & set(record["sites"])) < set(record["sites"]):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    weights = read_model(run.path / "model").weights
+    finish = Finish(
+        run_id=run.run_id,
+        status="complete",
+        weights_digest=digest(weights, plan.tensors),
+        best_round=record["best_round"],
+    )
+    sites.ask(dict.fromkeys(sorted(here), finish), weights=weights, timeout=_FINISH_TIMEOUT_S)
+    return run.read_evaluation()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
@@ -16,27 +15,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from stic_core.files import write_atomically
 from stic_core.protocol import Digest
 from stic_server.coordinator import Best, FederationState
 
 _NAME = re.compile(r"^round-(\d{5})-([0-9a-f]{16})\.safetensors$")
 _KEEP = 2  # the newest, and the one before it in case the newest is damaged
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write, flush to the disk, and only then give the file its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_state(state: FederationState, folder: Path, *, plan_digest: Digest) -> Path:
@@ -63,7 +47,7 @@ def save_state(state: FederationState, folder: Path, *, plan_digest: Digest) -> 
     content = save(tensors, metadata={"stic": json.dumps(facts)})
     name = f"round-{state.completed:05d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     write_atomically(folder / name, content)
-    for old in _found(folder)[_KEEP:]:
+    for old in [*_found(folder)[_KEEP:], *folder.glob(".*.partial")]:  # also what a kill left half written
         old.unlink()
     return folder / name
 

@@ -19,7 +19,17 @@ from stic_core.evaluation.site import (
     site_report,
     validation_report,
 )
-from stic_core.evaluation.table import figure, held_out_table
+from stic_core.evaluation.table import figure, held_out_table, models_of
+from stic_core.evaluation.words import (
+    difference,
+    favours,
+    listed,
+    multiplicity,
+    p_text,
+    paired_sentence,
+    points,
+    verdict,
+)
 
 __all__ = [
     "Accuracy",
@@ -27,11 +37,19 @@ __all__ = [
     "HeldOutReport",
     "PairedReport",
     "ValidationReport",
+    "difference",
     "evaluation_document",
+    "favours",
     "figure",
     "held_out_table",
+    "listed",
     "model_block",
+    "models_of",
+    "multiplicity",
+    "p_text",
     "paired_report",
+    "paired_sentence",
+    "points",
     "pool",
     "pool_pairs",
     "pooled_validation",
@@ -39,4 +57,5 @@ __all__ = [
     "site_block",
     "site_report",
     "validation_report",
+    "verdict",
 ]

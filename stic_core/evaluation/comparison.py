@@ -13,7 +13,7 @@ from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
 from stic_core.evaluation.pooling import Json, as_json
-from stic_core.evaluation.site import LabelArray, LogitArray, checked, too_few
+from stic_core.evaluation.site import LabelArray, LogitArray, checked, too_few, withheld
 from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
 from stic_core.statistics.values import FORBID
 
@@ -95,7 +95,7 @@ def paired_report(
     first, labels = checked(first, labels, classes=classes)
     second, labels = checked(second, labels, classes=classes)
     n = len(labels)
-    if (nothing := too_few(n, policy=policy)) is not None:
+    if (nothing := too_few(n, policy=policy) or withheld("comparison", policy=policy)) is not None:
         return PairedReport(n=n, classes=classes, discordant=nothing, auc=dict.fromkeys(classes, nothing))
     right, right_too = (logits.argmax(axis=1) == labels for logits in (first, second))
     scores, others = statistics.margins(first), statistics.margins(second)

@@ -7,6 +7,7 @@ from itertools import combinations
 
 from stic_core import statistics
 from stic_core.errors import SiteReportError
+from stic_core.evaluation.comparison import PairedReport, pool_pairs
 from stic_core.evaluation.pooling import Json, Reports, as_json, auc_json, macro_json, pool, site_block
 from stic_core.evaluation.site import Accuracy, HeldOutReport, ValidationReport
 from stic_core.statistics import Auc, Estimate, NotEstimable
@@ -22,6 +23,8 @@ def evaluation_document(
     phantom: bool,
     federated: Mapping[str, HeldOutReport],
     local_only: Mapping[str, Mapping[str, HeldOutReport]],
+    extra: Mapping[str, Mapping[str, HeldOutReport]] | None = None,
+    paired: Mapping[str, Mapping[str, PairedReport]] | None = None,
 ) -> dict[str, Json]:
     """Build the document.
 
@@ -32,11 +35,14 @@ def evaluation_document(
         phantom: a site's data are phantoms.
         federated: the federated model's report, by site.
         local_only: for each site that trained a model of its own, that model's report by site.
+        extra: further models' reports, such as `ensemble` and `centralised`, each a block of its own.
+        paired: the federated model compared with each other one on the same patients, by site.
 
     Raises:
         SiteReportError: a site's classes or bins are not the others'.
     """
-    for reports in (federated, *local_only.values()):
+    extra, paired = extra or {}, paired or {}
+    for reports in (federated, *local_only.values(), *extra.values(), *paired.values()):
         for site, report in sorted(reports.items()):
             if report.classes != classes:
                 raise SiteReportError(
@@ -52,6 +58,16 @@ def evaluation_document(
         "stratified_auc": stratified_block(federated, classes=classes),
         "between_sites": between_sites(federated, classes=classes),
         "local_only": {owner: model_block(reports) for owner, reports in sorted(local_only.items())},
+        **{name: model_block(reports) for name, reports in sorted(extra.items())},
+        "comparison": {name: comparison_block(reports) for name, reports in paired.items() if reports},
+    }
+
+
+def comparison_block(reports: Mapping[str, PairedReport]) -> dict[str, Json]:
+    """Two models on the same patients: each site's, and all together."""
+    return {
+        "sites": {site: pool_pairs({site: report}) for site, report in sorted(reports.items())},
+        "pooled": pool_pairs(reports),
     }
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stic_core import statistics
-from stic_core.config import PolicyConfig
+from stic_core.config import PolicyConfig, Release
 from stic_core.errors import DataError
 from stic_core.statistics import (
     Absent,
@@ -183,31 +183,35 @@ def site_report(
         )
     scores, predicted = statistics.margins(logits), logits.argmax(axis=1)
     counts = np.bincount(labels, minlength=len(classes))
+    no_auc = withheld("auc", policy=policy)
     auc = {
-        name: _class_auc(scores[:, k], positive=labels == k, policy=policy) for k, name in enumerate(classes)
+        name: no_auc or _class_auc(scores[:, k], positive=labels == k, policy=policy)
+        for k, name in enumerate(classes)
     }
     missing = next((value for value in auc.values() if not isinstance(value, Auc)), None)
     return HeldOutReport(
         n=n,
         classes=classes,
         class_counts={name: int(count) for name, count in zip(classes, counts, strict=True)},
-        accuracy=Accuracy(correct=int((predicted == labels).sum()), total=n),
-        confusion=_confusion(labels, predicted, k=len(classes), policy=policy),
+        accuracy=withheld("accuracy", policy=policy)
+        or Accuracy(correct=int((predicted == labels).sum()), total=n),
+        confusion=withheld("confusion", policy=policy)
+        or _confusion(labels, predicted, k=len(classes), policy=policy),
         auc=auc,
-        auc_micro=statistics.micro(scores, labels=labels)
-        if n >= policy.min_class
-        else Suppressed(f"fewer than {policy.min_class} patients"),
+        auc_micro=no_auc or _micro(scores, labels=labels, policy=policy),
         auc_macro=statistics.macro(scores, labels=labels) if missing is None else _incomplete(missing),
         auc_macro_interpolated=statistics.macro_interpolated(scores, labels=labels)
         if missing is None
         else _incomplete(missing),
-        histograms={
+        histograms=withheld("histograms", policy=policy)
+        or {
             name: statistics.score_histogram(
                 scores[:, k], positive=labels == k, edges=edges[name], min_cell=policy.min_cell
             )
             for k, name in enumerate(classes)
         },
-        calibration=_calibration(logits, labels, classes=classes, policy=policy),
+        calibration=withheld("calibration", policy=policy)
+        or _calibration(logits, labels, classes=classes, policy=policy),
     )
 
 
@@ -243,14 +247,15 @@ def validation_report(
     counted = None
     if histograms:
         scores = statistics.margins(logits)
-        counted = {
+        counted = withheld("histograms", policy=policy) or {
             name: statistics.validation_histogram(scores[:, k], min_cell=policy.min_cell)
             for k, name in enumerate(classes)
         }
+    no_scalars = withheld("validation", policy=policy)
     return ValidationReport(
         n=len(labels),
-        loss_sum=statistics.log_loss_sum(logits, labels=labels),
-        correct=int((logits.argmax(axis=1) == labels).sum()),
+        loss_sum=no_scalars or statistics.log_loss_sum(logits, labels=labels),
+        correct=no_scalars or int((logits.argmax(axis=1) == labels).sum()),
         histograms=counted,
     )
 
@@ -282,6 +287,19 @@ def too_few(n: int, *, policy: PolicyConfig) -> Absent | None:
     if n == 0:
         return NOBODY
     return Suppressed(f"fewer than {policy.min_cell} patients") if n < policy.min_cell else None
+
+
+def withheld(kind: Release, *, policy: PolicyConfig) -> Suppressed | None:
+    """Why a kind of figure stays at the site, or None where it may leave."""
+    return None if kind in policy.release else Suppressed(f"this site's policy releases no {kind}")
+
+
+def _micro(
+    scores: npt.NDArray[np.floating], *, labels: npt.NDArray[np.integer], policy: PolicyConfig
+) -> Estimate | Absent:
+    if len(labels) < policy.min_class:
+        return Suppressed(f"fewer than {policy.min_class} patients")
+    return statistics.micro(scores, labels=labels)
 
 
 def _class_auc(

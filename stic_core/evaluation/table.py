@@ -20,10 +20,22 @@ def held_out_table(document: Mapping[str, Any], *, class_intervals: bool = True)
     """
     classes = document["classes"]
     heading = ("Model", "Held-out set", "n", "Accuracy", *(f"AUC {name}" for name in classes), "Macro AUC")
-    rows = [heading, *_rows("federated", document, classes=classes, intervals=class_intervals)]
-    for owner, block in document["local_only"].items():
-        rows += _rows(f"{owner} alone", block, classes=classes, intervals=class_intervals)
+    rows = [heading]
+    for model, block in models_of(document).items():
+        rows += _rows(model, block, classes=classes, intervals=class_intervals)
     return rows
+
+
+def models_of(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Each model's `sites` and `pooled`, by the name it has in tables, the federated one first.
+
+    Args:
+        document: `evaluation.json`; older ones know no ensemble, and only a simulation can
+            train on all patients in one place.
+    """
+    alone = {f"{owner} alone": block for owner, block in document["local_only"].items()}
+    joint = {name: document[name] for name in ("ensemble", "centralised") if name in document}
+    return {"federated": document, **alone, **joint}
 
 
 def figure(block: Mapping[str, Any], *, interval: str = "ci95_logit") -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stic_core import interrupts
 from stic_core.clinical import VARIABLES
 from stic_core.ct import PHASES
 from stic_core.errors import UsageError
@@ -202,21 +202,15 @@ def _written(
             yield member.subject, write_patient(folder, member=member, centre=centre, seed=seed)
         return
     # Spawn: the caller may hold threads (a server, torch), which a forked child would inherit locked.
-    pool = ProcessPoolExecutor(
-        max_workers=workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupt
-    )
+    pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        jobs = {
-            pool.submit(write_patient, folder, member=member, centre=centre, seed=seed): member
-            for member in cohort
-        }
+        with interrupts.held_back():  # the first job starts the processes
+            jobs = {
+                pool.submit(write_patient, folder, member=member, centre=centre, seed=seed): member
+                for member in cohort
+            }
         for job in as_completed(jobs):
             yield jobs[job].subject, job.result()
     finally:
         # On an interrupt, too: the running patients finish, the waiting ones are dropped.
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent acts on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

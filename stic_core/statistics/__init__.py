@@ -57,7 +57,7 @@ from stic_core.statistics.proportions import (
     newcombe,
     wilson,
 )
-from stic_core.statistics.suppression import feasible, hidden_cells
+from stic_core.statistics.suppression import feasible, hidden_cells, releasable_columns
 from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppressed
 
 __all__ = [
@@ -115,6 +115,7 @@ __all__ = [
     "pooled_roc",
     "quantile_edges",
     "recalibration",
+    "releasable_columns",
     "reliability",
     "roc_points",
     "score_histogram",

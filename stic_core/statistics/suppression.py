@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 Counts = npt.NDArray[np.integer]
 Hidden = npt.NDArray[np.bool_]
@@ -92,3 +93,66 @@ def _next_to_hide(counts: Counts, *, hidden: Hidden, told: Hidden) -> tuple[int,
     shown = np.where(candidates, counts, np.iinfo(np.int64).max)
     row, column = np.unravel_index(int(shown.argmin()), shown.shape)
     return int(row), int(column)
+
+
+def releasable_columns(confusion: Counts, *, hidden: Hidden) -> npt.NDArray[np.bool_]:
+    """Of which classes the false positives may be released beside what `hidden_cells` leaves.
+
+    The false positives of a class are the cells of its column that are off the diagonal. One
+    class after the other is taken in, and stays where no hidden cell has a single count left
+    that agrees with everything released: row sums, the diagonal's sum, the cells that are
+    shown, and the false positives of the classes taken in so far.
+
+    Args:
+        confusion: (k, k), rows are the true classes.
+        hidden: as `hidden_cells` found it.
+
+    Returns:
+        (k,) True where they may be released.
+
+    Example:
+        >>> counts = np.array([[20, 3, 1], [2, 18, 1], [1, 2, 18]])
+        >>> releasable_columns(counts, hidden=hidden_cells(counts, min_cell=5)).tolist()
+        [True, True, True]
+        >>> counts = np.array([[20, 4, 0], [3, 18, 0], [2, 3, 18]])
+        >>> releasable_columns(counts, hidden=hidden_cells(counts, min_cell=5)).tolist()
+        [True, False, False]
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    k = len(counts)
+    low, high = feasible(counts, hidden=hidden)
+    # Where the rows and the diagonal tell a cell already, the columns give nothing away.
+    secret = [(int(row), int(column)) for row, column in np.argwhere(hidden & (low < high))]
+    taken = np.zeros(k, dtype=np.bool_)
+    for column in range(k):
+        trial = taken.copy()
+        trial[column] = True
+        if all(_ambiguous(counts, cell=cell, hidden=hidden, columns=trial) for cell in secret):
+            taken = trial
+    return taken
+
+
+def _ambiguous(
+    counts: Counts, *, cell: tuple[int, int], hidden: Hidden, columns: npt.NDArray[np.bool_]
+) -> bool:
+    """Whether more than one count of a cell agrees with what is released; exact, over whole numbers."""
+    k = len(counts)
+    places = [(int(row), int(column)) for row, column in np.argwhere(hidden)]
+    truth = np.array([counts[place] for place in places], dtype=np.float64)
+    sums = [[row == r for r, _ in places] for row in range(k)]
+    sums.append([r == c for r, c in places])
+    sums += [[c == column != r for r, c in places] for column in np.flatnonzero(columns)]
+    known = np.array(sums, dtype=np.float64)
+    totals = known @ truth
+    released = LinearConstraint(known, totals, totals)  # pyright: ignore[reportArgumentType]
+    wanted = np.array([place == cell for place in places], dtype=np.float64)
+    for sign in (1.0, -1.0):
+        found = milp(
+            sign * wanted,
+            constraints=released,
+            integrality=np.ones(len(places)),
+            bounds=Bounds(0, float(counts.sum())),
+        )
+        if found.x is not None and round(float(wanted @ found.x)) != counts[cell]:
+            return True
+    return False

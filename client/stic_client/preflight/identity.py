@@ -7,9 +7,10 @@ import datetime as dt
 from cryptography import x509
 
 from stic_client.preflight.outcome import Check
+from stic_client.site_keys import SiteKeys
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
-from stic_core.keys import certificate_fingerprint, key_fingerprint, load_private, load_public
+from stic_core.keys import fingerprint_of, key_fingerprint, load_certificates, load_private, load_public
 
 EXPIRES_SOON = dt.timedelta(days=30)
 
@@ -38,7 +39,14 @@ def check_key(config: SiteConfig) -> Check:
             f"{public.name} is not the public half of {config.key.name}",
             f"Make it again with ssh-keygen -y -f {config.key} > {public}, and send it to the operator.",
         )
-    return Check("key", "ok", f"{ours}, mode 0600")
+    try:
+        following = SiteKeys(config.key).next_key()
+    except UsageError as error:
+        return Check("key", "problem", _clause(error), error.advice or "Make another with rotate-key.")
+    waits = (
+        f"; a new one waits for the operator: {key_fingerprint(following.public_key())}" if following else ""
+    )
+    return Check("key", "ok", f"{ours}, mode 0600{waits}")
 
 
 def _enroll(config: SiteConfig) -> str:
@@ -50,16 +58,18 @@ def _clause(error: UsageError) -> str:
 
 
 def check_ca(config: SiteConfig, *, now: dt.datetime) -> Check:
-    """The pinned CA's certificate and its dates."""
+    """The certificates of the CAs that are pinned, mostly one, and their dates."""
     try:
-        fingerprint = certificate_fingerprint(config.server.ca)
+        certificates = load_certificates(config.server.ca)
     except UsageError as error:
         return Check(
             "ca", "problem", error.what, "Ask the operator for ca.crt and set server.ca in site.yaml."
         )
-    certificate = x509.load_pem_x509_certificate(config.server.ca.read_bytes())
+    # Several while the operator exchanges the CA: the one that ends last is the one that counts.
+    certificate = max(certificates, key=lambda one: one.not_valid_after_utc)
+    shown = ", ".join(f"CA {fingerprint_of(one)[:23]}..." for one in certificates)
     mend = "Ask the operator for the new ca.crt, and compare its fingerprint by telephone."
-    return dates("ca", certificate, now=now, mend=mend, good=f"CA {fingerprint[:23]}...")
+    return dates("ca", certificate, now=now, mend=mend, good=shown)
 
 
 def dates(name: str, certificate: x509.Certificate, *, now: dt.datetime, mend: str, good: str) -> Check:

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from stic_client.preflight.identity import dates
 from stic_client.preflight.outcome import Check
-from stic_client.trust import pinned, why
+from stic_client.trust import connection, proxy_of, why
 from stic_core.config import SiteConfig
 from stic_core.errors import ProtocolError, SticError, UntrustedServerError, UsageError
 from stic_core.keys import load_private
@@ -62,8 +62,9 @@ def check_online(config: SiteConfig, *, ask: Ask) -> Iterator[Check]:
         for name in ONLINE[1:]:
             yield Check(name, "skipped", "the server was not reached")
         return
-    proxy = " through a proxy" if _proxied(config) else ""
-    yield Check("server", "ok", f"{config.server.address} reached{proxy}, certificate from the pinned CA")
+    proxy = proxy_of(config.server.address)
+    way = f" through the proxy {proxy}" if proxy else ""
+    yield Check("server", "ok", f"{config.server.address} reached{way}, certificate from the pinned CA")
     yield _certificate(greeting)
     yield check_clock(greeting)
     yield from _admission(config, ask=ask)
@@ -78,7 +79,7 @@ def greet(config: SiteConfig) -> Greeting:
         UsageError: the pinned CA cannot be read.
     """
     address = config.server.address
-    with httpx.Client(verify=pinned(config.server.ca), timeout=_TIMEOUT_S) as client:
+    with connection(address, ca=config.server.ca, timeout=_TIMEOUT_S) as client:
         try:
             # A second request over the open connection: the handshake would count as clock error.
             client.get(f"https://{address}/health")
@@ -110,13 +111,6 @@ def _clock_difference(date: str | None, *, before: float, after: float) -> tuple
     return (before + after) / 2 - (server + 0.5), 0.5 + (after - before) / 2
 
 
-def _proxied(config: SiteConfig) -> bool:
-    from urllib.request import getproxies, proxy_bypass
-
-    host = config.server.address.rsplit(":", 1)[0]
-    return bool(getproxies().get("https") or getproxies().get("all")) and not proxy_bypass(host)
-
-
 def _unreached(config: SiteConfig, error: Exception) -> Check:
     if isinstance(error, UntrustedServerError):
         expired = "expired" in str(error.got)
@@ -130,7 +124,10 @@ def _unreached(config: SiteConfig, error: Exception) -> Check:
         )
     if isinstance(error, UsageError):
         return Check(
-            "server", "problem", error.what, "Ask the operator for ca.crt and set server.ca in site.yaml."
+            "server",
+            "problem",
+            error.what,
+            error.advice or "Ask the operator for ca.crt and set server.ca in site.yaml.",
         )
     return Check(
         "server",

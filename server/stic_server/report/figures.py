@@ -28,6 +28,7 @@ _STAND_IN = {
     "muted": "#040506",
     "grid": "#070809",
     "best": "#0a0b0c",
+    "paper": "#0d0e0f",
     **{f"s{index}": f"#1{index}1{index}1{index}" for index in range(1, SITE_COLOURS + 1)},
 }
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.5, 1.5)), (0, (5, 1.6, 1.2, 1.6)))
@@ -98,12 +99,33 @@ def learning_curve(
         return _svg(figure, label)
 
 
-def roc(curves: Mapping[str, Sequence[Sequence[float]]], *, sites: Sequence[str], label: str) -> str:
-    """ROC curves of one class; `curves` holds (false, true positive rate) points by site and `pooled`."""
+def roc(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    sites: Sequence[str],
+    label: str,
+    readers: Mapping[str, Sequence[Mapping[str, tuple[float, float]]]] | None = None,
+) -> str:
+    """ROC curves of one class, with readers' points.
+
+    Args:
+        curves: (false, true positive rate) points by site and `pooled`.
+        sites: all sites, for their colours.
+        label: what the figure shows, read out by screen readers.
+        readers: by site, each reader's point `alone` (hollow) and `aided` (filled).
+    """
     with _panel(label, size=_SQUARE) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         for name, points in curves.items():
             axes.plot([x for x, _ in points], [y for _, y in points], **_line(name, sites))
+        for site, found in (readers or {}).items():
+            colour = _line(site, sites)["color"]
+            for points in found:
+                ends = list(points.values())
+                axes.plot([x for x, _ in ends], [y for _, y in ends], color=colour, linewidth=0.9, zorder=4)
+                for condition, (x, y) in points.items():
+                    fill = colour if condition == "aided" else _STAND_IN["paper"]
+                    axes.scatter([x], [y], s=42, facecolors=fill, edgecolors=colour, linewidths=1.6, zorder=5)
         _unit_axes(axes, x="1 - specificity", y="sensitivity")
         return _svg(figure, label)
 
@@ -142,6 +164,31 @@ def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
         lowest = min(row["low"] if row["low"] is not None else row["value"] for row in rows)
         axes.set_xlim(max(0.0, min(0.5, lowest - 0.03)), 1.0)
         axes.set_xlabel("macro AUC (0.5 is chance, 1 is perfect)")
+        return _svg(figure, label)
+
+
+def differences(rows: Sequence[Mapping[str, Any]], *, widest: float, label: str) -> str:
+    """A dot and its interval a comparison, around the line of no difference.
+
+    Args:
+        rows: `name`, `value`, `low`, `high`.
+        widest: the largest end of all panels that stand side by side, so that they share a scale.
+        label: what the figure shows, read out by screen readers.
+    """
+    with _panel(label, size=(2.9, 0.8 + 0.32 * len(rows))) as (figure, axes):
+        axes.axvline(0.0, color=_STAND_IN["muted"], linewidth=1.0)
+        for y, row in enumerate(reversed(rows)):
+            axes.plot([row["low"], row["high"]], [y, y], color=_STAND_IN["s1"], linewidth=2.2)
+            axes.plot([row["value"]], [y], marker="o", markersize=7, color=_STAND_IN["s1"])
+        axes.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
+        axes.tick_params(axis="y", length=0, labelcolor=_STAND_IN["ink"])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        reach = 1.08 * max(0.05, widest)
+        axes.set_xlim(-reach, reach)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True))
+        axes.set_xlabel("federated minus other")
         return _svg(figure, label)
 
 

@@ -1,9 +1,8 @@
-"""`stic-client`: the command of a hospital."""
+"""A site's data: preparing them, checking them, and manifests of public cohorts."""
 
 from __future__ import annotations
 
 import json
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stic_core import commands, config
+from stic_client.cli.options import app, site_of
+from stic_client.site_keys import SiteKeys
 from stic_core.config import SiteConfig
 from stic_core.ct import PHASES
 from stic_core.errors import UsageError
-from stic_core.keys import load_private
 from stic_core.tasks import TASKS
 from stic_core.terminal import Terminal
 
@@ -28,107 +27,6 @@ if TYPE_CHECKING:
 _WARNINGS = 10
 _NAMED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
-
-app = typer.Typer(
-    name="stic-client",
-    no_args_is_help=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="A hospital's side of STIC-Federated. Without a command: join the federation and serve.",
-)
-
-
-class _Site:
-    """What the options before a command say."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
-
-    def load(self) -> SiteConfig:
-        loaded = config.load(self.path, SiteConfig)
-        if loaded.site != self.name:
-            raise UsageError(
-                f"{self.path} is the configuration of another site", got=loaded.site, expected=self.name
-            )
-        return loaded
-
-
-@app.callback(invoke_without_command=True)
-def join(
-    context: typer.Context,
-    site: Annotated[
-        str | None, typer.Option(help="The site's name, such as center2; every command but import needs it.")
-    ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="site.yaml; default $STIC_HOME/sites/SITE/site.yaml.")
-    ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Leave when a run is over.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log and tracebacks.")] = False,
-) -> None:
-    """Join the federation and serve until interrupted."""
-    del verbose  # read where errors are shown
-    if site is not None:
-        context.obj = _Site(site, config_file or config.home() / "sites" / site / "site.yaml")
-    if context.invoked_subcommand is None:
-        _serve(_site(context), once=once)
-
-
-def _site(context: typer.Context) -> _Site:
-    if context.obj is None:
-        raise UsageError(
-            "no site is named", advice="Name it before the command, such as stic-client --site center2 check."
-        )
-    return context.obj
-
-
-def _serve(site: _Site, *, once: bool) -> None:
-    loaded = site.load()
-    key = load_private(loaded.key)
-    with Terminal(prefix=loaded.site) as terminal:
-        terminal.stage("starting")
-        # torch and flwr take seconds to import: errors of configuration come before.
-        from stic_client import flower_app
-        from stic_client.flower_link import FleetLink
-        from stic_client.participant import Participant
-
-        # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        participant = Participant(loaded, terminal)
-        flower_app.participants[str(site.path)] = participant
-        link = FleetLink(
-            loaded.server.address,
-            ca=loaded.server.ca,
-            key=key,
-            state=site.path.resolve().parent / "node.json",
-            observer=terminal,
-        )
-        link.serve(
-            flower_app.app,
-            node_config={"site-config": str(site.path)},
-            until=lambda: once and participant.finished is not None,
-        )
-
-
-@app.command()
-def enroll(
-    context: typer.Context,
-    server: Annotated[str, typer.Option(help="host:port of the server.")],
-    ca: Annotated[Path, typer.Option(help="The CA's certificate (ca.crt) that the operator sent.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds manifest.csv and the images.")],
-    crop_mm: Annotated[
-        float | None, typer.Option(help="Crop around the lesion, mm; as the federation says.")
-    ] = None,
-) -> None:
-    """Make this site's key pair and its site.yaml; once."""
-    from stic_client.enroll import enroll as make
-
-    site = _site(context)
-    made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
-    print(f"configuration    {made.config}")
-    print(f"public key       {made.public_key}  (send this file to the operator)")
-    print(f"key fingerprint  {made.key_fingerprint}  (tell it the operator by telephone)")
-    print(f"CA fingerprint   {made.ca_fingerprint}  (compare with the operator's)")
 
 
 @app.command()
@@ -147,7 +45,7 @@ def prepare(
     ] = None,
 ) -> None:
     """Read, register, crop and store the site's images; again, only what changed."""
-    loaded = _site(context).load()
+    loaded = site_of(context).load()
     if scan is not None:
         _propose(loaded, folder=scan)
         return
@@ -212,7 +110,7 @@ def check(
     task: Annotated[str | None, typer.Option(help="The federation's task, where you know it.")] = None,
 ) -> None:
     """Is this site ready? Data, disk, device, keys, clock and server; exit code 1 with problems."""
-    site = _site(context)
+    site = site_of(context)
     loaded = site.load()
     if task is not None and task not in TASKS:
         raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
@@ -236,14 +134,18 @@ def check(
 
 
 def _ask(loaded: SiteConfig) -> str:
-    from stic_client.flower_link import ask_admission
+    from stic_client.flower_requests import ask_admission
 
-    return ask_admission(loaded.server.address, ca=loaded.server.ca, key=load_private(loaded.key))
+    keys = SiteKeys(loaded.key)
+    known = ask_admission(loaded.server.address, ca=loaded.server.ca, key=keys.current())
+    if known == "unknown" and (following := keys.next_key()) is not None:
+        known = ask_admission(loaded.server.address, ca=loaded.server.ca, key=following)
+    return known
 
 
 def show_checks(result: Result) -> None:
     """A line a check, and what to do about it, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     for one in result.outcome.checks:
         who = [result.subject(row) for row in one.patients]
         named = f": {', '.join(who[:_NAMED])}" + (" ..." if len(who) > _NAMED else "") if who else ""
@@ -265,7 +167,7 @@ def show_checks(result: Result) -> None:
 
 def show_prepared(summary: PrepareSummary) -> None:
     """What a preparation did, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     labels = sorted({label for counts in summary.counts.values() for label in counts})
     table = Table(box=None, pad_edge=False)
     table.add_column("split")
@@ -291,84 +193,6 @@ def show_prepared(summary: PrepareSummary) -> None:
         console.print(f"warning: {subject}: {warning}", markup=False)
     if len(summary.warnings) > _WARNINGS:
         console.print(f"and {len(summary.warnings) - _WARNINGS} more warnings")
-
-
-@app.command()
-def audit(
-    context: typer.Context,
-    run: Annotated[str | None, typer.Argument(help="A run's id; default all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
-) -> None:
-    """Verify the log of every message that came in and went out, and sum it up."""
-    from stic_core.audit import AuditLog, describe
-
-    print(describe(AuditLog(_site(context).load().audit), run=run, as_json=as_json))
-
-
-@app.command()
-def predict(
-    context: typer.Context,
-    model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
-    manifest: Annotated[
-        Path, typer.Option(help="Table of the patients, as for prepare; labels may be empty.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the pages.")] = Path("predictions"),
-    root: Annotated[
-        Path | None, typer.Option(help="What the manifest's paths are relative to; default its own folder.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 1,
-) -> None:
-    """Score new patients with a model: a table, and a page each. Nothing leaves this machine."""
-    loaded = _site(context).load()
-    with Terminal(prefix=loaded.site) as terminal:
-        terminal.stage("reading the model")
-        from stic_client.predict import predict as run
-
-        found = run(
-            loaded,
-            model=model,
-            manifest=manifest,
-            out=out,
-            root=root,
-            workers=workers,
-            progress=lambda done, total: terminal.progress("reading patients", done, total),
-        )
-    if found.phantom:
-        print("PHANTOM: computed patients, or a model that learned from them; nothing here is of people")
-    print(f"scores  {found.scores}  ({found.patients} patients)")
-    print(f"pages   {found.pages}")
-    for refusal in found.refused:
-        print(f"not scored: {refusal.message}")
-
-
-@app.command()
-def crossval(
-    context: typer.Context,
-    task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "benign-malignant",
-    architecture: Annotated[str, typer.Option(help="stic, naive-joint or naive-rgb.")] = "stic",
-    backbone: Annotated[
-        str, typer.Option(help="vgg16 (the paper's), tiny, or another of torchvision's.")
-    ] = "vgg16",
-    folds: Annotated[int, typer.Option(min=2, help="How many parts.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops early.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds, weights and shuffling.")] = 0,
-    with_test: Annotated[bool, typer.Option("--with-test", help="Also use the held-out patients.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for crossval.json.")] = Path("crossval"),
-) -> None:
-    """Cross-validate a model on this site's prepared patients: mean ROC, accuracy and AUC."""
-    loaded = _site(context).load()
-    if task not in TASKS:
-        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
-    model = config.parse_model({"architecture": architecture, "backbone": backbone})
-    with Terminal(prefix=loaded.site) as terminal:
-        terminal.stage("reading the dataset")
-        from stic_client.crossval import RESULT_FILE, Study, described
-        from stic_client.crossval import crossval as run
-
-        study = Study(TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test)
-        document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
-    print("\n".join(described(document)))
-    print(f"written: {out / RESULT_FILE}")
 
 
 imports = typer.Typer(help="Write manifests for a public cohort.", rich_markup_mode=None)
@@ -408,8 +232,3 @@ def mct_ltdiag(
         print(f"  dataset.manifest: {path}")
     for reason, count in summary.left_out.items():
         print(f"left out: {count} {reason}")
-
-
-def main() -> None:
-    """Entry point."""
-    commands.run(app, name="stic-client")

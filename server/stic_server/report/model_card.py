@@ -10,8 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from stic_core.errors import UsageError
 from stic_core.evaluation import held_out_table
+from stic_server.report.comparison import comparisons
 
 Json: TypeAlias = Any
+
+_MEANINGS = {
+    "ensemble": "the hospitals' own models, their probabilities averaged.",
+    "centralised": "one model trained on all data in one place, which only a simulation can do.",
+}
 
 
 def write_model_card(run: Path) -> Path:
@@ -62,4 +68,7 @@ def render_card(record: Json, *, evaluation: Json) -> str:
         evaluation=evaluation,
         classes=evaluation["classes"],
         table=held_out_table(evaluation),
+        named={name: meaning for name, meaning in _MEANINGS.items() if name in evaluation},
+        comparison=comparisons(evaluation),
+        calibration=evaluation["pooled"]["calibration"],
     )

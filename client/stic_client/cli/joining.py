@@ -1,0 +1,156 @@
+"""Joining the federation, and what a site agrees with it: keys, plans, the log."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stic_client.cli.options import SiteFile, app, site_of
+from stic_client.site_keys import SiteKeys
+from stic_core import config
+from stic_core.errors import RefusedError, UsageError
+from stic_core.terminal import Terminal
+
+
+@app.callback(invoke_without_command=True)
+def join(
+    context: typer.Context,
+    site: Annotated[
+        str | None, typer.Option(help="The site's name, such as center2; every command but import needs it.")
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="site.yaml; default $STIC_HOME/sites/SITE/site.yaml.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Leave when a run is over.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log and tracebacks.")] = False,
+) -> None:
+    """Join the federation and serve until interrupted."""
+    del verbose  # read where errors are shown
+    if site is not None:
+        context.obj = SiteFile(site, config_file or config.home() / "sites" / site / "site.yaml")
+    if context.invoked_subcommand is None:
+        _serve(site_of(context), once=once)
+
+
+def _serve(site: SiteFile, *, once: bool) -> None:
+    loaded = site.load()
+    keys = SiteKeys(loaded.key)
+    key = keys.current()
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("starting")
+        # torch and flwr take seconds to import: errors of configuration come before.
+        from stic_client import flower_app
+        from stic_client.flower_link import FleetLink
+        from stic_client.participant import Participant
+
+        # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        participant = Participant(loaded, terminal)
+        flower_app.participants[str(site.path)] = participant
+        link = FleetLink(
+            loaded.server.address,
+            ca=loaded.server.ca,
+            key=key,
+            state=site.path.resolve().parent / "node.json",
+            observer=terminal,
+            keys=keys,
+        )
+        link.serve(
+            flower_app.app,
+            node_config={"site-config": str(site.path)},
+            until=lambda: once and participant.finished is not None,
+        )
+
+
+@app.command()
+def enroll(
+    context: typer.Context,
+    server: Annotated[str, typer.Option(help="host:port of the server.")],
+    ca: Annotated[Path, typer.Option(help="The CA's certificate (ca.crt) that the operator sent.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds manifest.csv and the images.")],
+    crop_mm: Annotated[
+        float | None, typer.Option(help="Crop around the lesion, mm; as the federation says.")
+    ] = None,
+) -> None:
+    """Make this site's key pair and its site.yaml; once."""
+    from stic_client.enroll import enroll as make
+
+    site = site_of(context)
+    made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
+    print(f"configuration    {made.config}")
+    print(f"public key       {made.public_key}  (send this file to the operator)")
+    print(f"key fingerprint  {made.key_fingerprint}  (tell it the operator by telephone)")
+    print(f"CA fingerprint   {made.ca_fingerprint}  (compare with the operator's)")
+
+
+@app.command("rotate-key")
+def rotate_key(context: typer.Context) -> None:
+    """Make a new key for this site; the old one serves until the operator has admitted the new one."""
+    keys = SiteKeys(site_of(context).load().key)
+    fingerprint = keys.make_next()
+    print(f"public key       {keys.next_public}  (send this file to the operator)")
+    print(f"key fingerprint  {fingerprint}  (tell it the operator by telephone)")
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    plan: Annotated[
+        str | None,
+        typer.Argument(
+            help="The file that the operator sent, or the beginning of a hash; default what waits."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Only show what waits and what is approved.")
+    ] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take an approval back instead.")] = False,
+) -> None:
+    """Look at the plan of a run and say yes to it; this site takes part in no other run."""
+    from stic_client.plans import PlanStore, read_plan
+    from stic_core.plan_text import described
+
+    store = PlanStore(site_of(context).load().plans)
+    if listed:
+        for state, plans in (("waits", store.waiting()), ("approved", store.approved())):
+            for one in plans:
+                print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {one.rounds} rounds")
+        return
+    if plan is None and not store.waiting():
+        raise UsageError(
+            "no plan waits for approval",
+            advice="Join first (the server's plan is then kept here), or name the file that the operator sent.",
+        )
+    found = (
+        store.waiting()[0]
+        if plan is None
+        else read_plan(Path(plan))
+        if Path(plan).is_file() or plan.endswith(".json")
+        else store.find(plan)
+    )
+    for name, value in described(found):
+        print(f"{name:21}{value}")
+    for line in store.differences(found):
+        print(f"{'differs':21}{line}")
+    if not yes and not typer.confirm(
+        "Withdraw the approval?" if withdraw else "Approve this plan?", err=True
+    ):
+        raise RefusedError("nothing was changed")
+    (store.withdraw if withdraw else store.approve)(found)
+    print("withdrawn" if withdraw else "approved")
+
+
+@app.command()
+def audit(
+    context: typer.Context,
+    run: Annotated[str | None, typer.Argument(help="A run's id; default all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
+) -> None:
+    """Verify the log of every message that came in and went out, and sum it up."""
+    from stic_core.audit import AuditLog, describe
+
+    print(describe(AuditLog(site_of(context).load().audit), run=run, as_json=as_json))

@@ -1,0 +1,120 @@
+"""A site's use of models: scoring patients, cross-validation, a reader study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stic_client.cli.options import app, site_of
+from stic_core import config
+from stic_core.errors import UsageError
+from stic_core.tasks import TASKS
+from stic_core.terminal import Terminal
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
+    manifest: Annotated[
+        Path, typer.Option(help="Table of the patients, as for prepare; labels may be empty.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the pages.")] = Path("predictions"),
+    root: Annotated[
+        Path | None, typer.Option(help="What the manifest's paths are relative to; default its own folder.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 1,
+) -> None:
+    """Score new patients with a model: a table, and a page each. Nothing leaves this machine."""
+    loaded = site_of(context).load()
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("reading the model")
+        from stic_client.predict import predict as run
+
+        found = run(
+            loaded,
+            model=model,
+            manifest=manifest,
+            out=out,
+            root=root,
+            workers=workers,
+            progress=lambda done, total: terminal.progress("reading patients", done, total),
+        )
+    if found.phantom:
+        print("PHANTOM: computed patients, or a model that learned from them; nothing here is of people")
+    print(f"scores  {found.scores}  ({found.patients} patients)")
+    print(f"pages   {found.pages}")
+    for refusal in found.refused:
+        print(f"not scored: {refusal.message}")
+
+
+@app.command()
+def crossval(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "benign-malignant",
+    architecture: Annotated[str, typer.Option(help="stic, naive-joint or naive-rgb.")] = "stic",
+    backbone: Annotated[
+        str, typer.Option(help="vgg16 (the paper's), tiny, or another of torchvision's.")
+    ] = "vgg16",
+    folds: Annotated[int, typer.Option(min=2, help="How many parts.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops early.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds, weights and shuffling.")] = 0,
+    with_test: Annotated[bool, typer.Option("--with-test", help="Also use the held-out patients.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for crossval.json.")] = Path("crossval"),
+) -> None:
+    """Cross-validate a model on this site's prepared patients: mean ROC, accuracy and AUC."""
+    loaded = site_of(context).load()
+    if task not in TASKS:
+        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    model = config.parse_model({"architecture": architecture, "backbone": backbone})
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("reading the dataset")
+        from stic_client.crossval import RESULT_FILE, Study, described
+        from stic_client.crossval import crossval as run
+
+        study = Study(TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test)
+        document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
+    print("\n".join(described(document)))
+    print(f"written: {out / RESULT_FILE}")
+
+
+@app.command("readers")
+def readers(
+    context: typer.Context,
+    readings: Annotated[
+        Path, typer.Option(help="CSV of diagnoses: subject, reader, condition (alone, aided), diagnosis.")
+    ],
+    model: Annotated[Path, typer.Option(help="Folder of the model, such as runs/<run-id>/model.")],
+    predictions: Annotated[
+        Path | None, typer.Option(help="Its scores.csv from predict; default: computed here.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page and the tables.")] = Path("readers"),
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Also write the file that may be sent: counts, small ones kept back."),
+    ] = None,
+) -> None:
+    """Readers without and with the model's help on the held-out patients. Nothing is sent."""
+    loaded = site_of(context).load()
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("reading the diagnoses")
+        from stic_client.readers.study import study_readers
+        from stic_client.readers.words import summary
+
+        written = study_readers(
+            loaded,
+            readings=readings,
+            model=model,
+            predictions=predictions,
+            out=out,
+            export=export,
+            progress=lambda done, total: terminal.progress("scoring held-out patients", done, total),
+        )
+    print("\n".join(summary(written.document)))
+    print(f"page    {written.page}  (readers' names and small counts: it stays here)")
+    print(f"result  {written.result}")
+    if written.export is not None:
+        names = ", ".join(f"{own} as {sent}" for own, sent in written.called.items())
+        print(f"export  {written.export}  (may be sent; it names {names})")

@@ -1,0 +1,129 @@
+"""Requests to the server's Fleet API, signed with the site's key, and whether it knows that key.
+
+Beside `flower_link` the only module of this side that touches Flower's internals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from stic_client.trust import connection, why
+from stic_core.errors import ProtocolError
+
+_OBJECT_TIMEOUT_S, _SMALL_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 20.0, 15.0
+
+Admission = Literal["admitted", "unknown", "unsigned"]
+
+
+class SignedClient(FleetHttpClient):
+    """Flower's client on our connection: the pinned CA, the environment's proxy, no redirects.
+
+    Args:
+        address: host:port.
+        ca: the CA's certificate, the only one that is trusted.
+        key: the site's private key.
+        timeout: seconds for what carries weights.
+    """
+
+    def __init__(
+        self, address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey, timeout: float = _OBJECT_TIMEOUT_S
+    ) -> None:
+        super().__init__(f"https://{address}")
+        self._sign_with(key)
+        self._client.close()
+        self._client = connection(address, ca=ca, timeout=timeout)
+
+    def _sign_with(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._interceptors = (
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+            _Patience(),
+        )
+        self._public_key = public_key_to_bytes(key.public_key())
+
+    def take_key(self, key: ec.EllipticCurvePrivateKey) -> bool:
+        """Sign with another key from now on, if the server knows it.
+
+        Raises:
+            ProtocolError: what answers is no server of ours.
+        """
+        before, known = (self._interceptors, self._public_key), False
+        self._sign_with(key)
+        try:
+            known = self.ask_admission() == "admitted"
+        finally:
+            if not known:
+                self._interceptors, self._public_key = before
+        return known
+
+    def sign_on_request(self, *, heartbeat_interval: float) -> ActivateNodeRequest:
+        """To be told of every so many seconds."""
+        return ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=heartbeat_interval)
+
+    def ask_admission(self) -> Admission:
+        """Whether the server knows the key; nothing changes there.
+
+        Signing on could look to the coordinator like a site that came and went. So the question
+        is a sign-on that cannot succeed: its heartbeat interval is out of range, which the server
+        looks at only after it found the key.
+
+        Returns:
+            `unsigned` where the signature itself is refused, which a wrong clock does.
+
+        Raises:
+            ProtocolError: what answers is no server of ours.
+        """
+        try:
+            self.ActivateNode(self.sign_on_request(heartbeat_interval=0))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == 401:
+                return "unsigned"
+            said = FlowerError.from_json(error.response.text)
+            if said is not None and said.code == ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
+                return "admitted"
+            if said is not None and said.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+                return "unknown"
+            raise
+        raise ProtocolError("the server accepts a sign-on that it should refuse")
+
+
+class _Patience:
+    """Less of it for questions and answers of a few bytes: a line that was cut is noticed sooner."""
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Flower's interface."""
+        if not isinstance(context.message, PushObjectRequest | PullObjectRequest):
+            timeouts = context.request.extensions["timeout"]
+            timeouts["read"] = min(timeouts["read"], _SMALL_TIMEOUT_S)
+        return call_next(context)
+
+
+def ask_admission(address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey) -> Admission:
+    """Ask the server once whether it knows a site's key; see `SignedClient.ask_admission`.
+
+    Raises:
+        ConnectionError: the server is not reached.
+        ProtocolError: what answers is no server of ours.
+        UntrustedServerError: the server's certificate is not from the pinned CA.
+    """
+    client = SignedClient(address, ca=ca, key=key, timeout=_QUESTION_TIMEOUT_S)
+    try:
+        return client.ask_admission()
+    except httpx.TransportError as error:
+        raise ConnectionError(why(error, address)) from None
+    except httpx.HTTPStatusError as error:
+        raise ProtocolError(f"the server answers HTTP {error.response.status_code}") from None
+    finally:
+        client.close()

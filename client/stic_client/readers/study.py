@@ -1,0 +1,245 @@
+"""The study from files to files: diagnoses and scores in, tables, page and export out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from stic_client.readers.scores import ModelScores, computed_scores, read_scores
+from stic_core import statistics
+from stic_core.audit import AuditLog, Entry
+from stic_core.config import PolicyConfig, SiteConfig
+from stic_core.dataset import SiteDataset, load_dataset
+from stic_core.errors import DataError
+from stic_core.evaluation.pooling import auc_json
+from stic_core.model_files import ModelDescription, read_model
+from stic_core.reader_release import document, numbered, release
+from stic_core.reader_study import ReaderStudy, evaluate_readers, read_diagnoses
+from stic_core.tasks import Task
+
+Json: TypeAlias = Any
+Row: TypeAlias = Sequence[object]
+
+RESULT_FILE, PAGE_FILE = "reader_study.json", "reader_study.html"
+PERFORMANCE = ("judge", "condition", "figure", "class", "hits", "total", "value", "lower", "upper")
+COMPARISONS = (
+    "first",
+    "second",
+    "n",
+    "only_first_right",
+    "only_second_right",
+    "difference",
+    "lower",
+    "upper",
+    "p",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a study left.
+
+    Args:
+        result, page: the site's own files.
+        export: the file that may leave, None where none was asked for.
+        document: what `result` holds.
+        called: under which name each reader is exported.
+    """
+
+    result: Path
+    page: Path
+    export: Path | None
+    document: Mapping[str, Json]
+    called: Mapping[str, str]
+
+
+def study_readers(
+    config: SiteConfig,
+    *,
+    readings: Path,
+    model: Path,
+    predictions: Path | None = None,
+    out: Path,
+    export: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Compare readers, readers with help, and the model on the site's held-out patients.
+
+    Args:
+        readings: the readers' diagnoses.
+        model: a model's folder, as a run leaves it.
+        predictions: predict's table of that model's scores; None computes them here.
+        out: folder for the site's own files.
+        export: the file with what may leave, under the site's policy.
+        progress: told patients done and patients in all, where scores are computed.
+
+    Raises:
+        DataError: a file that cannot be used, or no held-out patients.
+        WeightsError: another backbone than the model's.
+    """
+    saved = read_model(model)
+    description = saved.description
+    dataset = load_dataset(config.dataset.prepared)
+    rows = dataset.indices("test")
+    if not len(rows):
+        raise DataError("the site has no held-out patients", expected="patients whose split is test")
+    task = Task(name=description.task, classes=description.classes)
+    labels = dataset.label_indices(task)[rows]
+    subjects = [dataset.subjects[row] for row in rows]
+    truth = {subject: task.classes[label] for subject, label in zip(subjects, labels, strict=True)}
+    # The file is checked before minutes are spent on scores.
+    diagnoses = read_diagnoses(readings, truth=truth, classes=task.classes)
+    if predictions is None:
+        scores = computed_scores(config, saved, dataset, progress=progress)
+    else:
+        scores = read_scores(predictions, subjects=subjects, classes=task.classes)
+    said = scores.logits.argmax(axis=1)
+    found = evaluate_readers(
+        diagnoses,
+        model={subject: task.classes[k] for subject, k in zip(subjects, said, strict=True)},
+        truth=truth,
+        classes=task.classes,
+    )
+    facts = _facts(config, description, dataset)
+    called = numbered(list(found.readers))
+    own = release(
+        found,
+        policy=PolicyConfig(min_cell=1),
+        names={name: name for name in found.readers},
+        classes=task.classes,
+        **facts,
+    )
+    content = document(own) | {
+        "roc": _roc(scores, labels, classes=task.classes),
+        "confusion": _confusions(found),
+        "exported_as": called,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    result, page = out / RESULT_FILE, out / PAGE_FILE
+    _private(result, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _write_tables(out, content)
+    from stic_client.readers.page import render
+
+    _private(page, render(content))
+    if export is not None:
+        let_out = release(found, policy=config.policy, names=called, classes=task.classes, **facts)
+        _export(config, let_out.model_dump_json(indent=1) + "\n", path=export, run=description.run_id)
+    return Written(result, page, export, content, called)
+
+
+def _facts(config: SiteConfig, description: ModelDescription, dataset: SiteDataset) -> dict[str, Json]:
+    return {
+        "site": config.site,
+        "run_id": description.run_id,
+        "model_digest": description.digest,
+        "test_fingerprint": dataset.split_fingerprints["test"],
+        "task": description.task,
+        "phantom": bool(description.phantom) or dataset.phantom,
+    }
+
+
+def _roc(scores: ModelScores, labels: np.ndarray, *, classes: Sequence[str]) -> Json:
+    """The model's exact ROC of each class; it has a step a patient, so it stays at the site."""
+    margins = statistics.margins(scores.logits)
+    curves = {}
+    for k, name in enumerate(classes):
+        positive = labels == k
+        auc = statistics.delong(margins[:, k], positive=positive)
+        curve: list[list[float]] = []
+        if isinstance(auc, statistics.Auc):
+            false, true = statistics.roc_points(margins[:, k], positive=positive)
+            curve = [[float(x), float(y)] for x, y in zip(false, true, strict=True)]
+        curves[name] = {"auc": auc_json(auc), "points": curve}
+    return {"classes": curves, "rounded_scores": scores.rounded}
+
+
+def _confusions(found: ReaderStudy) -> Json:
+    return {
+        "model": found.model.confusion,
+        **{reader: {c: by[c].confusion for c in by} for reader, by in found.readers.items()},
+    }
+
+
+def _export(config: SiteConfig, text: str, *, path: Path, run: str) -> None:
+    """Write what may leave, and have it in the log of all that leaves before it is there."""
+    data = text.encode()
+    AuditLog(config.audit).append(
+        Entry(
+            direction="out",
+            peer="file",
+            kind="reader-study",
+            run=run,
+            round=0,
+            tensors=(),
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            content=json.loads(text),
+            decision="exported",
+        )
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _private(path: Path, text: str) -> None:
+    """A file with the readers' names and small counts: for its owner alone."""
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_tables(out: Path, content: Json) -> None:
+    tables: dict[str, tuple[Row, Iterator[Row]]] = {
+        "reader_performance.csv": (PERFORMANCE, _performance_rows(content)),
+        "reader_comparisons.csv": (COMPARISONS, _comparison_rows(content)),
+        "model_roc.csv": (
+            ("class", "false_positive_rate", "true_positive_rate"),
+            ((name, x, y) for name, curve in content["roc"]["classes"].items() for x, y in curve["points"]),
+        ),
+    }
+    for name, (heading, rows) in tables.items():
+        path = out / name
+        path.touch(mode=0o600)
+        with path.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines)
+            writer.writerow(heading)
+            writer.writerows(rows)
+
+
+def _performance_rows(content: Json) -> Iterator[Row]:
+    judges = [
+        (reader, condition, figures)
+        for reader, by in content["readers"].items()
+        for condition, figures in by.items()
+    ]
+    for judge, condition, figures in (*judges, ("model", "", content["model"])):
+        yield judge, condition, "accuracy", "", *_rate(figures["accuracy"])
+        for what in ("sensitivity", "specificity"):
+            for name, rate in figures[what].items():
+                yield judge, condition, what, name, *_rate(rate)
+
+
+def _rate(rate: Json) -> Row:
+    if "value" not in rate:
+        return "", "", "", "", ""
+    return rate["correct"], rate["total"], rate["value"], *rate["ci95"]
+
+
+def _comparison_rows(content: Json) -> Iterator[Row]:
+    for reader, pair in content["helped"].items():
+        yield f"{reader} aided", f"{reader} alone", *_pair(pair)
+    for reader, pair in content["against_model"].items():
+        yield "model", f"{reader} alone", *_pair(pair)
+    for condition, test in content["between"].items():
+        if "p" in test:
+            yield f"all readers {condition}", "Cochran's Q", content["n"], "", "", "", "", "", test["p"]
+
+
+def _pair(pair: Json) -> Row:
+    return pair["n"], pair["b"], pair["c"], pair["difference"], *pair["ci95"], pair["p"]

@@ -1,0 +1,151 @@
+"""`report.html` of a run: one file that opens without a network, for readers who are no programmers.
+
+Everything in it comes from the run folder (`record.json`, `rounds.jsonl`, `evaluation.json`),
+so the report can be rebuilt at any time and shows the numbers that those files hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from stic_core.errors import UsageError
+from stic_core.evaluation import figure, p_text, points
+from stic_server.report import comparison, figures
+from stic_server.report import rounds as rounds_of
+from stic_server.report.held_out import held_out
+from stic_server.report.readers import keep_study, read_studies, readers_view
+from stic_server.report.tables import write_tables
+from stic_server.report.words import absent, human_bytes, human_seconds, moment, thousands, tied
+
+Json: TypeAlias = Any
+"""What `json.loads` gives."""
+
+SPLITS = ("train", "val", "test")
+
+
+def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
+    """Write `report.html` into a run folder, and its figures as tables into `report/`.
+
+    Args:
+        run: folder with `record.json`; `rounds.jsonl` and `evaluation.json` where the run
+            got that far.
+        readers: reader studies that sites exported; they are kept in the run's folder, so that
+            later reports show them too.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        UsageError: the folder holds no run, or a file of it is not what a run writes.
+        DataError: a reader study is not one, or is of another model or other patients.
+    """
+    record = _read(run / "record.json")
+    rounds_file, evaluation_file = run / "rounds.jsonl", run / "evaluation.json"
+    rounds = _read_lines(rounds_file) if rounds_file.exists() else []
+    evaluation = _read(evaluation_file) if evaluation_file.exists() else None
+    for file in readers:
+        keep_study(run, file, record=record, evaluation=evaluation)
+    studies = read_studies(run, record=record, evaluation=evaluation)
+    write_tables(
+        run / "report",
+        rounds=rounds,
+        evaluation=evaluation,
+        sites=sorted(record["sites"]),
+        readers=studies,
+    )
+    target = run / "report.html"
+    page = render(record, rounds=rounds, evaluation=evaluation, readers=studies)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def render(
+    record: Json,
+    *,
+    rounds: Sequence[Json],
+    evaluation: Json | None,
+    readers: Mapping[str, Json] | None = None,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        record: `record.json`.
+        rounds: lines of `rounds.jsonl`.
+        evaluation: `evaluation.json`, None where there was no evaluation.
+        readers: reader studies by site, as `reader_release.document` gives them.
+    """
+    environment = Environment(
+        loader=PackageLoader("stic_server", "templates"),
+        autoescape=select_autoescape(["html.j2", "html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        bytes=human_bytes,
+        seconds=human_seconds,
+        figure=figure,
+        moment=moment,
+        thousands=thousands,
+        p=p_text,
+        points=points,
+        tied=tied,
+    )
+    studies = readers or {}
+    sites = sorted(record["sites"])
+    classes = list(record["config"]["task"]["classes"])
+    return environment.get_template("report.html.j2").render(
+        absent=absent,
+        record=record,
+        sites=sites,
+        classes=classes,
+        splits=SPLITS,
+        colours=figures.colour_names(sites),
+        phantom=bool(record.get("phantom")) or bool(evaluation and evaluation["phantom"]),
+        patients=_patients(record, sites=sites),
+        rounds=rounds,
+        traffic=rounds_of.traffic(rounds, sites=sites),
+        missed=rounds_of.missed(rounds, sites=sites),
+        missed_spans=rounds_of.missed_spans(rounds, sites=sites),
+        learning=rounds_of.learning(rounds, sites=sites, best=record.get("best_round")),
+        evaluation=evaluation,
+        held_out=None
+        if evaluation is None
+        else held_out(evaluation, sites=sites, classes=classes, readers=studies),
+        matrix=None if evaluation is None else comparison.matrix(evaluation),
+        comparison=None if evaluation is None else comparison.comparisons(evaluation),
+        readers=[readers_view(study) for study in studies.values()],
+    )
+
+
+def _read(path: Path) -> Json:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path.parent} holds no run", expected=path.name) from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON", got=type(error).__name__) from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is not what a run writes", got=type(found).__name__, expected="an object")
+    return found
+
+
+def _read_lines(path: Path) -> list[Json]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        # A line without its end was being written when the server stopped.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON lines", got=type(error).__name__) from None
+
+
+def _patients(record: Json, *, sites: Sequence[str]) -> Json:
+    """Patients by site and split, with totals; a site's counts of classes may be suppressed."""
+    table = {site: record["sites"][site]["patients"] for site in sites}
+    totals = {split: sum(parts[split]["n"] for parts in table.values()) for split in SPLITS}
+    return {"sites": table, "totals": totals, "all": sum(totals.values())}

@@ -1,0 +1,109 @@
+"""Reader studies that hospitals exported: checked, kept with the run, shown in its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from stic_core.errors import DataError
+from stic_core.reader_release import ReaderRelease, document, read_release
+from stic_core.reader_words import WITH, between_sentences, helped_sentences, several
+
+Json: TypeAlias = Any
+
+FOLDER = "readers"
+LARGEST = 1_000_000
+"""Bytes; a study of many readers has some ten thousand."""
+
+
+def keep_study(run: Path, file: Path, *, record: Json, evaluation: Json | None) -> Path:
+    """Check a site's file against the run, and keep it in the run's folder.
+
+    Returns:
+        Where it lies; a later file of the same site takes its place.
+
+    Raises:
+        DataError: it is no exported study, or of another model, site, task or set of patients.
+    """
+    found = _read(file)
+    _check(found, name=file.name, record=record, evaluation=evaluation)
+    target = run / FOLDER / f"{found.site}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def read_studies(run: Path, *, record: Json, evaluation: Json | None) -> dict[str, Json]:
+    """The studies kept with a run, by site, with every figure that their counts give.
+
+    Raises:
+        DataError: one that is no longer of this run's model, such as after another evaluation.
+    """
+    studies = {}
+    for file in sorted((run / FOLDER).glob("*.json")):
+        found = _read(file)
+        _check(found, name=f"{FOLDER}/{file.name}", record=record, evaluation=evaluation)
+        studies[found.site] = document(found)
+    return studies
+
+
+def readers_view(study: Json) -> Json:
+    """What the template shows of one site's study."""
+    return {
+        "study": study,
+        "rows": [
+            *(
+                (reader, WITH[condition], figures)
+                for reader, by in study["readers"].items()
+                for condition, figures in by.items()
+            ),
+            ("the model", "", study["model"]),
+        ],
+        "pairs": [
+            *(
+                (f"{reader} with the model's help", f"{reader} alone", p)
+                for reader, p in study["helped"].items()
+            ),
+            *(("the model", f"{reader} alone", pair) for reader, pair in study["against_model"].items()),
+        ],
+        "helped": helped_sentences(study),
+        "between": between_sentences(study),
+        "several": several(study),
+    }
+
+
+def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Json | None) -> None:
+    facts = record["sites"].get(found.site)
+    if facts is None:
+        raise DataError(
+            f"{name} is of a site that took no part in this run",
+            got=found.site,
+            expected=" or ".join(sorted(record["sites"])),
+        )
+    if evaluation is None:
+        raise DataError(f"{name}: the run was not evaluated, so the readers have no model to stand beside")
+    for what, got, expected in (
+        ("model", found.model_digest, evaluation["model_digest"]),
+        ("set of held-out patients", found.test_fingerprint, facts.get("test_fingerprint", "")),
+        ("number of held-out patients", found.n, facts["patients"]["test"]["n"]),
+        ("task", ", ".join(found.classes), ", ".join(evaluation["classes"])),
+    ):
+        if got != expected:
+            raise DataError(
+                f"{name} is of another {what} than this run's",
+                got=str(got)[:40],
+                expected=str(expected)[:40] or "one that the record names",
+                advice="Ask the hospital for a study of this run's model.",
+            )
+
+
+def _read(file: Path) -> ReaderRelease:
+    try:
+        if file.stat().st_size > LARGEST:
+            raise DataError(
+                f"{file.name} is too large for a reader study", expected=f"at most {LARGEST} bytes"
+            )
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file.name} cannot be read", got=type(error).__name__) from None
+    return read_release(text, source=file.name)

@@ -1,0 +1,93 @@
+"""From the command line's words to a study; nothing heavy is imported before they are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig
+from stic_core.errors import UsageError
+from stic_server.demo import CROP_MM, LOCAL_EPOCHS, ROUNDS, VIEWS
+from stic_server.simulation.study import Study
+
+SPLITS = ("centre", "dirichlet")
+
+
+def demo_federation() -> FederationConfig:
+    """The demo's model and training, which phantoms are simulated with where nothing else is said."""
+    return FederationConfig(
+        name="simulation",
+        image=ImageConfig(crop_mm=CROP_MM),
+        model=ModelConfig(backbone="tiny"),
+        training=TrainingConfig(local_epochs=LOCAL_EPOCHS, views=VIEWS),
+        rounds=ROUNDS,
+    )
+
+
+def study_of(
+    *,
+    seeds: str,
+    split: str,
+    federation: FederationConfig | None,
+    prepared: Sequence[Path] = (),
+    phantom: bool = False,
+    full: bool = False,
+    sites: int = 0,
+    alpha: float = 0.5,
+    cohorts: Path | None = None,
+) -> Study:
+    """Check the words and put them together.
+
+    Args:
+        seeds: numbers with commas or blanks between, or a range such as 0-4.
+        split: one of `SPLITS`.
+        federation: from a file; None is the demo's, for phantoms alone.
+
+    Raises:
+        UsageError: a word that is none, or words that do not go together.
+    """
+    if phantom == bool(prepared):
+        raise UsageError(
+            "whose patients are simulated",
+            got="both --phantom and --prepared" if phantom else "nothing",
+            expected="--phantom or --prepared",
+        )
+    if split not in SPLITS:
+        raise UsageError("--split", got=repr(split), expected=" or ".join(SPLITS))
+    if federation is None and not phantom:
+        raise UsageError("no federation for prepared data", advice="Name a federation.yaml with --config.")
+    return Study(
+        federation=federation or demo_federation(),
+        seeds=parse_seeds(seeds),
+        prepared=tuple(prepared),
+        full=full,
+        split=cast("Literal['centre', 'dirichlet']", split),
+        sites=sites,
+        alpha=alpha,
+        cohorts=cohorts,
+    )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds as they are written.
+
+    Raises:
+        UsageError: something else than numbers.
+
+    Example:
+        >>> parse_seeds("0-2, 7"), parse_seeds("3 1")
+        ((0, 1, 2, 7), (3, 1))
+    """
+    out: list[int] = []
+    for part in text.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or len(part) > 20:
+            raise UsageError("--seeds", got=repr(text), expected="numbers such as 0,1,2 or 0-4")
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if len(numbers) > 1000:
+            raise UsageError("--seeds", got=f"{len(numbers)} seeds", expected="at most 1000")
+        out += numbers
+    if not out:
+        raise UsageError("--seeds", got=repr(text), expected="numbers such as 0,1,2 or 0-4")
+    return tuple(out)

@@ -1,0 +1,131 @@
+"""Sites in the server's own process: each a `LocalRun`, asked through the text of real messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import torch
+
+from stic_core.assembly import Means, Workbench, assemble
+from stic_core.config import PolicyConfig
+from stic_core.dataset import SiteDataset
+from stic_core.local_run import LocalRun
+from stic_core.protocol import (
+    Acknowledged,
+    Describe,
+    EvaluateHeldOut,
+    Finish,
+    Instruction,
+    Report,
+    RunPlan,
+    decode_instruction,
+    decode_report,
+    encode,
+)
+from stic_core.transport import WireArray
+from stic_server.asking import Answer, Exchange, Traffic
+from stic_server.simulation.cohorts import Datasets, Progress
+from stic_server.simulation.scores import SiteScores
+
+
+def bench_of(
+    dataset: SiteDataset, plan: RunPlan, *, means: Means, name: str, progress: Progress
+) -> Workbench:
+    """A plan's model with a dataset's patients, as a hospital's client assembles it."""
+    if plan.determinism:
+        torch.use_deterministic_algorithms(True)
+    return assemble(
+        dataset,
+        model=plan.model,
+        training=plan.training,
+        task=plan.task,
+        seed=plan.seed,
+        means=replace(
+            means, progress=lambda done, total: progress(f"backbone features of {name}", done, total)
+        ),
+    )
+
+
+class SimulatedSites:
+    """`asking.Sites` without a network: one site after the other, in the order of the questions.
+
+    Questions and answers go through their JSON text, and weights are copied, so that a site
+    computes what a hospital's would. Bytes are those of text and weights, without what Flower
+    and TLS add. An error is raised, not answered: here it hides nothing of a hospital.
+
+    Args:
+        datasets: by site.
+        policy: of every site.
+        means: what they compute with.
+        progress: told how far a site's features are.
+    """
+
+    def __init__(self, datasets: Datasets, *, policy: PolicyConfig, means: Means, progress: Progress) -> None:
+        self._datasets, self._policy, self._means, self._progress = datasets, policy, means, progress
+        self._runs: dict[str, LocalRun] = {}
+        self.scores: dict[str, dict[str, SiteScores]] = {}
+        """Of held-out patients, by model and site: what no hospital would give away."""
+
+    def present(self) -> list[str]:
+        """See `Sites`; all, always."""
+        return sorted(self._datasets)
+
+    def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
+        """See `Sites`; there is nobody to wait for."""
+        del at_least, timeout, apart_from
+        return self.present()
+
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
+    ) -> Exchange:
+        """See `Sites`."""
+        del timeout
+        answers, traffic = {}, {}
+        for site, question in questions.items():
+            asked = encode(question)
+            report, trained = self._answer(
+                site, decode_instruction(asked), None if weights is None else weights.copy()
+            )
+            said = encode(report)
+            answers[site] = Answer(decode_report(said), trained)
+            traffic[site] = Traffic(_size(asked, weights), _size(said, trained))
+        return Exchange(answers, traffic)
+
+    def _answer(
+        self, site: str, question: Instruction, weights: WireArray | None
+    ) -> tuple[Report, WireArray | None]:
+        match question:
+            case Describe():
+                self._runs[site] = LocalRun(
+                    site,
+                    question.run_id,
+                    question.plan,
+                    self._datasets[site],
+                    bench_of(
+                        self._datasets[site],
+                        question.plan,
+                        means=self._means,
+                        name=site,
+                        progress=self._progress,
+                    ),
+                    policy=self._policy,
+                )
+                return self._runs[site].describe(), None
+            case Finish():
+                return Acknowledged(), None
+            case EvaluateHeldOut():
+                run = self._runs[site]
+                report = run.answer(question, weights)
+                labels = run.bench.examples["test"].labels
+                self.scores.setdefault(question.model, {})[site] = (
+                    run.logits("test", question, weights),
+                    labels,
+                )
+                return report
+            case _:
+                return self._runs[site].answer(question, weights)
+
+
+def _size(text: str, weights: WireArray | None) -> int:
+    return len(text.encode()) + (0 if weights is None else weights.nbytes)

@@ -1,0 +1,269 @@
+"""A simulation from its registration to its table: a folder that a killed one goes on in, seed by seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from stic_core.assembly import Means
+from stic_core.config import FederationConfig, PolicyConfig
+from stic_core.devices import pick_device
+from stic_core.errors import DataError, UsageError
+from stic_core.files import write_atomically
+from stic_core.phantom import GENERATOR_VERSION
+from stic_core.terminal import Terminal
+from stic_server.run_folder import now, versions
+from stic_server.simulation.arms import evaluation_folder, run_arms
+from stic_server.simulation.cohorts import Datasets, dealt_out, phantom_centres, prepared_sites, union
+from stic_server.simulation.console import SeedObserver
+from stic_server.simulation.summary import arms_of, pairs_of, summarise
+from stic_server.simulation.tables import markdown, write_csv
+
+SCHEMA = 1
+
+POLICY = PolicyConfig()
+"""Of every site: what hospitals release where they change nothing."""
+
+MARGIN = 0.05
+"""Macro AUC by which the federated model may be worse and still count as non-inferior."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What is claimed and how it will be judged; written before the first seed runs."""
+
+    hypothesis: str = (
+        "The federated model is non-inferior to the model trained on all patients in one place (centralised)."
+    )
+    figure: str = "macro AUC over all sites' held-out patients together, federated minus centralised"
+    margin: float = MARGIN
+    rule: str = (
+        "Non-inferior if the lower end of the two-sided 95 % t interval of the mean difference over the "
+        "registered seeds lies above minus the margin."
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is simulated.
+
+    Args:
+        federation: model, training and rounds; its seed and its folder of runs are each seed's own.
+        seeds: of phantoms, of dealing, and of training.
+        prepared: folders of prepared datasets; none for the two phantom centres.
+        full: phantom centres of the paper's size.
+        split: sites as they are, or dealt out by class.
+        sites, alpha: of the dealing.
+        cohorts: where drawn phantoms and their features are kept for further simulations; None
+            keeps none.
+    """
+
+    federation: FederationConfig
+    seeds: tuple[int, ...]
+    prepared: tuple[Path, ...] = ()
+    full: bool = False
+    split: Literal["centre", "dirichlet"] = "centre"
+    sites: int = 0
+    alpha: float = 0.5
+    cohorts: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UsageError("seeds of a simulation", got=self.seeds, expected="different numbers from 0 on")
+        if self.split == "centre" and self.sites:
+            raise UsageError("sites", got=self.sites, advice="A number of sites goes with --split dirichlet.")
+        if self.split == "dirichlet" and self.sites < 2:
+            raise UsageError("sites to deal patients to", got=self.sites, expected="2 or more (--sites)")
+        if self.full and self.prepared:
+            raise UsageError("prepared data and --full", advice="--full is of the phantom centres.")
+        if not self.prepared and self.federation.image.crop_mm is None:
+            raise UsageError(
+                "image.crop_mm of the federation", got="null", expected="a size: phantoms are cropped"
+            )
+        if self.federation.warm_start is not None:
+            raise UsageError("warm_start", advice="A simulation's models all begin with fresh weights.")
+        if self.split == "centre" and len(self.prepared) == 1:
+            raise UsageError("one prepared dataset", expected="2 or more, or --split dirichlet")
+
+    def settings(self, sites: Datasets | None) -> dict[str, Any]:
+        """All that determines the figures, as JSON.
+
+        Args:
+            sites: the prepared datasets; None for phantoms.
+        """
+        federation = self.federation.model_dump(
+            mode="json",
+            exclude={"runs", "listen", "warm_start", "backbone_weights", "seed", "local_only", "min_sites"},
+        )
+        source: dict[str, Any] = {"kind": "phantom", "size": "full" if self.full else "demo"}
+        source |= {"generator": GENERATOR_VERSION, "alignment": "true transform, no registration"}
+        if sites is not None:
+            source = {"kind": "prepared", "fingerprints": {n: d.fingerprint for n, d in sites.items()}}
+        split: dict[str, Any] = {"kind": self.split}
+        if self.split == "dirichlet":
+            split |= {"sites": self.sites, "alpha": self.alpha}
+        return {
+            "source": source,
+            "split": split,
+            "seeds": list(self.seeds),
+            "policy": {"min_cell": POLICY.min_cell, "min_class": POLICY.min_class},
+            "federation": federation,
+        }
+
+
+def simulate(study: Study, out: Path, *, terminal: Terminal) -> dict[str, Any]:
+    """Run every seed that has no result yet, and sum up.
+
+    Args:
+        study: what is simulated.
+        out: the simulation's folder; one of the same study goes on.
+        terminal: shows how far it is.
+
+    Returns:
+        The simulation, as `simulation.json` has it.
+
+    Raises:
+        UsageError: the folder holds a simulation of another study.
+        SticError: what a federation may raise.
+    """
+    given = prepared_sites(study.prepared) if study.prepared else None
+    wrong = {name for name, dataset in (given or {}).items() if dataset.image != study.federation.image}
+    if wrong:
+        raise UsageError(
+            f"images of {', '.join(sorted(wrong))} are prepared otherwise than the federation asks",
+            expected=study.federation.image,
+            advice="Set image in the federation's file to how they were prepared.",
+        )
+    simulation = _registered(study, out, settings=study.settings(given))
+    device = pick_device("auto")
+    means = Means(device, weights=study.federation.backbone_weights.get(study.federation.model.backbone))
+    for place, seed in enumerate(study.seeds, start=1):
+        result = out / "seeds" / f"seed-{seed}.json"
+        which = f"seed {seed} ({place} of {len(study.seeds)})"
+        if result.exists():
+            terminal.note(f"{which}: done before")
+        else:
+            observer = SeedObserver(terminal, which=which)
+            _write_json(result, _one_seed(study, seed, out=out, given=given, means=means, observer=observer))
+        simulation["results"][str(seed)] = json.loads(result.read_text(encoding="utf-8"))
+    results = simulation["results"]
+    summary = summarise(
+        results,
+        margin=simulation["registered"]["margin"],
+        new_patients=given is None,
+        same_sites=study.split == "centre",
+    )
+    simulation |= {
+        "status": "complete",
+        "finished": now(),
+        "phantom": any(one["phantom"] for one in results.values()),
+        "machine": {"device": device.type, "cores": os.cpu_count(), "processor": platform.machine()},
+        "versions": versions(),
+        "summary": summary,
+    }
+    _write_json(out / "simulation.json", simulation)
+    write_csv(out, simulation)
+    write_atomically(out / "simulation.md", markdown(simulation).encode())
+    return simulation
+
+
+def _one_seed(
+    study: Study, seed: int, *, out: Path, given: Datasets | None, means: Means, observer: SeedObserver
+) -> dict[str, Any]:
+    """A seed's result; what it made on the way goes when it is done, but for cohorts that are kept."""
+    work = out / "work" / f"seed-{seed}"
+    pool = work / "all"
+    if given is None:
+        crop = study.federation.image.crop_mm
+        assert crop is not None  # a study of phantoms has one
+        sites = phantom_centres(
+            study.cohorts or work, seed=seed, full=study.full, crop_mm=crop, progress=observer.progress
+        )
+        if study.cohorts and study.split == "centre":
+            pool = next(iter(sites.values())).folder.parent / "all"
+    else:
+        # Features are cached in a dataset's folder: here in the simulation's, never in a hospital's.
+        sites = {name: replace(dataset, folder=work / name) for name, dataset in given.items()}
+    if study.split == "dirichlet":
+        observer.stage("dealing out patients")
+        sites = dealt_out(sites, work / "sites", sites=study.sites, alpha=study.alpha, seed=seed)
+    for name, dataset in sites.items():
+        try:
+            dataset.label_indices(study.federation.task)  # a site may lack a class, not have a strange one
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+    federation = study.federation.model_copy(update={"seed": seed, "runs": out / "runs" / f"seed-{seed}"})
+    run, scores = run_arms(
+        federation,
+        sites,
+        union(sites, pool),
+        policy=POLICY,
+        means=means,
+        observer=observer,
+        progress=observer.progress,
+    )
+    document, record, rounds = run.read_evaluation(), run.read_record(), run.read_rounds()
+    shutil.rmtree(work, ignore_errors=True)  # where cohorts are kept, nothing may be in it
+    return {
+        "seed": seed,
+        "run": evaluation_folder(run, of=out),
+        "phantom": document["phantom"],
+        "model_digest": document["model_digest"],
+        "best_round": record["best_round"],
+        "wall_seconds": record["wall_seconds"],
+        "patients": {
+            name: {split: len(dataset.indices(split)) for split in ("train", "val", "test")}
+            for name, dataset in sites.items()
+        },
+        "bytes_a_round": {
+            "down": round(sum(row["bytes_down"] for row in rounds) / len(rounds)),
+            "up": round(sum(row["bytes_up"] for row in rounds) / len(rounds)),
+        },
+        "arms": arms_of(document, scores),
+        "pairs": pairs_of(document),
+    }
+
+
+def _registered(study: Study, out: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The simulation's record: found, or written before anything is computed."""
+    path = out / "simulation.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("settings") != settings:
+            raise UsageError(
+                f"{out} holds a simulation with other settings or seeds",
+                got=", ".join(_differences(found.get("settings", {}), settings)),
+                advice="Name another folder with --out; what was registered is not changed afterwards.",
+            )
+        return found
+    simulation = {
+        "schema": SCHEMA,
+        "status": "running",
+        "registered": {"at": now(), **asdict(Registered()), "seeds": list(study.seeds)},
+        "settings": settings,
+        "results": {},
+    }
+    _write_json(path, simulation)
+    return simulation
+
+
+def _differences(before: Mapping[str, Any], now_: Mapping[str, Any]) -> list[str]:
+    """Settings that differ, as paths."""
+    out = []
+    for key in sorted({*before, *now_}):
+        a, b = before.get(key), now_.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += [f"{key}.{inner}" for inner in _differences(a, b)]
+        elif a != b:
+            out.append(f"{key} {a} before and {b} now")
+    return out
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
