@@ -406,9 +406,9 @@ def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None =
             ) from None
         if first["type"] == "missing":
             raise ConfigError(f"{source}: {key}: missing{more}", advice="Add it.") from None
-        raise ConfigError(
-            f"{source}: {key}", got=repr(first["input"]), expected=_wanted(first["msg"]) + more
-        ) from None
+        # A rule over several keys has the whole file as its input, which nobody wants to read.
+        got = repr(first["input"]) if first["loc"] or not isinstance(first["input"], dict) else None
+        raise ConfigError(f"{source}: {key}", got=got, expected=_wanted(first["msg"]) + more) from None
 
 
 def _wanted(message: str) -> str:

@@ -192,6 +192,7 @@ class Home:
         return subprocess.run(
             self.command(program, *arguments),
             env=self.environment(),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=timeout,

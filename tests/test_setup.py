@@ -166,3 +166,11 @@ def test_what_cannot_be_admitted(tmp_path: Path) -> None:
         admit(sites, name="center2", public_key=tmp_path / "b.key")
     with pytest.raises(UsageError, match="not a site's name"):
         admit(sites, name="../x", public_key=keys[1])
+
+
+def test_a_rule_over_several_keys_does_not_show_the_whole_file() -> None:
+    """A task's name that is mistyped: what it got and expected, and not every other key."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse_text("name: liver\ntask: malignent\n", FederationConfig, source="federation.yaml")
+    assert "got 'malignent', expected malignant or" in str(caught.value)
+    assert "liver" not in str(caught.value)

@@ -178,7 +178,7 @@ def test_a_slow_site_and_a_dead_one(tmp_path: Path) -> None:
 
         said = len(made.said("server"))
         made.signal("center2", signal.SIGKILL)
-        made.until(lambda: "waiting for center2 (last seen" in made.said("server")[said:], seconds=60)
+        made.until(lambda: "center2 (last seen" in made.said("server")[said:], seconds=60)
         made.start("center2")
         killed = max(row["round"] for row in made.rows())
         made.until(lambda: max(rounds_of("center2")) > killed + 1)

@@ -203,6 +203,9 @@ class FlowerSites:
         """See `asking.Sites`."""
         began = time.monotonic()
         enough_since: float | None = None
+        self._follow_admissions()
+        if not self._expected:
+            self._observer.note("no site is admitted yet; stic-server admit SITE SITE.pub admits one")
         while True:
             self._follow_admissions()
             here = self._online().keys() - set(apart_from)

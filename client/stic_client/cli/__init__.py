@@ -1,5 +1,7 @@
 """`stic-client`: the command of a hospital."""
 
+import os
+
 from stic_client.cli import data, joining, models
 from stic_client.cli.options import app
 from stic_core import commands
@@ -9,4 +11,5 @@ __all__ = ["app", "data", "joining", "main", "models"]
 
 def main() -> None:
     """Entry point."""
+    os.umask(0o077)  # what this program writes is of patients, or opens a door
     commands.run(app, name="stic-client")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -123,7 +124,8 @@ def approve(
     if plan is None and not store.waiting():
         raise UsageError(
             "no plan waits for approval",
-            advice="Join first (the server's plan is then kept here), or name the file that the operator sent.",
+            advice="Join first (the server's plan is then kept here), or name the file that the operator sent; "
+            "`approve --list` shows what is approved already.",
         )
     found = (
         store.waiting()[0]
@@ -136,6 +138,8 @@ def approve(
         print(f"{name:21}{value}")
     for line in store.differences(found):
         print(f"{'differs':21}{line}")
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("no terminal to ask on", advice="Look at the plan above, and add --yes.")
     if not yes and not typer.confirm(
         "Withdraw the approval?" if withdraw else "Approve this plan?", err=True
     ):
