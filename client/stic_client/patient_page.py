@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stic_client.pages import template
 from stic_core.clinical import MARKERS, VARIABLES, Levels
 from stic_core.ct import PHASES
 
@@ -59,17 +60,8 @@ def write_page(path: Path, facts: PageFacts) -> Path:
 
 def render(facts: PageFacts) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("stic_client", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     order = np.argsort(facts.scores)[::-1]
-    return environment.get_template("patient.html.j2").render(
+    return template("patient.html.j2").render(
         facts=facts,
         phases=[(_NAMES[phase], _png(facts.image[..., at])) for at, phase in enumerate(PHASES)],
         values=_values(facts),

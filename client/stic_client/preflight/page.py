@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from stic_client.pages import template
 from stic_client.preflight.images import ImageFacts
 from stic_client.preflight.outcome import Outcome, percent
 from stic_core.ct import PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
@@ -67,17 +68,10 @@ def write_page(
 
 def render(outcome: Outcome, *, dataset: SiteDataset, facts: ImageFacts, missing: Mapping[str, float]) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("stic_client", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: percent(share).replace(" ", "\N{NO-BREAK SPACE}")
-    return environment.get_template("check.html.j2").render(
+    return template(
+        "check.html.j2",
+        percent=lambda share: percent(share).replace(" ", "\N{NO-BREAK SPACE}"),
+    ).render(
         outcome=outcome,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         dataset=dataset,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from stic_client.pages import template
 from stic_core.evaluation import p_text, points
 from stic_core.reader_words import WITH, between_sentences, helped_sentences, model_sentences, several
 
@@ -41,18 +42,8 @@ def render(study: Mapping[str, Json]) -> str:
     Args:
         study: what `reader_study.json` holds.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("stic_client", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(p=p_text, points=points)
     colours = {reader: f"s{at % COLOURS + 1}" for at, reader in enumerate(study["readers"])}
-    return environment.get_template("readers.html.j2").render(
+    return template("readers.html.j2", p=p_text, points=points).render(
         study=study,
         colours=colours,
         side=SIDE,
