@@ -36,17 +36,17 @@ import numpy as np
 import torch
 from phantom_difficulty import macro_auc, prepare, without_images
 
-from stic_core.assembly import Means, Workbench, assemble
-from stic_core.augmentation import to_images
 from stic_core.config import ModelConfig, TrainingConfig
-from stic_core.ct import PHASES
-from stic_core.dataset import SiteDataset, Split, load_dataset
+from stic_core.data.ct import PHASES
+from stic_core.data.dataset import SiteDataset, Split, load_dataset
 from stic_core.errors import DataError
-from stic_core.examples import AnyExamples, Examples, ImageExamples
-from stic_core.model import NaiveHead, extract
+from stic_core.models.stic import NaiveHead, extract
 from stic_core.statistics.calibration import log_loss_sum
 from stic_core.tasks import TASKS
-from stic_core.training import Trainer, fit, predict
+from stic_core.training.augmentation import to_images
+from stic_core.training.batches import AnyExamples, Examples, ImageExamples
+from stic_core.training.setup import Means, Workbench, assemble
+from stic_core.training.trainer import Trainer, fit, predict
 
 TASK = TASKS["malignant"]
 DEVICE = torch.device("cpu")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from mutated_files import run  # pyright: ignore[reportMissingImports] - found through sys.path above
+from support.mutated_files import run  # pyright: ignore[reportMissingImports] - found through sys.path above
 
 
 def main() -> int:

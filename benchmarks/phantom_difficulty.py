@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from stic_core.backbones import Backbone, load_backbone
 from stic_core.config import TrainingConfig
-from stic_core.dataset import SiteDataset
-from stic_core.features import load_or_build
-from stic_core.model import STICHead, build_head
+from stic_core.data.dataset import SiteDataset
+from stic_core.models.pretrained import Backbone, load_backbone
+from stic_core.models.stic import STICHead, build_head
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS
 from stic_core.phantom.prepared import write_prepared
 from stic_core.statistics.auc import Auc
 from stic_core.statistics.calibration import log_loss_sum
 from stic_core.statistics.multiclass import one_vs_rest
 from stic_core.tasks import TASKS
-from stic_core.training import Examples, Trainer, examples_of, predict
+from stic_core.training.feature_cache import load_or_build
+from stic_core.training.trainer import Examples, Trainer, examples_of, predict
 
 TASK = TASKS["malignant"]
 CROP_MM = 160.0

@@ -16,11 +16,11 @@ import time
 import numpy as np
 from scipy import ndimage
 
-from stic_core.ct import AIR_HU, Grid
+from stic_core.data.ct import AIR_HU, Grid
+from stic_core.data.registration.slices import register
 from stic_core.phantom.centres import CENTRES
 from stic_core.phantom.patient import PhantomPatient, draw_patient
 from stic_core.phantom.render import render, scene
-from stic_core.registration import register
 
 
 def landmarks(patient: PhantomPatient, *, count: int = 8, inset_mm: float = 8.0) -> np.ndarray:

@@ -18,13 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from stic_core import commands  # noqa: F401  turns Flower's telemetry off before it is imported
-from stic_core.audit import AuditLog, entry_of
 from stic_core.config import FederationConfig, ImageConfig
 from stic_core.evaluation import ValidationReport
-from stic_core.keys import load_private, make_key_pair
-from stic_core.model import build_head
-from stic_core.protocol import (
+from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.stic import build_head
+from stic_core.protocol.audit_log import AuditLog, entry_of
+from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
     Failure,
@@ -36,8 +35,9 @@ from stic_core.protocol import (
     TrainRound,
 )
 from stic_core.statistics import NotEstimable
-from stic_core.tensors import digest
-from stic_core.weights import get_flat, trainable_specs
+from stic_core.system import command_errors  # noqa: F401  turns Flower's telemetry off before it is imported
+from stic_core.system.keys import load_private, make_key_pair
+from stic_core.tensors.flat import digest
 
 NOBODY = NotEstimable("a benchmark has no patients")
 
@@ -130,13 +130,13 @@ def site(folder: Path, name: str, port: int) -> None:
 def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     """The server's process, and the sites' as its children."""
     from stic_server import flower_app
-    from stic_server.asking import AuditedSites, Limits, Silent
-    from stic_server.certificates import make_certificates
+    from stic_server.admission.certificates import make_certificates
+    from stic_server.admission.registry import admit
+    from stic_server.federation.participants import Roster
+    from stic_server.federation.run_folder import RunFolder
+    from stic_server.federation.sites import AuditedSites, Limits, Silent
+    from stic_server.federation.training import Rounds
     from stic_server.flower_link import FleetServer, Listen
-    from stic_server.roster import Roster
-    from stic_server.rounds import Rounds
-    from stic_server.run_folder import RunFolder
-    from stic_server.sites import admit
 
     make_certificates(folder, names=["127.0.0.1"])
     names = [f"site{number}" for number in range(sites)]

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from federation_kit import (  # pyright: ignore[reportMissingImports] - found through sys.path above
+from support.federation_kit import (  # pyright: ignore[reportMissingImports] - found through sys.path above
     Home,
     make_home,
     write_site_dataset,
@@ -48,9 +48,9 @@ def serve_sites(home: Home, names: list[str]) -> None:
     """All sites in this process, each with a link of its own, until the run is over."""
     from stic_client import flower_app
     from stic_client.flower_link import FleetLink
-    from stic_client.participant import Participant
+    from stic_client.participation.participant import Participant
     from stic_core import config
-    from stic_core.keys import load_private
+    from stic_core.system.keys import load_private
 
     def serve(name: str) -> None:
         path = home.site(name) / "site.yaml"
@@ -160,7 +160,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if arguments.as_sites:
-        from stic_core import commands  # noqa: F401  turns Flower's telemetry off before it is imported
+        from stic_core.system import command_errors  # noqa: F401  turns Flower's telemetry off before it is imported
 
         folder, port, *names = arguments.as_sites
         serve_sites(Home(Path(folder), int(port)), names)

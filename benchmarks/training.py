@@ -24,16 +24,16 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from stic_core.architectures import Backbone, build_backbone
-from stic_core.assembly import Means, assemble
-from stic_core.augmentation import sample_transforms, to_images, warp
 from stic_core.config import ImageConfig, ModelConfig, TrainingConfig
-from stic_core.dataset import SiteDataset, Split, write_dataset
-from stic_core.devices import pick_precision
-from stic_core.examples import Examples, image_examples_of
-from stic_core.model import Network, build_head, extract
+from stic_core.data.dataset import SiteDataset, Split, write_dataset
+from stic_core.models.backbones import Backbone, build_backbone
+from stic_core.models.devices import pick_precision
+from stic_core.models.stic import Network, build_head, extract
 from stic_core.tasks import TASKS
-from stic_core.training import Trainer
+from stic_core.training.augmentation import sample_transforms, to_images, warp
+from stic_core.training.batches import Examples, image_examples_of
+from stic_core.training.setup import Means, assemble
+from stic_core.training.trainer import Trainer
 
 PATIENTS = 499
 TASK = TASKS["malignant"]

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from stic_core.config import ModelConfig, Transport
-from stic_core.model import initial_module
-from stic_core.terminal import Terminal
-from stic_core.transport import downward, pack
-from stic_core.weights import get_flat, trainable_specs
+from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.stic import initial_module
+from stic_core.protocol.compression import downward, pack
+from stic_core.system.terminal import Terminal
 from stic_server.simulation import Study, simulate
 from stic_server.simulation.options import demo_federation
 from stic_server.simulation.summary import CROSS, FEDERATED, POOLED, spread

@@ -13,7 +13,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from stic_core.ct import PHASES, crop, window
+from stic_core.data.ct import PHASES, crop, window
 from stic_core.phantom import CENTRES, draw_patient, render, scene
 
 

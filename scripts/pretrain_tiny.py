@@ -1,6 +1,6 @@
 """Pretrain the demo's backbone on phantom slices, with a task that is not the diagnosis.
 
-    python scripts/pretrain_tiny.py --cache build/tiny --out stic_core/backbone_weights/tiny.safetensors
+    python scripts/pretrain_tiny.py --cache build/tiny --out stic_core/models/backbone_weights/tiny.safetensors
 
 From one crop of one phase the network says what a radiographer could mark: where the liver
 and the lesions lie, how much brighter or darker than the liver the lesion is from its middle
@@ -23,10 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stic_core.augmentation import sample_transforms, warp
-from stic_core.backbones import GRID, TinyBackbone
 from stic_core.config import TrainingConfig
-from stic_core.ct import IMAGE_SIZE, PHASES, crop, resize, window
+from stic_core.data.ct import IMAGE_SIZE, PHASES, crop, resize, window
+from stic_core.models.pretrained import GRID, TinyBackbone
 from stic_core.phantom import (
     CENTRES,
     GENERATOR_VERSION,
@@ -40,6 +39,7 @@ from stic_core.phantom import (
 )
 from stic_core.phantom.lesion import SIGNS
 from stic_core.phantom.shapes import depth
+from stic_core.training.augmentation import sample_transforms, warp
 
 FIRST_SEED = 1_000_000
 CROP_MM = 160.0

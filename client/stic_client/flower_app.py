@@ -11,12 +11,12 @@ from pathlib import Path
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from stic_client.participant import Participant
+from stic_client.participation.participant import Participant
 from stic_core import config
 from stic_core.errors import ProtocolError
-from stic_core.npy import read_npy
-from stic_core.protocol import MESSAGE_KEY, WEIGHTS_KEY, Report, decode_instruction, encode
-from stic_core.transport import WireArray
+from stic_core.protocol.compression import WireArray
+from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Report, decode_instruction, encode
+from stic_core.tensors.npy import read_npy
 
 participants: dict[str, Participant] = {}
 """By configuration file: data and model stay loaded between messages."""

@@ -49,11 +49,11 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from stic_client.connection.keys import SiteKeys
+from stic_client.connection.tls import why
 from stic_client.flower_requests import SignedClient
-from stic_client.site_keys import SiteKeys
-from stic_client.trust import why
 from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, SticError, UsageError
-from stic_core.files import write_atomically
+from stic_core.system.files import write_atomically
 
 LOG = logging.getLogger(__name__)
 

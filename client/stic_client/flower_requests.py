@@ -19,7 +19,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from stic_client.trust import connection, why
+from stic_client.connection.tls import connection, why
 from stic_core.errors import ProtocolError
 
 _OBJECT_TIMEOUT_S, _SMALL_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 20.0, 15.0

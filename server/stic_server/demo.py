@@ -24,8 +24,8 @@ from stic_core import config
 from stic_core.config import FederationConfig
 from stic_core.errors import SticError
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS, write_cohort
-from stic_core.terminal import Terminal
-from stic_server.initialise import NewFederation, initialise
+from stic_core.system.terminal import Terminal
+from stic_server.setup import NewFederation, initialise
 
 CENTRES = ("center1", "center2")
 CROP_MM = 160.0

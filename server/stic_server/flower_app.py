@@ -20,11 +20,11 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
 from stic_core import config
-from stic_core.audit import AuditLog
 from stic_core.errors import FederationError, ProtocolError
-from stic_core.model_files import read_model
-from stic_core.npy import read_npy
-from stic_core.protocol import (
+from stic_core.models.saved import read_model
+from stic_core.protocol.audit_log import AuditLog
+from stic_core.protocol.compression import WireArray
+from stic_core.protocol.messages import (
     MESSAGE_KEY,
     WEIGHTS_KEY,
     Describe,
@@ -36,14 +36,14 @@ from stic_core.protocol import (
     decode_report,
     encode,
 )
-from stic_core.transport import WireArray
-from stic_server.asking import Answer, AuditedSites, Exchange, Limits, Observer, Silent, Traffic
-from stic_server.planning import evaluation_of, training_of
+from stic_core.tensors.npy import read_npy
+from stic_server.admission.registry import admitted, look
+from stic_server.federation.plan import evaluation_of, training_of
+from stic_server.federation.run import execute
+from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.sites import Answer, AuditedSites, Exchange, Limits, Observer, Silent, Traffic
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
-from stic_server.run_folder import RunFolder
-from stic_server.session import execute
-from stic_server.sites import admitted, look
 
 POLL_S = 0.05
 _KIND = re.compile(r"[A-Za-z]{1,64}")

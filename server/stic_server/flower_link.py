@@ -52,12 +52,12 @@ from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.main import create_app
 
 from stic_core.errors import ListenError
-from stic_server.connections import BoundedConnection, show_certificate
-from stic_server.doorway import Places, open_doors
+from stic_server.admission.registry import AdmittedSite, Presence, admitted, look
 from stic_server.flower_replies import assemble, own_replies_only
-from stic_server.guard import Guard
-from stic_server.signatures import Signatures
-from stic_server.sites import AdmittedSite, Presence, admitted, look
+from stic_server.http.connection_limits import BoundedConnection, show_certificate
+from stic_server.http.listener import Places, open_doors
+from stic_server.http.request_guard import Guard
+from stic_server.http.signatures import Signatures
 
 LOG = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from stic_core.evaluation.site import (
     validation_report,
 )
 from stic_core.evaluation.table import figure, held_out_table, models_of
-from stic_core.evaluation.words import (
+from stic_core.evaluation.wording import (
     difference,
     favours,
     listed,

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stic_core import statistics
 from stic_core.config import PolicyConfig, Release
 from stic_core.errors import DataError
+from stic_core.privacy.small_cells import hidden_cells
 from stic_core.statistics import (
     Absent,
     Auc,
@@ -323,7 +324,7 @@ def _confusion(
     labels: LabelArray, predicted: LabelArray, *, k: int, policy: PolicyConfig
 ) -> tuple[tuple[int | Suppressed, ...], ...]:
     counts = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
-    hidden = statistics.hidden_cells(counts, min_cell=policy.min_cell)
+    hidden = hidden_cells(counts, min_cell=policy.min_cell)
     kept_back = Suppressed(f"fewer than {policy.min_cell} patients, or a cell that would reveal such a one")
     return tuple(
         tuple(kept_back if hidden[row, column] else int(counts[row, column]) for column in range(k))

@@ -10,14 +10,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stic_core import interrupts
-from stic_core.clinical import VARIABLES
-from stic_core.ct import PHASES
+from stic_core.data.clinical import VARIABLES
+from stic_core.data.ct import PHASES
 from stic_core.errors import UsageError
 from stic_core.phantom.centres import CENTRES, Centre
 from stic_core.phantom.dicom import write_slice
 from stic_core.phantom.patient import PhantomPatient, draw_patient
 from stic_core.phantom.render import render, scene
+from stic_core.system import signals
 
 GENERATOR_VERSION = 2
 """Raised with every change that alters a file; a cohort of another version is made anew."""
@@ -204,7 +204,7 @@ def _written(
     # Spawn: the caller may hold threads (a server, torch), which a forked child would inherit locked.
     pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        with interrupts.held_back():  # the first job starts the processes
+        with signals.held_back():  # the first job starts the processes
             jobs = {
                 pool.submit(write_patient, folder, member=member, centre=centre, seed=seed): member
                 for member in cohort

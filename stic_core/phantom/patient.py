@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stic_core.ct import PHASES
+from stic_core.data.ct import PHASES
 from stic_core.errors import UsageError
 from stic_core.phantom.anatomy import Anatomy, draw_anatomy
 from stic_core.phantom.centres import Centre

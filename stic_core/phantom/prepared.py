@@ -13,10 +13,10 @@ from typing import cast
 
 import numpy as np
 
-from stic_core.clinical import encode
 from stic_core.config import ImageConfig
-from stic_core.ct import IMAGE_SIZE, PHASES, crop, resize, window
-from stic_core.dataset import SiteDataset, Split, draw_val, write_dataset
+from stic_core.data.clinical import encode
+from stic_core.data.ct import IMAGE_SIZE, PHASES, crop, resize, window
+from stic_core.data.dataset import SiteDataset, Split, draw_val, write_dataset
 from stic_core.phantom.centres import CENTRES
 from stic_core.phantom.cohort import members
 from stic_core.phantom.patient import PhantomPatient, draw_patient

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float32
 from scipy import fft, ndimage
 
-from stic_core.ct import AIR_HU, PHASES
+from stic_core.data.ct import AIR_HU, PHASES
 from stic_core.phantom.anatomy import Part
 from stic_core.phantom.contrast import PhaseHU
 from stic_core.phantom.lesion import Lesion
 from stic_core.phantom.patient import PhantomPatient
 from stic_core.phantom.shapes import ANGLES, Grid, Outline, Patch, Window, depth, ramp, tube
-from stic_core.types import HUSlice
+from stic_core.tensors.array_types import HUSlice
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -57,7 +57,6 @@ from stic_core.statistics.proportions import (
     newcombe,
     wilson,
 )
-from stic_core.statistics.suppression import feasible, hidden_cells, releasable_columns
 from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppressed
 
 __all__ = [
@@ -91,9 +90,7 @@ __all__ = [
     "difference_test",
     "ece",
     "even_edges",
-    "feasible",
     "fine_counts",
-    "hidden_cells",
     "independent_proportions",
     "influence",
     "log_loss_sum",
@@ -115,7 +112,6 @@ __all__ = [
     "pooled_roc",
     "quantile_edges",
     "recalibration",
-    "releasable_columns",
     "reliability",
     "roc_points",
     "score_histogram",

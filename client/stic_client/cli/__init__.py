@@ -4,7 +4,7 @@ import os
 
 from stic_client.cli import data, joining, models
 from stic_client.cli.options import app
-from stic_core import commands
+from stic_core.system import command_errors
 
 __all__ = ["app", "data", "joining", "main", "models"]
 
@@ -12,4 +12,4 @@ __all__ = ["app", "data", "joining", "main", "models"]
 def main() -> None:
     """Entry point."""
     os.umask(0o077)  # what this program writes is of patients, or opens a door
-    commands.run(app, name="stic-client")
+    command_errors.run(app, name="stic-client")

@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from stic_client.cli.options import app, site_of
-from stic_client.site_keys import SiteKeys
+from stic_client.connection.keys import SiteKeys
 from stic_core.config import SiteConfig
-from stic_core.ct import PHASES
+from stic_core.data.ct import PHASES
 from stic_core.errors import UsageError
+from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
-from stic_core.terminal import Terminal
 
 if TYPE_CHECKING:
     from stic_client.ingest.scan import Proposal
     from stic_client.preflight import Result
-    from stic_client.prepare import PrepareSummary
+    from stic_client.preparation.prepare import PrepareSummary
 
 _WARNINGS = 10
 _NAMED = 5
@@ -49,7 +49,7 @@ def prepare(
     if scan is not None:
         _propose(loaded, folder=scan)
         return
-    from stic_client.prepare import prepare as run
+    from stic_client.preparation.prepare import prepare as run
 
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("preparing patients")
@@ -218,7 +218,7 @@ def mct_ltdiag(
     seed: Annotated[int, typer.Option(min=0, help="Draws centres and held-out patients.")] = 0,
 ) -> None:
     """MCT-LTDiag (doi 10.7910/DVN/S3RW15), as it is downloaded."""
-    from stic_client.importers import import_mct_ltdiag
+    from stic_client.preparation.public_cohorts import import_mct_ltdiag
 
     if task not in TASKS:
         raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from stic_client.cli.options import SiteFile, app, site_of
-from stic_client.site_keys import SiteKeys
+from stic_client.connection.keys import SiteKeys
 from stic_core import config
 from stic_core.errors import RefusedError, UsageError
-from stic_core.terminal import Terminal
+from stic_core.system.terminal import Terminal
 
 
 @app.callback(invoke_without_command=True)
@@ -45,7 +45,7 @@ def _serve(site: SiteFile, *, once: bool) -> None:
         # torch and flwr take seconds to import: errors of configuration come before.
         from stic_client import flower_app
         from stic_client.flower_link import FleetLink
-        from stic_client.participant import Participant
+        from stic_client.participation.participant import Participant
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -77,7 +77,7 @@ def enroll(
     ] = None,
 ) -> None:
     """Make this site's key pair and its site.yaml; once."""
-    from stic_client.enroll import enroll as make
+    from stic_client.connection.enroll import enroll as make
 
     site = site_of(context)
     made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
@@ -112,8 +112,8 @@ def approve(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take an approval back instead.")] = False,
 ) -> None:
     """Look at the plan of a run and say yes to it; this site takes part in no other run."""
-    from stic_client.plans import PlanStore, read_plan
-    from stic_core.plan_text import described
+    from stic_client.participation.approvals import PlanStore, read_plan
+    from stic_core.protocol.plan_summary import described
 
     store = PlanStore(site_of(context).load().plans)
     if listed:
@@ -155,6 +155,6 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
 ) -> None:
     """Verify the log of every message that came in and went out, and sum it up."""
-    from stic_core.audit import AuditLog, describe
+    from stic_core.protocol.audit_log import AuditLog, describe
 
     print(describe(AuditLog(site_of(context).load().audit), run=run, as_json=as_json))

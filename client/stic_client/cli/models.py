@@ -10,8 +10,8 @@ import typer
 from stic_client.cli.options import app, site_of
 from stic_core import config
 from stic_core.errors import UsageError
+from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
-from stic_core.terminal import Terminal
 
 
 @app.command()
@@ -31,7 +31,7 @@ def predict(
     loaded = site_of(context).load()
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the model")
-        from stic_client.predict import predict as run
+        from stic_client.inference.predict import predict as run
 
         found = run(
             loaded,
@@ -71,8 +71,8 @@ def crossval(
     model = config.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
-        from stic_client.crossval import RESULT_FILE, Study, described
-        from stic_client.crossval import crossval as run
+        from stic_client.inference.crossval import RESULT_FILE, Study, described
+        from stic_client.inference.crossval import crossval as run
 
         study = Study(TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test)
         document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
@@ -101,7 +101,7 @@ def readers(
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the diagnoses")
         from stic_client.readers.study import study_readers
-        from stic_client.readers.words import summary
+        from stic_client.readers.wording import summary
 
         written = study_readers(
             loaded,

@@ -11,10 +11,10 @@ from scipy import ndimage
 from stic_client.ingest.manifest import PatientRow
 from stic_client.ingest.masks import Mask
 from stic_client.ingest.stack import Stack
-from stic_core.ct import AIR_HU, PHASES, Grid
-from stic_core.registration import Registration, register, resample
-from stic_core.registration_volume import UNMOVED, CoarseVolume, VolumeRegistration, register_volume
-from stic_core.types import HUSlice, Points
+from stic_core.data.ct import AIR_HU, PHASES, Grid
+from stic_core.data.registration.slices import Registration, register, resample
+from stic_core.data.registration.volumes import UNMOVED, CoarseVolume, VolumeRegistration, register_volume
+from stic_core.tensors.array_types import HUSlice, Points
 
 COARSE_MM = 4.0
 MIN_COVERED = 0.5

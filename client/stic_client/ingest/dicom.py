@@ -23,8 +23,8 @@ from stic_client.ingest.elements import (
 )
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack, check_hu
-from stic_core.ct import Grid
-from stic_core.types import HUSlice
+from stic_core.data.ct import Grid
+from stic_core.tensors.array_types import HUSlice
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")

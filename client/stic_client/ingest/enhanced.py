@@ -12,7 +12,7 @@ from stic_client.ingest import dicom, elements
 from stic_client.ingest.series import Plane, assemble
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack, check_hu
-from stic_core.types import HUSlice
+from stic_core.tensors.array_types import HUSlice
 
 MAX_FRAMES = 5_000
 

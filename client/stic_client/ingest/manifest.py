@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from stic_core.clinical import VARIABLES
-from stic_core.ct import PHASES
-from stic_core.dataset import SPLITS, Split
+from stic_core.data.clinical import VARIABLES
+from stic_core.data.ct import PHASES
+from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import DataError, PatientError
 
 Layout = Literal["dicom_series", "dicom_enhanced", "dicom_slices", "nifti", "png_gray", "rgb_png"]
@@ -250,7 +250,7 @@ def _parse(  # noqa: C901 - a branch a column
         slice_z_mm=number("slice_z_mm"),
         lesion=None if row is None or col is None else (row, col),
         registered=one_of("registered", ("0", "1"), default="0") == "1",
-        # Not stripped: how laboratory values are read is stic_core.clinical's affair.
+        # Not stripped: how laboratory values are read is stic_core.data.clinical's affair.
         clinical={name: str(raw.get(name) or "") for name in VARIABLES},
     )
 

@@ -15,7 +15,7 @@ from stic_client.ingest.manifest import MaskType
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack
 from stic_client.ingest.volumes import read_volume
-from stic_core.ct import Grid
+from stic_core.data.ct import Grid
 
 SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 

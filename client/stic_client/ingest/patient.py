@@ -20,9 +20,9 @@ from stic_client.ingest.source import Source, locate
 from stic_client.ingest.stack import Stack
 from stic_client.ingest.volumes import read_nifti
 from stic_core.config import ImageConfig
-from stic_core.ct import AIR_HU, IMAGE_SIZE, PHASES, crop, resize, window
+from stic_core.data.ct import AIR_HU, IMAGE_SIZE, PHASES, crop, resize, window
 from stic_core.errors import PatientError
-from stic_core.types import HUSlice, PhaseImages
+from stic_core.tensors.array_types import HUSlice, PhaseImages
 
 MAX_APART_MM = 20.0
 """Single slices of two phases that lie farther apart than this are warned of."""

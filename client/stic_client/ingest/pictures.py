@@ -13,7 +13,7 @@ from PIL import Image
 
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack
-from stic_core.ct import PHASES, Grid, from_grey
+from stic_core.data.ct import PHASES, Grid, from_grey
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIZES = (32, 4096)

@@ -17,8 +17,8 @@ from typing import Literal
 from stic_client.ingest import dicom, elements
 from stic_client.ingest.manifest import OPTIONAL, REQUIRED
 from stic_client.ingest.source import Source, files_of
-from stic_core.clinical import read_age, read_gender
-from stic_core.ct import PHASES
+from stic_core.data.clinical import read_age, read_gender
+from stic_core.data.ct import PHASES
 from stic_core.errors import DataError, PatientError
 
 Confidence = Literal["high", "medium", "low", "none"]

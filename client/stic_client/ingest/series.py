@@ -17,9 +17,9 @@ from stic_client.ingest.dicom import Header, check_header, read_slice
 from stic_client.ingest.elements import open_dataset
 from stic_client.ingest.source import Source, files_of
 from stic_client.ingest.stack import Stack
-from stic_core.ct import Grid
+from stic_core.data.ct import Grid
 from stic_core.errors import PatientError
-from stic_core.types import HUSlice
+from stic_core.tensors.array_types import HUSlice
 
 SAME_Z_MM = 0.01
 UNEVEN_MM, UNEVEN_SHARE = 0.05, 0.02

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stic_client.ingest.source import Source
-from stic_core.ct import Grid
-from stic_core.types import HUSlice
+from stic_core.data.ct import Grid
+from stic_core.tensors.array_types import HUSlice
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack, check_hu
-from stic_core.ct import Grid
+from stic_core.data.ct import Grid
 
 MAX_VOXELS = 2_000 * 1024 * 1024
 _MAX_TILT_DEGREES = 2.0

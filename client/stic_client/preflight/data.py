@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stic_client.preflight.outcome import Check, patients, percent, some, worst
-from stic_client.prepare import STATISTICS_FILE
-from stic_core.clinical import COLUMNS, MARKERS, VARIABLES
+from stic_client.preparation.prepare import STATISTICS_FILE
 from stic_core.config import PolicyConfig, SiteConfig
-from stic_core.dataset import SPLITS, SiteDataset, load_dataset
+from stic_core.data.clinical import COLUMNS, MARKERS, VARIABLES
+from stic_core.data.dataset import SPLITS, SiteDataset, load_dataset
 from stic_core.errors import DataError
 from stic_core.tasks import TASKS, Task
 

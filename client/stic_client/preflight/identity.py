@@ -6,11 +6,17 @@ import datetime as dt
 
 from cryptography import x509
 
+from stic_client.connection.keys import SiteKeys
 from stic_client.preflight.outcome import Check
-from stic_client.site_keys import SiteKeys
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
-from stic_core.keys import fingerprint_of, key_fingerprint, load_certificates, load_private, load_public
+from stic_core.system.keys import (
+    fingerprint_of,
+    key_fingerprint,
+    load_certificates,
+    load_private,
+    load_public,
+)
 
 EXPIRES_SOON = dt.timedelta(days=30)
 

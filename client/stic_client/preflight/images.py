@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stic_client.preflight.outcome import Check, patients
-from stic_core.ct import IMAGE_SIZE, PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
-from stic_core.dataset import SiteDataset
+from stic_core.data.ct import IMAGE_SIZE, PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
+from stic_core.data.dataset import SiteDataset
 
 FLAT = 2.0
 """Standard deviation, grey levels, below which an image shows nothing."""

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from stic_client.preflight.outcome import Check, worst
-from stic_core.architectures import SHAPES
-from stic_core.backbones import Backbone, backbone_digest, load_backbone
 from stic_core.config import BackboneName, SiteConfig, TrainingConfig
-from stic_core.ct import IMAGE_SIZE
-from stic_core.dataset import SiteDataset
-from stic_core.devices import computing_in, pick_device, pick_precision
+from stic_core.data.ct import IMAGE_SIZE
+from stic_core.data.dataset import SiteDataset
 from stic_core.errors import UsageError, WeightsError
-from stic_core.features import cache_bytes, to_images
-from stic_core.model import extract
+from stic_core.models.backbones import SHAPES
+from stic_core.models.devices import computing_in, pick_device, pick_precision
+from stic_core.models.pretrained import Backbone, backbone_digest, load_backbone
+from stic_core.models.stic import extract
+from stic_core.training.feature_cache import cache_bytes, to_images
 
 VIEWS = TrainingConfig().views
 """Augmented views that a federation asks for unless it says otherwise."""

@@ -14,13 +14,13 @@ from email.utils import parsedate_to_datetime
 import httpx
 from cryptography import x509
 
+from stic_client.connection.tls import connection, proxy_of, why
 from stic_client.preflight.identity import dates
 from stic_client.preflight.outcome import Check
-from stic_client.trust import connection, proxy_of, why
 from stic_core.config import SiteConfig
 from stic_core.errors import ProtocolError, SticError, UntrustedServerError, UsageError
-from stic_core.keys import load_private
-from stic_core.protocol import VERSION
+from stic_core.protocol.messages import VERSION
+from stic_core.system.keys import load_private
 
 # Flower 1.41 signs the time and refuses what is outside -5 s to +305 s.
 AHEAD_S, BEHIND_S = 5.0, 300.0

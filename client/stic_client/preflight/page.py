@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from stic_client.pages import template
+from stic_client.html import template
 from stic_client.preflight.images import ImageFacts
 from stic_client.preflight.outcome import Outcome, percent
-from stic_core.ct import PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
-from stic_core.dataset import SPLITS, SiteDataset
+from stic_core.data.ct import PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
+from stic_core.data.dataset import SPLITS, SiteDataset
 from stic_core.errors import UsageError
 
 SAMPLES = 3

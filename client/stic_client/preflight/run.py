@@ -14,7 +14,7 @@ from stic_client.preflight.network import ONLINE, Ask, check_online
 from stic_client.preflight.outcome import Check, Outcome, worst
 from stic_client.preflight.page import write_page
 from stic_core.config import SiteConfig
-from stic_core.dataset import SiteDataset
+from stic_core.data.dataset import SiteDataset
 from stic_core.tasks import Task
 
 PAGE = "check.html"

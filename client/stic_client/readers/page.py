@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from stic_client.pages import template
+from stic_client.html import template
 from stic_core.evaluation import p_text, points
-from stic_core.reader_words import WITH, between_sentences, helped_sentences, model_sentences, several
+from stic_core.evaluation.readers.wording import (
+    WITH,
+    between_sentences,
+    helped_sentences,
+    model_sentences,
+    several,
+)
 
 Json: TypeAlias = Any
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from stic_core.config import SiteConfig
-from stic_core.dataset import SiteDataset
+from stic_core.data.dataset import SiteDataset
 from stic_core.errors import DataError
-from stic_core.model_files import SavedModel
+from stic_core.models.saved import SavedModel
 
 PREFIX = "score_"
 _BATCH = 32
@@ -48,9 +48,9 @@ def computed_scores(
     """
     import torch
 
-    from stic_core.assembly import Means, restore
-    from stic_core.augmentation import to_images
-    from stic_core.devices import pick_device
+    from stic_core.models.devices import pick_device
+    from stic_core.training.augmentation import to_images
+    from stic_core.training.setup import Means, restore
 
     description = saved.description
     if dataset.image != description.image:

@@ -14,14 +14,14 @@ import numpy as np
 
 from stic_client.readers.scores import ModelScores, computed_scores, read_scores
 from stic_core import statistics
-from stic_core.audit import AuditLog, Entry
 from stic_core.config import PolicyConfig, SiteConfig
-from stic_core.dataset import SiteDataset, load_dataset
+from stic_core.data.dataset import SiteDataset, load_dataset
 from stic_core.errors import DataError
 from stic_core.evaluation.pooling import auc_json
-from stic_core.model_files import ModelDescription, read_model
-from stic_core.reader_release import document, numbered, release
-from stic_core.reader_study import ReaderStudy, evaluate_readers, read_diagnoses
+from stic_core.evaluation.readers.release import document, numbered, release
+from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers, read_diagnoses
+from stic_core.models.saved import ModelDescription, read_model
+from stic_core.protocol.audit_log import AuditLog, Entry
 from stic_core.tasks import Task
 
 Json: TypeAlias = Any

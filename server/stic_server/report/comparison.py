@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from stic_core.evaluation import favours, listed, models_of, multiplicity, p_text, paired_sentence
-from stic_server.report import figures
-from stic_server.report.words import absent, interval, spoken, title_of
+from stic_server.report import plots
+from stic_server.report.wording import absent, interval, spoken, title_of
 
 Json: TypeAlias = Any
 
@@ -24,12 +24,12 @@ def matrix(evaluation: Json) -> Json:
     for name, block in models_of(evaluation).items():
         cells = []
         for where in columns:
-            figures = block["pooled"] if where == "pooled" else block["sites"].get(where)
-            auc: Json = {"not_estimable": "not evaluated there"} if figures is None else figures["auc_macro"]
+            found = block["pooled"] if where == "pooled" else block["sites"].get(where)
+            auc: Json = {"not_estimable": "not evaluated there"} if found is None else found["auc_macro"]
             cells.append(
                 {
                     "where": where,
-                    "n": 0 if figures is None else figures["n"],
+                    "n": 0 if found is None else found["n"],
                     "auc": auc,
                     "share": _shade(auc["value"]) if "value" in auc else 0.0,
                     "own": name == f"{where} alone",
@@ -168,9 +168,7 @@ def _panels(compared: Json, *, classes: Sequence[str]) -> list[tuple[str, str]]:
     return [
         (
             title,
-            figures.differences(
-                found, widest=max(ends), label=f"Difference of {title}, federated minus other"
-            ),
+            plots.differences(found, widest=max(ends), label=f"Difference of {title}, federated minus other"),
         )
         for title, found in shown.items()
     ]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from stic_core.evaluation import held_out_table, models_of
-from stic_server.report import figures
-from stic_server.report.words import absent, interval, title_of
+from stic_server.report import plots
+from stic_server.report.wording import absent, interval, title_of
 
 Json: TypeAlias = Any
 
@@ -80,7 +80,7 @@ def _models_figure(macros: Mapping[str, Json]) -> str | None:
             low, high = interval(auc["ci95_logit"]) or (None, None)
             strong = name == "federated"
             rows.append({"name": name, "value": auc["value"], "low": low, "high": high, "strong": strong})
-    return figures.models(rows, label="Macro AUC of each model on all held-out patients")
+    return plots.models(rows, label="Macro AUC of each model on all held-out patients")
 
 
 def _roc_figure(
@@ -96,7 +96,7 @@ def _roc_figure(
     }
     if not curves:
         return None
-    return figures.roc(
+    return plots.roc(
         curves,
         sites=colours,
         label=f"ROC curve of {name} against the rest",
@@ -108,9 +108,9 @@ def reader_points(study: Json, name: str) -> list[dict[str, tuple[float, float]]
     """Each reader's (1 - specificity, sensitivity) by condition, where the site released both."""
     return [
         {
-            condition: (1 - figures["specificity"][name]["value"], figures["sensitivity"][name]["value"])
-            for condition, figures in by.items()
-            if "value" in figures["specificity"][name] and "value" in figures["sensitivity"][name]
+            condition: (1 - found["specificity"][name]["value"], found["sensitivity"][name]["value"])
+            for condition, found in by.items()
+            if "value" in found["specificity"][name] and "value" in found["sensitivity"][name]
         }
         for by in study["readers"].values()
     ]
@@ -124,19 +124,19 @@ def _reliability_figure(blocks: Mapping[str, Json], *, name: str, colours: Seque
     }
     if not curves:
         return None
-    return figures.reliability(curves, sites=colours, label=f"Reliability of {name}")
+    return plots.reliability(curves, sites=colours, label=f"Reliability of {name}")
 
 
 def _reasons(evaluation: Json) -> list[str]:
     """Why figures of the federated model are absent: each reason once, with where it applies."""
     found: dict[str, list[str]] = {}
     for site, block in {**evaluation["sites"], "pooled": evaluation["pooled"]}.items():
-        figures = {
+        kinds = {
             "accuracy": block["accuracy"],
             **{f"AUC {name}": auc for name, auc in block["auc"].items()},
             "macro AUC": block["auc_macro"],
         }
-        for what, value in figures.items():
+        for what, value in kinds.items():
             reason = absent(value)
             if reason:
                 found.setdefault(f"{site}: {reason}", []).append(what)

@@ -15,12 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from stic_core.errors import UsageError
 from stic_core.evaluation import figure, p_text, points
-from stic_server.report import comparison, figures
+from stic_server.report import comparison, plots
 from stic_server.report import rounds as rounds_of
 from stic_server.report.held_out import held_out
 from stic_server.report.readers import keep_study, read_studies, readers_view
 from stic_server.report.tables import write_tables
-from stic_server.report.words import absent, human_bytes, human_seconds, moment, thousands, tied
+from stic_server.report.wording import absent, human_bytes, human_seconds, moment, thousands, tied
 
 Json: TypeAlias = Any
 """What `json.loads` gives."""
@@ -105,7 +105,7 @@ def render(
         sites=sites,
         classes=classes,
         splits=SPLITS,
-        colours=figures.colour_names(sites),
+        colours=plots.colour_names(sites),
         phantom=bool(record.get("phantom")) or bool(evaluation and evaluation["phantom"]),
         patients=_patients(record, sites=sites),
         rounds=rounds,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from stic_server.report.cells import blocks, counts, difference, figure, why
 from stic_server.report.comparison import matrix
+from stic_server.report.csv_columns import blocks, counts, difference, figure, why
 
 Json: TypeAlias = Any
 Row: TypeAlias = Sequence[object]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stic_core.errors import DataError
-from stic_core.reader_release import ReaderRelease, document, read_release
-from stic_core.reader_words import WITH, between_sentences, helped_sentences, several
+from stic_core.evaluation.readers.release import ReaderRelease, document, read_release
+from stic_core.evaluation.readers.wording import WITH, between_sentences, helped_sentences, several
 
 Json: TypeAlias = Any
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from stic_server.report import figures
+from stic_server.report import plots
 
 Json: TypeAlias = Any
 
@@ -24,7 +24,7 @@ def learning(rounds: Sequence[Json], *, sites: Sequence[str], best: int | None) 
 
     names = [*sites, "pooled"]
     return [
-        (title, figures.learning_curve(numbers, told, sites=sites, label=title, best=best))
+        (title, plots.learning_curve(numbers, told, sites=sites, label=title, best=best))
         for title, curves in (
             ("Training loss", by_site("train_loss")),
             ("Validation loss", {name: validation(name, "loss") for name in names}),

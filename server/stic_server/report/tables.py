@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from stic_core.evaluation import models_of
 from stic_server.report import pair_tables
-from stic_server.report.cells import blocks, figure, why
+from stic_server.report.csv_columns import blocks, figure, why
 from stic_server.report.rounds import missed, traffic_rows
 
 Json: TypeAlias = Any

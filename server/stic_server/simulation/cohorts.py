@@ -9,11 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from stic_core.dataset import SUMMARY_FILE, SiteDataset, load_dataset, write_dataset
+from stic_core.data.dataset import SUMMARY_FILE, SiteDataset, load_dataset, write_dataset
 from stic_core.errors import UsageError
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS, GENERATOR_VERSION
 from stic_core.phantom.prepared import write_prepared
-from stic_server.simulation.dealing import deal
+from stic_server.simulation.dirichlet_partition import deal
 
 Datasets: TypeAlias = Mapping[str, SiteDataset]
 """By site's name."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stic_core.terminal import Terminal
-from stic_server.asking import Silent
+from stic_core.system.terminal import Terminal
+from stic_server.federation.sites import Silent
 
 
 class SeedObserver(Silent):

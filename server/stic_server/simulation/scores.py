@@ -9,7 +9,7 @@ import numpy as np
 
 from stic_core import statistics
 from stic_core.statistics import Estimate
-from stic_core.types import LabelVector, ScoreMatrix
+from stic_core.tensors.array_types import LabelVector, ScoreMatrix
 
 SiteScores: TypeAlias = tuple[ScoreMatrix, LabelVector]
 """Logits of one site's held-out patients, and their class indices."""

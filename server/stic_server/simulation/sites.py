@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from stic_core.assembly import Means, Workbench, assemble
 from stic_core.config import PolicyConfig
-from stic_core.dataset import SiteDataset
-from stic_core.local_run import LocalRun
-from stic_core.protocol import (
+from stic_core.data.dataset import SiteDataset
+from stic_core.protocol.compression import WireArray
+from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
     EvaluateHeldOut,
@@ -23,8 +22,9 @@ from stic_core.protocol import (
     decode_report,
     encode,
 )
-from stic_core.transport import WireArray
-from stic_server.asking import Answer, Exchange, Traffic
+from stic_core.site_run import LocalRun
+from stic_core.training.setup import Means, Workbench, assemble
+from stic_server.federation.sites import Answer, Exchange, Traffic
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import SiteScores
 

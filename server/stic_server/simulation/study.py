@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stic_core.assembly import Means
 from stic_core.config import FederationConfig, PolicyConfig
-from stic_core.devices import pick_device
 from stic_core.errors import DataError, UsageError
-from stic_core.files import write_atomically
+from stic_core.models.devices import pick_device
 from stic_core.phantom import GENERATOR_VERSION
-from stic_core.terminal import Terminal
-from stic_server.run_folder import now, versions
-from stic_server.simulation.arms import evaluation_folder, run_arms
+from stic_core.system.files import write_atomically
+from stic_core.system.terminal import Terminal
+from stic_core.training.setup import Means
+from stic_server.federation.run_folder import now, versions
 from stic_server.simulation.cohorts import Datasets, dealt_out, phantom_centres, prepared_sites, union
+from stic_server.simulation.compared_models import evaluation_folder, run_arms
 from stic_server.simulation.console import SeedObserver
 from stic_server.simulation.summary import arms_of, pairs_of, summarise
 from stic_server.simulation.tables import markdown, write_csv

@@ -1,0 +1,1 @@
+"""Using a model at the site: predictions, their pages, cross-validation."""

@@ -1,0 +1,1 @@
+"""What a site answers: its policy, its operator's approvals, and the participant that acts on both."""

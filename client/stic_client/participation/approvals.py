@@ -1,0 +1,109 @@
+"""Which plans the site's operator approved: one file a plan, under the plan's hash.
+
+A plan holds all that determines what is computed, so its hash stands for it. A plan that the
+server asks for and nobody approved lies under `pending` until somebody does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from stic_core.errors import UsageError
+from stic_core.protocol.messages import RunPlan
+from stic_core.protocol.plan_summary import differences
+
+
+class PlanStore:
+    """The approved and the waiting plans of one site.
+
+    Args:
+        folder: holds `approved/` and `pending/`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._approved, self._pending = folder / "approved", folder / "pending"
+
+    def is_approved(self, plan: RunPlan) -> bool:
+        """Whether the operator approved exactly this plan."""
+        return (self._approved / f"{plan.digest}.json").is_file()
+
+    def hold(self, plan: RunPlan) -> bool:
+        """Keep a plan for the operator to look at; whether it is new."""
+        path = self._pending / f"{plan.digest}.json"
+        new = not path.exists()
+        if new:
+            _write(path, plan)
+        return new
+
+    def approve(self, plan: RunPlan) -> None:
+        """The operator says yes to exactly this plan, for as long as it is not withdrawn."""
+        _write(self._approved / f"{plan.digest}.json", plan)
+        (self._pending / f"{plan.digest}.json").unlink(missing_ok=True)
+
+    def withdraw(self, plan: RunPlan) -> None:
+        """The operator takes the yes back; a run in progress is not stopped by it."""
+        (self._approved / f"{plan.digest}.json").unlink(missing_ok=True)
+
+    def waiting(self) -> list[RunPlan]:
+        """Plans that the server asked for and nobody approved, the newest first."""
+        return [read_plan(path) for path in _files(self._pending)]
+
+    def approved(self) -> list[RunPlan]:
+        """Approved plans, the newest first."""
+        return [read_plan(path) for path in _files(self._approved)]
+
+    def find(self, name: str) -> RunPlan:
+        """A plan by the beginning of its hash, waiting or approved.
+
+        Raises:
+            UsageError: none, or more than one.
+        """
+        paths = [*_files(self._pending), *_files(self._approved)]
+        found = [path for path in paths if path.stem.startswith(name)]
+        if len(found) != 1:
+            raise UsageError(
+                "a plan", got=f"{len(found)} that begin with {name!r}", expected="one; give more of its hash"
+            )
+        return read_plan(found[0])
+
+    def differences(self, plan: RunPlan) -> list[str]:
+        """What a plan has otherwise than the one that was approved last; empty where none was."""
+        before = next((read_plan(path) for path in _files(self._approved)), None)
+        return [] if before is None else differences(before, plan)
+
+
+def read_plan(path: Path) -> RunPlan:
+    """A plan as `stic-server plan` wrote it.
+
+    Raises:
+        UsageError: no such file, or no plan of this version.
+    """
+    try:
+        return RunPlan.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except (ValidationError, OSError) as error:
+        raise UsageError(
+            f"{path} is no plan of this version",
+            got=type(error).__name__,
+            expected="what `stic-server plan` wrote",
+        ) from None
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _write(path: Path, plan: RunPlan) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(plan.model_dump_json(indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

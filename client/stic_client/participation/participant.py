@@ -1,0 +1,214 @@
+"""A site's part in a run: instructions in, reports out. No transport, no Flower.
+
+It decides what the site takes part in, and logs every message. What goes wrong is answered
+with a code; the detail stays in the site's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from stic_client.participation.approvals import PlanStore
+from stic_client.participation.policy import check_plan
+from stic_core.config import SiteConfig
+from stic_core.data.dataset import load_dataset
+from stic_core.errors import DataError, PlanPendingError, PlanRefusedError, SticError
+from stic_core.models.devices import pick_device
+from stic_core.models.saved import write_model
+from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
+from stic_core.protocol.compression import WireArray, unpack
+from stic_core.protocol.messages import (
+    Acknowledged,
+    Describe,
+    Failure,
+    Finish,
+    Instruction,
+    Refusal,
+    Report,
+    RunPlan,
+    SiteDescription,
+    Unprepared,
+)
+from stic_core.site_run import LocalRun, Observer, Silent
+from stic_core.tensors.flat import digest
+from stic_core.training.setup import Means, assemble
+
+LOG = logging.getLogger(__name__)
+
+
+class Participant:
+    """One site.
+
+    Args:
+        config: of the site.
+        observer: is told what goes on.
+        plans: which plans the site's operator approved.
+    """
+
+    def __init__(
+        self, config: SiteConfig, observer: Observer | None = None, *, plans: PlanStore | None = None
+    ) -> None:
+        self.config, self.observer = config, observer or Silent()
+        self.device = pick_device(config.device)
+        self.finished: str | None = None
+        """Status of the last run that the server ended."""
+        self._plans = plans or PlanStore(config.plans)
+        self._run: LocalRun | None = None
+        self._audit = AuditLog(config.audit)
+
+    def answer(self, instruction: Instruction, weights: WireArray | None) -> tuple[Report, WireArray | None]:
+        """Do what is asked, or say why not; never raises what a user could cause.
+
+        Both the question and the answer are in the audit log before the answer is given.
+        """
+        report, trained = self._attempt(instruction, weights)
+        decision = {"refusal": "refused", "failure": "failed"}.get(report.kind, "answered")
+        try:
+            self._audit.append(
+                self._entry("in", instruction, weights, instruction=instruction, decision=decision),
+                self._entry("out", report, trained, instruction=instruction, decision="sent"),
+            )
+        except (OSError, DataError) as error:
+            # Else something would leave that nobody could look up afterwards.
+            why = error if isinstance(error, DataError) else error.strerror
+            self.observer.note(f"nothing is answered: the audit log cannot be written ({why})")
+            raise
+        return report, trained
+
+    def _entry(
+        self,
+        direction: Direction,
+        message: Instruction | Report,
+        weights: WireArray | None,
+        *,
+        instruction: Instruction,
+        decision: str,
+    ) -> Entry:
+        specs = self._run.plan.tensors if self._run is not None and weights is not None else ()
+        return entry_of(
+            direction,
+            "server",
+            message,
+            weights,
+            run=instruction.run_id,
+            round_number=getattr(instruction, "round", 0),
+            tensors=tuple(spec.name for spec in specs),
+            decision=decision,
+        )
+
+    def _attempt(
+        self, instruction: Instruction, weights: WireArray | None
+    ) -> tuple[Report, WireArray | None]:
+        try:
+            return self._answer(instruction, weights)
+        except PlanPendingError as error:
+            return Refusal(reason=str(error)[:1000], pending=True), None
+        except PlanRefusedError as error:
+            self.observer.note(f"refused: {error}")
+            return Refusal(reason=str(error)[:1000]), None
+        except SticError as error:
+            self.observer.note(f"failed: {error}")
+            return Failure(code=error.code), None
+        except Exception as error:
+            # Whatever it says may quote data, so only its kind travels.
+            LOG.exception("%s failed", instruction.kind)
+            self.observer.note(f"{instruction.kind} failed with {type(error).__name__}; see the log")
+            return Failure(code=type(error).__name__), None
+
+    def _answer(self, instruction: Instruction, weights: WireArray | None) -> tuple[Report, WireArray | None]:
+        match instruction:
+            case Describe():
+                return self._describe(instruction), None
+            case Finish():
+                return self._finish(instruction, weights), None
+            case _:
+                if self._run is None or self._run.run_id != instruction.run_id:
+                    return Unprepared(), None
+                return self._run.answer(instruction, weights)
+
+    def _describe(self, question: Describe) -> SiteDescription:
+        plan = question.plan
+        check_plan(plan, self.config.policy)
+        self._check_approved(plan)
+        self.observer.note(
+            f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
+            f"{plan.rounds} rounds, plan {plan.digest[:12]}"
+        )
+        self.finished = None
+        self._run = None  # the features of two runs need not fit into memory together
+        self._run = self._load(question.run_id, plan)
+        return self._run.describe()
+
+    def _check_approved(self, plan: RunPlan) -> None:
+        policy = self.config.policy
+        if policy.plans == "any" or plan.digest in policy.approved or self._plans.is_approved(plan):
+            return
+        differences = self._plans.differences(plan)
+        if self._plans.hold(plan):  # the server asks again every few seconds: said once
+            self.observer.note(
+                f"plan {plan.digest[:12]} waits for approval: stic-client --site {self.config.site} approve"
+            )
+            for line in differences:
+                self.observer.note(f"  {line}")
+        changed = f" It differs from the plan approved last: {'; '.join(differences)}." if differences else ""
+        raise PlanPendingError(
+            f"plan {plan.digest[:12]} is not approved at this site yet",
+            advice=f"The site's operator looks at it with `stic-client --site {self.config.site} approve`.{changed}",
+        )
+
+    def _load(self, run_id: str, plan: RunPlan) -> LocalRun:
+        dataset = load_dataset(self.config.dataset.prepared)
+        if plan.determinism:
+            torch.use_deterministic_algorithms(True)
+        bench = assemble(
+            dataset,
+            model=plan.model,
+            training=plan.training,
+            task=plan.task,
+            seed=plan.seed,
+            means=Means(
+                device=self.device,
+                precision=self.config.precision,
+                weights=self.config.backbone_weights.get(plan.model.backbone),
+                cache_limit_bytes=int(self.config.cache_limit_gb * 1e9),
+                progress=lambda done, total: self.observer.progress("backbone features", done, total),
+                announce=lambda size: self.observer.note(
+                    f"backbone features take {size / 1e6:.0f} MB on the disk, once"
+                ),
+            ),
+        )
+        return LocalRun(
+            self.config.site,
+            run_id,
+            plan,
+            dataset,
+            bench,
+            policy=self.config.policy,
+            observer=self.observer,
+        )
+
+    def _finish(self, instruction: Finish, weights: WireArray | None) -> Acknowledged:
+        run = self._run
+        if weights is not None and run is not None and run.run_id == instruction.run_id:
+            found = unpack(weights, run.plan.tensors, transport="float32")
+            if digest(found, run.plan.tensors) == instruction.weights_digest:
+                folder = self.config.models / run.run_id
+                write_model(
+                    folder,
+                    found,
+                    tensors=run.plan.tensors,
+                    task=run.plan.task,
+                    model=run.plan.model,
+                    image=run.plan.image,
+                    run_id=run.run_id,
+                    backbone_digest=run.bench.backbone_digest,
+                    best_round=instruction.best_round,
+                    phantom=run.dataset.phantom,
+                    plan_digest=run.plan.digest,
+                )
+                self.observer.note(f"the final model is in {folder}")
+        self.observer.note(f"run {instruction.run_id} is {instruction.status}")
+        self.finished = instruction.status
+        return Acknowledged()

@@ -1,0 +1,41 @@
+"""What the site agrees to; every plan is checked before anything of it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stic_core.config import PolicyConfig
+from stic_core.data.clinical import COLUMNS
+from stic_core.errors import PlanRefusedError
+from stic_core.protocol.messages import RunPlan
+
+
+def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
+    """Refuse a plan that goes beyond the site's policy.
+
+    Raises:
+        PlanRefusedError: says which bound, made of configuration alone since it travels.
+    """
+    training = plan.training
+    _one_of("task", plan.task.name, policy.tasks, key="tasks")
+    _one_of("model.architecture", plan.model.architecture, policy.architectures, key="architectures")
+    _one_of("model.backbone", plan.model.backbone, policy.backbones, key="backbones")
+    bounds = (
+        ("rounds", plan.rounds, "max_rounds", policy.max_rounds),
+        ("training.local_epochs", training.local_epochs, "max_local_epochs", policy.max_local_epochs),
+        ("training.local_steps", training.local_steps or 0, "max_local_steps", policy.max_local_steps),
+        ("training.learning_rate", training.learning_rate, "max_learning_rate", policy.max_learning_rate),
+        ("training.batch_size", training.batch_size, "max_batch_size", policy.max_batch_size),
+    )
+    for name, value, key, bound in bounds:
+        if value > bound:
+            raise PlanRefusedError(name, got=value, expected=f"at most {bound} (policy.{key})")
+    if plan.clinical_columns != COLUMNS:
+        raise PlanRefusedError(
+            "clinical_columns", got="another vocabulary", expected="the 20 columns of this version"
+        )
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str] | None, *, key: str) -> None:
+    if allowed is not None and value not in allowed:
+        raise PlanRefusedError(name, got=value, expected=f"one of policy.{key}: {', '.join(allowed)}")

@@ -1,0 +1,380 @@
+"""`prepare`: from a manifest to the prepared dataset; only what changed is done again.
+
+Each patient is worked on in a process of its own pool and kept in a file of its own
+(`stic_client.preparation.patient_cache`), so that a run that is killed goes on where it was. One patient who
+cannot be used is quarantined with the reason and never stops the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stic_client.ingest.manifest import PatientRow, read_manifest
+from stic_client.ingest.patient import PreparedPatient, prepare_patient
+from stic_client.preparation import patient_cache, worker_pool
+from stic_client.preparation.quarantine import (
+    QUARANTINE_FILE,
+    Refusal,
+    check_enough,
+    duplicates,
+    lost_refusal,
+    refusal_of,
+)
+from stic_core.config import DatasetConfig, ImageConfig, SiteConfig
+from stic_core.data.clinical import MARKERS, VARIABLES, Levels, as_columns, read_levels
+from stic_core.data.dataset import SPLITS, SiteDataset, draw_val, write_dataset
+from stic_core.errors import ConfigError, DataError, PatientError
+from stic_core.tasks import Task
+
+LIMIT_S = 900.0
+"""A patient who takes longer has a file that hangs its decoder."""
+
+WARNINGS_FILE = "warnings.csv"
+STATISTICS_FILE = "preparation.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrepareSummary:
+    """What a preparation did.
+
+    Args:
+        dataset: the prepared dataset.
+        counts: patients by split and label.
+        quarantined: patients who could not be used.
+        prepared, reused: patients worked on, and taken from the run before.
+        missing: share of patients without a value (or with one that settles nothing), by
+            clinical variable.
+        without_place: patients whose whole slice is used although a crop is configured.
+        rejected: registrations that were rejected, of `registrations`.
+        warnings: by subject.
+        seconds: wall time.
+    """
+
+    dataset: SiteDataset
+    counts: Mapping[str, Mapping[str, int]]
+    quarantined: tuple[Refusal, ...]
+    prepared: int
+    reused: int
+    missing: Mapping[str, float]
+    without_place: int
+    rejected: int
+    registrations: int
+    warnings: tuple[tuple[str, str], ...]
+    seconds: float
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Quarantined patients by reason, the most frequent first."""
+        return dict(Counter(refusal.reason for refusal in self.quarantined).most_common())
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    row: PatientRow
+    root: Path
+    folder: Path
+    image: ImageConfig
+    checkerboards: bool
+    known: dict[str, patient_cache.Stamped]
+    checksums: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a worker sends back: the image is on disk under `key`."""
+
+    key: str = ""
+    reused: bool = False
+    refusal: Refusal | None = None
+    known: Mapping[str, patient_cache.Stamped] | None = None
+
+
+def prepare(  # noqa: PLR0915 - three stages in a row, numbered
+    config: SiteConfig,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    task: Task | None = None,
+    checkerboards: bool = False,
+) -> PrepareSummary:
+    """Prepare a site's dataset under `config.dataset.prepared`.
+
+    Args:
+        config: paths absolute, as `stic_core.config.load` leaves them.
+        workers: processes; by default one a core. 0 works in this process, where a file that
+            crashes its decoder takes it along.
+        progress: called with patients done and patients in all.
+        task: also refuse labels that the task lacks, and a class without patients in `test`.
+        checkerboards: also write a PNG for each registered phase.
+
+    Raises:
+        ConfigError: a unit that a laboratory value cannot have.
+        DataError: no manifest; more patients quarantined than the site allows; none left.
+    """
+    started = time.monotonic()
+    settings = config.dataset
+    _check_units(settings)
+    try:
+        root = settings.root.resolve(strict=True)
+    except OSError:
+        raise DataError(
+            "the dataset's root is missing", got=settings.root, advice="Correct dataset.root in site.yaml."
+        ) from None
+    manifest = read_manifest(settings.root / settings.manifest)
+    folder = settings.prepared
+    folder.mkdir(parents=True, exist_ok=True)
+    refused = [refusal_of(error) for error in manifest.refused]
+    rows, levels, clinical_refused = _read_clinical(manifest.rows, settings=settings, task=task)
+    refused += clinical_refused
+
+    # 1. Images: each patient's own file, made or found.
+    total, bad = len(manifest.rows) + len(manifest.refused), len(refused)
+    if progress:
+        progress(bad, total)
+    known = patient_cache.load_known(folder)
+    keys: dict[str, str] = {}
+    reused = 0
+    checksums = patient_cache.read_checksums(root)
+    tasks = [_Task(row, root, folder, settings.image, checkerboards, {}, checksums) for row in rows]
+    try:
+        for done, (item, outcome) in enumerate(_images(tasks, known=known, workers=workers), start=1):
+            subject = item.row.subject
+            if isinstance(outcome, worker_pool.Lost):
+                refused.append(lost_refusal(subject, outcome))
+            elif outcome.refusal is not None:
+                refused.append(outcome.refusal)
+            else:
+                keys[subject] = outcome.key
+                reused += outcome.reused
+                known.update(outcome.known or {})
+            if progress:
+                progress(bad + done, total)
+    finally:
+        patient_cache.save_known(folder, known=known)
+    patient_cache.forget(folder, keep=[row.subject for row in rows])
+
+    # 2. The patients beside each other.
+    patients: dict[str, PreparedPatient] = {}
+    for subject, key in keys.items():
+        patient = patient_cache.load(folder, subject=subject, key=key)
+        if patient is None:
+            refused.append(
+                Refusal(
+                    subject,
+                    "",
+                    "its prepared image is gone",
+                    f"{subject}: its prepared image is gone. Run it again.",
+                )
+            )
+        else:
+            patients[subject] = patient
+    refused += duplicates(rows, patients=patients)
+    order = {row.subject: number for number, row in enumerate(manifest.rows)}
+    refused.sort(key=lambda refusal: (order.get(refusal.subject, -1), refusal.subject))
+    out = {refusal.subject for refusal in refused}
+    left = [row for row in rows if row.subject not in out]
+    warnings = [
+        (row.subject, text)
+        for row in left
+        for text in (
+            *patients[row.subject].warnings,
+            *_row_warnings(patients[row.subject], levels[row.subject]),
+        )
+    ]
+    _write_table(folder / QUARANTINE_FILE, ("subject_id", "file", "reason", "message"), map(_cells, refused))
+    _write_table(folder / WARNINGS_FILE, ("subject_id", "warning"), warnings)
+    check_enough(left, refused=refused, settings=settings, total=total, task=task)
+
+    # 3. The dataset.
+    subjects, labels = [row.subject for row in left], [row.label for row in left]
+    splits = draw_val(
+        subjects,
+        labels=labels,
+        splits=[row.split for row in left],
+        seed=settings.seed,
+        share=settings.val_share,
+    )
+    dataset = write_dataset(
+        folder,
+        images=(patients[subject].image for subject in subjects),
+        clinical=np.concatenate([as_columns(levels[subject]) for subject in subjects]),
+        labels=labels,
+        splits=splits,
+        subjects=subjects,
+        image=settings.image,
+        phantom=any(patients[subject].phantom for subject in subjects),
+        quarantined=len(refused),
+    )
+    summary = PrepareSummary(
+        dataset=dataset,
+        counts={
+            split: dict(
+                sorted(
+                    Counter(label for label, of in zip(labels, splits, strict=True) if of == split).items()
+                )
+            )
+            for split in SPLITS
+        },
+        quarantined=tuple(refused),
+        prepared=len(keys) - reused,
+        reused=reused,
+        missing=_missing([levels[subject] for subject in subjects]),
+        without_place=0
+        if settings.image.crop_mm is None
+        else sum(not patients[subject].place_known for subject in subjects),
+        rejected=sum(len(patients[subject].rejected) for subject in subjects),
+        registrations=sum(2 for row in left if not row.registered),
+        warnings=tuple(warnings),
+        seconds=time.monotonic() - started,
+    )
+    _write_statistics(folder, summary)
+    return summary
+
+
+def _check_units(settings: DatasetConfig) -> None:
+    for variable, unit in settings.units.items():
+        if variable not in MARKERS:
+            raise ConfigError(f"dataset.units.{variable}: no such value", expected=" or ".join(MARKERS))
+        if unit not in MARKERS[variable].to_unit:
+            raise ConfigError(
+                f"dataset.units.{variable}", got=repr(unit), expected=" or ".join(MARKERS[variable].to_unit)
+            )
+
+
+def _read_clinical(
+    rows: Iterable[PatientRow], *, settings: DatasetConfig, task: Task | None
+) -> tuple[list[PatientRow], dict[str, Levels], list[Refusal]]:
+    """Clinical values and labels; cheap, so they are judged before any image is read."""
+    good, levels, refused = [], {}, []
+    for row in rows:
+        try:
+            if task is not None and row.label and row.label not in task.classes:
+                raise PatientError(
+                    "a class that the task does not have",
+                    subject=row.subject,
+                    got=row.label,
+                    expected=" or ".join(task.classes),
+                    advice="Correct the label, or leave the patient out.",
+                )
+            try:
+                levels[row.subject] = read_levels(row.clinical, units=settings.units, compat=settings.compat)
+            except DataError as error:
+                raise PatientError(
+                    error.what, subject=row.subject, expected=error.expected, advice="Correct the manifest."
+                ) from None
+            good.append(row)
+        except PatientError as error:
+            refused.append(refusal_of(error))
+    return good, levels, refused
+
+
+def _images(
+    tasks: list[_Task], *, known: dict[str, patient_cache.Stamped], workers: int | None
+) -> Iterable[tuple[_Task, _Done | worker_pool.Lost]]:
+    """What came of each patient's image; those that nothing changed for need no process."""
+    changed: list[_Task] = []
+    for task in tasks:
+        try:
+            key, used = patient_cache.key_of(
+                task.row,
+                root=task.root,
+                image=task.image,
+                known=known,
+                checksums=task.checksums,
+                hash_new=False,
+            )
+        except PatientError as error:
+            yield task, _Done(refusal=refusal_of(error))
+            continue
+        if (
+            key
+            and not task.checkerboards
+            and patient_cache.load(task.folder, subject=task.row.subject, key=key)
+        ):
+            yield task, _Done(key=key, reused=True)
+        else:
+            task.known.update(used)
+            changed.append(task)
+    if changed:
+        if workers is None:
+            workers = (
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            )
+        yield from worker_pool.run(_work, tasks=changed, workers=min(workers, len(changed)), limit_s=LIMIT_S)
+
+
+def _work(task: _Task) -> _Done:
+    """One patient, in a worker."""
+    row = task.row
+    try:
+        key, used = patient_cache.key_of(
+            row, root=task.root, image=task.image, known=task.known, checksums=task.checksums
+        )
+        patient = prepare_patient(
+            row,
+            root=task.root,
+            image=task.image,
+            checkerboards=task.folder / "checkerboards" if task.checkerboards else None,
+        )
+        patient_cache.save(task.folder, subject=row.subject, key=key, patient=patient)
+        return _Done(key=key, known=used)
+    except PatientError as error:
+        return _Done(refusal=refusal_of(error))
+    except Exception as error:  # noqa: BLE001 - a fault of this project, or a file that nobody foresaw: the others go on
+        what = f"it cannot be prepared ({type(error).__name__})"
+        return _Done(
+            refusal=Refusal(row.subject, "", what, f"{row.subject}: {what}. Leave it out, and report this.")
+        )
+
+
+def _row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
+    rejected = [
+        f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()
+    ]
+    return rejected + [
+        f"{variable} is censored and settles no level: taken as missing" for variable in levels.unsettled
+    ]
+
+
+def _missing(levels: list[Levels]) -> dict[str, float]:
+    counts = Counter(name for patient in levels for name in (*patient.missing, *patient.unsettled))
+    return {name: counts[name] / len(levels) for name in VARIABLES}
+
+
+def _cells(refusal: Refusal) -> tuple[str, ...]:
+    return refusal.subject, refusal.file, refusal.reason, refusal.message
+
+
+def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
+    """What `check` shows later without reading the files again."""
+    content = {
+        "fingerprint": summary.dataset.fingerprint,
+        "counts": summary.counts,
+        "quarantined": summary.reasons,
+        "missing": summary.missing,
+        "without_place": summary.without_place,
+        "registrations": summary.registrations,
+        "rejected": summary.rejected,
+        "warnings": len(summary.warnings),
+    }
+    partial = folder / f"{STATISTICS_FILE}.part"
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    partial.replace(folder / STATISTICS_FILE)

@@ -1,0 +1,1 @@
+"""Which sites may take part: their keys, certificates and renewal."""

@@ -1,0 +1,319 @@
+"""`stic-server`: the command of the coordinating engineer."""
+
+from __future__ import annotations
+
+import datetime as dt
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stic_core import config
+from stic_core.config import FederationConfig
+from stic_core.errors import UsageError
+from stic_core.system import command_errors
+from stic_core.system.terminal import Terminal
+from stic_core.tasks import TASKS
+from stic_server.cli.keys import app as keys
+from stic_server.cli.options import ConfigOption, federation_file
+
+app = typer.Typer(
+    name="stic-server",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="The coordinator's side of STIC-Federated.",
+)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log and tracebacks.")] = False,
+) -> None:
+    """Options before a command."""
+    del verbose  # read where errors are shown
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="Begins the names of runs.")] = "stic",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port; the sites need no other.")] = 8443,
+    names: Annotated[
+        str, typer.Option(help="Host names and addresses that the sites use, with commas between.")
+    ] = "localhost,127.0.0.1",
+    task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "malignant",
+    backbone: Annotated[str, typer.Option(help="vgg16 (the paper's) or tiny (the demo's).")] = "vgg16",
+    crop_mm: Annotated[float | None, typer.Option(help="Crop around the lesion, mm.")] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Make federation.yaml, the federation's CA and the server's certificate; once."""
+    from stic_server.setup import NewFederation, initialise
+
+    new = NewFederation(
+        name=name,
+        host=host,
+        port=port,
+        names=[part.strip() for part in names.split(",") if part.strip()],
+        task=task,
+        backbone=backbone,
+        crop_mm=crop_mm,
+    )
+    path, fingerprint = initialise(federation_file(config_file).parent, new)
+    print(f"configuration   {path}")
+    print(f"CA certificate  {path.parent / 'ca.crt'}  (send this file to every site)")
+    print(f"CA fingerprint  {fingerprint}  (tell it the sites by telephone)")
+
+
+app.add_typer(keys)
+
+
+@app.command()
+def start(config_file: ConfigOption = None) -> None:
+    """Run the federation: wait for the sites, train, evaluate, write the report."""
+    _serve(federation_file(config_file))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A model's folder, such as runs/<run-id>/model.")],
+    config_file: ConfigOption = None,
+) -> None:
+    """Evaluate a model on each site's held-out patients, over the federation; nothing is trained."""
+    from stic_core.models.saved import read_model
+
+    read_model(model)  # says what is wrong before anybody waits for a site
+    _serve(federation_file(config_file), evaluate=model.resolve())
+
+
+@app.command()
+def plan(
+    out: Annotated[
+        Path | None, typer.Option(help="Also write it as a file for the sites to look at and approve.")
+    ] = None,
+    evaluate: Annotated[
+        Path | None, typer.Option(help="Plan the evaluation of this model instead of a training.")
+    ] = None,
+    config_file: ConfigOption = None,
+) -> None:
+    """Show the plan that the sites will be asked to approve, and its hash."""
+    from stic_core.models.saved import read_model
+    from stic_core.protocol.plan_summary import described
+    from stic_server.federation.plan import evaluation_of, training_of
+
+    federation = config.load(federation_file(config_file), FederationConfig)
+    proposal = (
+        training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
+    )
+    for name, value in described(proposal.plan):
+        print(f"{name:21}{value}")
+    if out is not None:
+        out.write_text(proposal.plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        print(f"{'written':21}{out}")
+
+
+def _serve(path: Path, *, evaluate: Path | None = None) -> None:
+    federation = config.load(path, FederationConfig)
+    with Terminal() as terminal:
+        terminal.stage("starting")
+        from stic_server.admission import renewal
+
+        folder, listen = path.resolve().parent, federation.listen
+        renewal.check_keys(folder)
+        for one in renewal.expiries(folder):
+            if warning := one.warning(dt.datetime.now(dt.UTC)):
+                terminal.note(f"warning: {warning}")
+        # torch and flwr take seconds to import: errors of configuration come before.
+        from stic_server import flower_app
+        from stic_server.cli.console import ConsoleObserver
+        from stic_server.flower_link import FleetServer, Listen
+        from stic_server.status.file import StatusFile
+
+        # A service manager stops with SIGTERM; leave as with Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        server = FleetServer(
+            Listen(
+                host=listen.host,
+                port=listen.port,
+                certificate=folder / "server.crt",
+                key=folder / "server.key",
+                ca=folder / "ca.crt",
+                max_body_mb=listen.max_body_mb,
+            ),
+            note=terminal.note,
+        )
+        server.watch(folder / "sites")
+        server.start()
+        terminal.note(f"listening on https://{listen.host}:{listen.port}")
+        try:
+            run_config = {"federation": str(path)} | ({"evaluate": str(evaluate)} if evaluate else {})
+            with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
+                flower_app.surroundings.observer = observer
+                server.execute(flower_app.app, run_config=run_config)
+        finally:
+            server.stop()
+        run = flower_app.surroundings.run
+        assert run is not None  # the app ran
+    show_evaluation(run.read_evaluation())
+    print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    readers: Annotated[
+        list[Path] | None,
+        typer.Option(help="A reader study that a site exported; may be given more than once. It is kept."),
+    ] = None,
+) -> None:
+    """Write a run's report and model card again."""
+    from stic_server.report import write_report
+    from stic_server.report.model_card import write_model_card
+
+    print(write_report(run, readers=readers or ()))
+    if (run / "evaluation.json").exists():
+        print(write_model_card(run))
+
+
+@app.command()
+def audit(
+    run: Annotated[str | None, typer.Argument(help="A run's id; default all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
+    config_file: ConfigOption = None,
+) -> None:
+    """Verify the log of every message in and out, and sum it up."""
+    from stic_core.protocol.audit_log import AuditLog, describe
+
+    print(describe(AuditLog(federation_file(config_file).parent / "audit.jsonl"), run=run, as_json=as_json))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Of the phantom patients and of training.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="As many patients as the paper's two centres.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path(".stic"),
+    runs: Annotated[Path, typer.Option(help="Where its runs go.")] = Path("runs"),
+) -> None:
+    """The whole of it on this machine: two phantom centres, a real server, two real clients."""
+    from stic_server.demo import run_demo
+
+    run_demo(folder.resolve(), runs=runs.resolve(), seed=seed, full=full)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder of the simulation; an interrupted one goes on there.")],
+    phantom: Annotated[bool, typer.Option("--phantom", help="Two phantom centres, drawn a seed.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Phantom centres of the paper's size.")] = False,
+    prepared: Annotated[
+        list[Path] | None, typer.Option(help="A prepared dataset; repeat for each site.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="centre: sites as they are; dirichlet: dealt out anew by class.")
+    ] = "centre",
+    sites: Annotated[int, typer.Option(help="With --split dirichlet: how many sites.")] = 0,
+    alpha: Annotated[float, typer.Option(help="With --split dirichlet: small makes sites differ.")] = 0.5,
+    seeds: Annotated[str, typer.Option(help="Such as 0-4 or 0,1,2.")] = "0-4",
+    cohorts: Annotated[
+        Path | None, typer.Option(help="Keep drawn phantoms here, for further simulations.")
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="federation.yaml: model, training, rounds; default the demo's."),
+    ] = None,
+) -> None:
+    """Federated, centralised, ensemble and each site alone over several seeds, in one process."""
+    from stic_server.simulation import simulate as run
+    from stic_server.simulation.options import study_of
+    from stic_server.simulation.tables import text
+
+    study = study_of(
+        seeds=seeds,
+        split=split,
+        federation=config.load(config_file, FederationConfig) if config_file else None,
+        prepared=prepared or (),
+        phantom=phantom,
+        full=full,
+        sites=sites,
+        alpha=alpha,
+        cohorts=cohorts,
+    )
+    with Terminal() as terminal:
+        simulation = run(study, out, terminal=terminal)
+    print(text(simulation))
+    print(f"\nsimulation  {out / 'simulation.md'}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="As one ONNX file, backbone and all.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The file; default model.onnx in the model's folder.")
+    ] = None,
+    backbone_weights: Annotated[
+        Path | None, typer.Option(help="The backbone's file, where it is not in torchvision's cache.")
+    ] = None,
+) -> None:
+    """Write a run's model for other programs; its scores are ours within 1e-4."""
+    if not onnx:
+        raise UsageError("no format is named", advice="Add --onnx.")
+    import torch
+
+    from stic_core.models.onnx_export import export_onnx
+    from stic_core.models.saved import read_model
+    from stic_core.training.setup import Means, restore
+
+    folder = run / "model" if (run / "model").is_dir() else run
+    saved = read_model(folder)
+    network = restore(saved, means=Means(torch.device("cpu"), precision="float32", weights=backbone_weights))
+    print(export_onnx(network, out or folder / "model.onnx", description=saved.description))
+
+
+@app.command("import-keras")
+def import_keras(
+    file: Annotated[Path, typer.Argument(help="The authors' .h5: a whole model, or its weights.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; the backbone goes beside it.")],
+    task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "malignant",
+) -> None:
+    """Turn a Keras model of the paper's authors into one of ours, for predict or a warm start."""
+    from stic_core.models.keras_import import save_keras
+
+    if task not in TASKS:
+        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    backbone = save_keras(file, out=out, task=TASKS[task])
+    print(f"model     {out}")
+    print(f"backbone  {backbone}  (name it under backbone_weights: {{vgg16: FILE}})")
+
+
+def show_evaluation(document: dict[str, Any]) -> None:
+    """The held-out table on stdout."""
+    from stic_core.evaluation import held_out_table
+
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    console.width = max(console.width, 104)  # a wrapped line is better than a cut figure
+    if document["phantom"]:
+        console.print(
+            "\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n"
+        )
+    # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
+    heading, *rows = held_out_table(document, class_intervals=False)
+    table = Table(title="Held-out patients (95 % intervals)", title_justify="left", box=None, pad_edge=False)
+    for index, name in enumerate(heading):
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    command_errors.run(app, name="stic-server")

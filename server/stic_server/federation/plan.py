@@ -1,0 +1,86 @@
+"""From a configuration to a plan and its first weights: what the sites are asked to agree to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stic_core.config import FederationConfig
+from stic_core.errors import UsageError
+from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.saved import SavedModel, read_model, warm_start
+from stic_core.models.stic import initial_module
+from stic_core.protocol.messages import RunPlan
+from stic_core.tasks import TASKS, Task
+from stic_core.tensors.flat import FlatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan with the weights that it begins with.
+
+    Args:
+        note: what an operator should know of the weights; "" where there is nothing.
+    """
+
+    plan: RunPlan
+    weights: FlatArray
+    note: str = ""
+
+
+def training_of(federation: FederationConfig) -> Proposal:
+    """A run that trains.
+
+    Raises:
+        WeightsError: a backbone that trains and whose file is missing.
+        DataError: a warm start from something else than a model that fits.
+    """
+    module = initial_module(
+        federation.model,
+        classes=len(federation.task.classes),
+        seed=federation.seed,
+        weights=federation.backbone_weights.get(federation.model.backbone),
+    )
+    plan = RunPlan.of(federation, trainable_specs(module))
+    initial = get_flat(module)
+    if federation.warm_start is None:
+        return Proposal(plan, initial)
+    initial, fresh = warm_start(
+        read_model(federation.warm_start), initial=initial, tensors=plan.tensors, model=plan.model
+    )
+    return Proposal(
+        plan, initial, f"warm start from {federation.warm_start}; fresh: {', '.join(fresh) or 'nothing'}"
+    )
+
+
+def evaluation_of(federation: FederationConfig, saved: SavedModel) -> Proposal:
+    """A run that trains nothing and evaluates a model on each site's held-out patients.
+
+    Raises:
+        UsageError: a model of a task that neither this version nor the configuration knows.
+    """
+    about = saved.description
+    plan = RunPlan.of(
+        federation.model_copy(
+            update={"task": _task_of(federation, saved), "model": about.architecture, "image": about.image}
+        ),
+        about.tensors,
+    )
+    return Proposal(
+        plan.model_copy(
+            update={"rounds": 0, "evaluates": about.digest, "local_only": False, "transport": "float32"}
+        ),
+        saved.weights,
+    )
+
+
+def _task_of(federation: FederationConfig, saved: SavedModel) -> Task:
+    about = saved.description
+    for task in (federation.task, *TASKS.values()):
+        if (task.name, task.classes) == (about.task, about.classes):
+            return task
+    raise UsageError(
+        "the model's task is not known here",
+        got=f"{about.task}: {', '.join(about.classes)}",
+        expected="a task of this version, or the one in federation.yaml",
+        advice="Spell the task out in federation.yaml, as it was when the model was trained.",
+    )

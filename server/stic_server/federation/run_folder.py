@@ -1,0 +1,172 @@
+"""What a run leaves behind: `runs/<run-id>/` with its record, rounds, model and evaluation."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+from stic_core.config import FederationConfig
+from stic_core.errors import DataError
+from stic_core.protocol.messages import RunPlan
+from stic_core.tensors.flat import FlatArray, digest, unflatten
+from stic_server.federation.checkpoints import write_atomically
+
+SCHEMA = 1
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """What ran here."""
+    found = {"python": platform.python_version()}
+    for name in ("stic-federated", "torch", "flwr", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+class RunFolder:
+    """A run's folder; every file is replaced whole or not at all.
+
+    Args:
+        path: `runs/<run-id>`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the state lies from which the run resumes."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def begin(cls, config: FederationConfig, plan: RunPlan) -> RunFolder:
+        """A new run, or the last one where it has the same plan and was not finished, report and all."""
+        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
+        if runs:
+            record = cls(runs[-1].parent).read_record()
+            unfinished = record["status"] == "running" or record.get("report") == "owed"
+            if unfinished and record["plan_digest"] == plan.digest:
+                return cls(runs[-1].parent)
+        stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
+        run = cls(config.runs / f"{config.name}-{stamp}")
+        run.path.mkdir(parents=True)
+        run.write_record(
+            {
+                "schema": SCHEMA,
+                "run_id": run.run_id,
+                "name": config.name,
+                "status": "running",
+                "started": now(),
+                "plan_digest": plan.digest,
+                "evaluates": plan.evaluates,
+                # An evaluation's model may be another than the one that the file would train.
+                "config": config.model_copy(
+                    update={name: getattr(plan, name) for name in ("task", "model", "image", "rounds")}
+                ).model_dump(mode="json", exclude={"runs", "listen", "warm_start", "backbone_weights"}),
+                "versions": versions(),
+                "seed": config.seed,
+                "determinism": config.determinism,
+                "sites": {},
+                "participation": {},
+            }
+        )
+        return run
+
+    def read_record(self) -> dict[str, Any]:
+        """`record.json`.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        try:
+            return json.loads((self.path / "record.json").read_text())
+        except FileNotFoundError:
+            raise DataError(f"{self.path} is not a run: it has no record.json") from None
+        except ValueError:
+            raise DataError(
+                f"{self.path / 'record.json'} is damaged",
+                advice="Bring the run's folder back from where you keep copies, or move it away: "
+                "the next start then begins a new run.",
+            ) from None
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """`record.json`."""
+        self._write_json("record.json", record)
+
+    def update_record(self, **facts: object) -> None:
+        """Add to the record, or replace what it says."""
+        self.write_record(self.read_record() | facts)
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """`rounds.jsonl`, a value a round."""
+        path = self.path / "rounds.jsonl"
+        # A line without its end was being written when the server was killed.
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def keep_rounds(self, last: int) -> None:
+        """Drop rounds after `last`: those that a resumed run does again."""
+        rows = [row for row in self.read_rounds() if row["round"] <= last]
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_atomically(self.path / "rounds.jsonl", text.encode())
+
+    def add_round(self, row: Mapping[str, Any]) -> None:
+        """Append a line to `rounds.jsonl`; a torn last line is dropped by `keep_rounds`."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_model(self, weights: FlatArray, plan: RunPlan, **facts: object) -> str:
+        """`model/`: the weights as safetensors, and what they are.
+
+        Returns:
+            The model's digest.
+        """
+        found = digest(weights, plan.tensors)
+        write_atomically(self.path / "model" / "model.safetensors", save(unflatten(weights, plan.tensors)))
+        description = {
+            "schema": SCHEMA,
+            "digest": found,
+            "run_id": self.run_id,
+            "task": plan.task.name,
+            "classes": plan.task.classes,
+            "architecture": plan.model.model_dump(mode="json"),
+            "image": plan.image.model_dump(mode="json"),
+            "clinical_columns": plan.clinical_columns,
+            "tensors": [spec.model_dump(mode="json") for spec in plan.tensors],
+        }
+        self._write_json("model/model.json", description | facts)
+        return found
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """`evaluation.json`."""
+        return json.loads((self.path / "evaluation.json").read_text())
+
+    def write_evaluation(self, document: Mapping[str, Any]) -> None:
+        """`evaluation.json`."""
+        self._write_json("evaluation.json", document)
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / name, text.encode())

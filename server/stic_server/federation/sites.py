@@ -1,0 +1,252 @@
+"""The seam between a run and its sites: sites are asked, and they answer, however they are reached.
+
+The Flower link implements `Sites` for hospitals; a test can implement it with participants
+in its own process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
+from stic_core.protocol.compression import WireArray
+from stic_core.protocol.messages import Failure, Instruction, Refusal, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back from one site."""
+
+    report: Report
+    weights: WireArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of messages to a site and from it."""
+
+    down: int
+    up: int
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.down + other.down, self.up + other.up)
+
+    def __sub__(self, other: Traffic) -> Traffic:
+        return Traffic(self.down - other.down, self.up - other.up)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question to several sites.
+
+    Args:
+        answers: by site, of those that answered in time.
+        traffic: what the messages held, by site.
+    """
+
+    answers: Mapping[str, Answer]
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+
+    @property
+    def bytes_down(self) -> int:
+        """To all sites together."""
+        return sum(one.down for one in self.traffic.values())
+
+    @property
+    def bytes_up(self) -> int:
+        """From all sites together."""
+        return sum(one.up for one in self.traffic.values())
+
+    def followed_by(self, second: Exchange) -> Exchange:
+        """Both as one: later answers count, bytes add up."""
+        sites = sorted({*self.traffic, *second.traffic})
+        none = Traffic(0, 0)
+        return Exchange(
+            {**self.answers, **second.answers},
+            {site: self.traffic.get(site, none) + second.traffic.get(site, none) for site in sites},
+        )
+
+
+class Sites(Protocol):
+    """The sites of a federation, however they are reached."""
+
+    def present(self) -> list[str]:
+        """Those that are online now."""
+        ...
+
+    def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
+        """Wait until enough sites are online, for all admitted ones if they come in time.
+
+        Args:
+            apart_from: sites that do not count, since they said no.
+
+        Raises:
+            FederationError: too few came.
+        """
+        ...
+
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
+    ) -> Exchange:
+        """Ask each site its question, the same weights with each, and wait until the timeout.
+
+        Raises:
+            ProtocolError: an answer that is none of the protocol's.
+        """
+        ...
+
+
+class AuditedSites:
+    """Sites whose every question and answer goes into the audit log.
+
+    Args:
+        sites: how they are reached.
+        log: where it goes.
+        tensors: names of what weights hold.
+    """
+
+    def __init__(self, sites: Sites, log: AuditLog, *, tensors: tuple[str, ...]) -> None:
+        self._sites, self._log, self._tensors = sites, log, tensors
+
+    def present(self) -> list[str]:
+        """See `Sites`."""
+        return self._sites.present()
+
+    def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
+        """See `Sites`."""
+        return self._sites.wait_for(at_least=at_least, timeout=timeout, apart_from=apart_from)
+
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
+    ) -> Exchange:
+        """See `Sites`."""
+        self._log.append(
+            *(
+                self._entry("out", site, question, weights, question=question, decision="sent")
+                for site, question in sorted(questions.items())
+            )
+        )
+        exchange = self._sites.ask(questions, weights=weights, timeout=timeout)
+        self._log.append(
+            *(
+                self._entry(
+                    "in",
+                    site,
+                    answer.report,
+                    answer.weights,
+                    question=questions[site],
+                    decision="refused" if isinstance(answer.report, Refusal) else "received",
+                )
+                for site, answer in sorted(exchange.answers.items())
+            )
+        )
+        return exchange
+
+    def _entry(
+        self,
+        direction: Direction,
+        site: str,
+        message: Instruction | Report,
+        weights: WireArray | None,
+        *,
+        question: Instruction,
+        decision: str,
+    ) -> Entry:
+        return entry_of(
+            direction,
+            site,
+            message,
+            weights,
+            run=question.run_id,
+            round_number=getattr(question, "round", 0),
+            tensors=self._tensors if weights is not None else (),
+            decision=decision,
+        )
+
+
+class Observer(Protocol):
+    """Is told what goes on; shows it or not."""
+
+    def note(self, text: str) -> None:
+        """Something that is worth a line."""
+        ...
+
+    def stage(self, text: str) -> None:
+        """What is being done from now on."""
+        ...
+
+    def waiting(self, sites: Sequence[str], seconds: float) -> None:
+        """Whom we wait for, and how long so far."""
+        ...
+
+    def round_begins(self, number: int, *, rounds: int) -> None:
+        """The sites are asked to train the round."""
+        ...
+
+    def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
+        """A round with its scores, as `rounds.jsonl` has it."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def stage(self, text: str) -> None:
+        """Nothing."""
+
+    def waiting(self, sites: Sequence[str], seconds: float) -> None:
+        """Nothing."""
+
+    def round_begins(self, number: int, *, rounds: int) -> None:
+        """Nothing."""
+
+    def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How few sites, and how long.
+
+    Args:
+        min_sites: fewer usable answers than this and the run cannot go on.
+        join_timeout_s, round_timeout_s: seconds.
+        approval_s: how long to wait for sites that have to approve the plan, once there are enough others.
+        ask_again_s: between questions to a site whose operator has to approve the plan.
+        max_patients: a site that claims more training patients is left out.
+        max_update_ratio: how many times the others' norm a site's update may be; None does not look.
+    """
+
+    min_sites: int
+    join_timeout_s: float
+    round_timeout_s: float
+    approval_s: float = 60.0
+    ask_again_s: float = 5.0
+    max_patients: int = 100_000
+    max_update_ratio: float | None = 100.0
+
+
+ReportT = TypeVar("ReportT")
+
+
+def answers_of(
+    exchange: Exchange, kind: type[ReportT], *, observer: Observer
+) -> dict[str, tuple[ReportT, WireArray | None]]:
+    """The answers of one kind; a refusal, a failure or another kind is noted and left out."""
+    out: dict[str, tuple[ReportT, WireArray | None]] = {}
+    for site, answer in sorted(exchange.answers.items()):
+        report = answer.report
+        if isinstance(report, kind):
+            out[site] = (report, answer.weights)
+        elif isinstance(report, Refusal):
+            observer.note(f"{site} refused: {report.reason}")
+        elif isinstance(report, Failure):
+            observer.note(f"{site} failed with {report.code}; its own log says more")
+        else:
+            observer.note(f"{site} answered with {type(report).__name__} instead of {kind.__name__}")
+    return out

@@ -1,0 +1,237 @@
+"""The rounds of a run: send the model, take in the scores, average what came back, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from stic_core.errors import FederationError, ProtocolError, SiteReportError
+from stic_core.evaluation import ValidationReport
+from stic_core.evaluation.pooling import as_json
+from stic_core.protocol.compression import WireArray, downward, pack, restore, rounded
+from stic_core.protocol.messages import RoundReport, TrainRound
+from stic_core.tensors.flat import FlatArray, digest
+from stic_core.training.schedules import rate_of_round, should_stop
+from stic_server.federation.checkpoints import load_state, save_state
+from stic_server.federation.participants import Roster
+from stic_server.federation.round import Diagnostics, FederationState, SiteRound, Validation, advance, score
+from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.sites import Exchange, answers_of
+
+ATTEMPTS = 3
+"""How often a round is tried before the run fails; it can be resumed."""
+
+_NORMS_OF_ROUNDS = 20
+"""How far back the norms of updates are compared."""
+
+
+class Rounds:
+    """Training.
+
+    Args:
+        roster: the sites that take part.
+        run: the folder that keeps rows and checkpoints.
+    """
+
+    def __init__(self, roster: Roster, run: RunFolder) -> None:
+        self._roster, self._run = roster, run
+
+    def train(self, initial: FlatArray) -> FederationState:
+        """All rounds that are still to do.
+
+        Args:
+            initial: the first weights, where there is no checkpoint.
+
+        Raises:
+            FederationError: a round had too few usable reports.
+        """
+        state, passed_over = load_state(self._run.checkpoints, plan_digest=self._roster.plan.digest)
+        for word in passed_over:
+            self._roster.observer.note(word)
+        if state is None:
+            state = FederationState(0, self._travelled(initial))
+        else:
+            self._roster.observer.note(f"run {self._roster.run_id} goes on after round {state.completed}")
+        # The last round's row waits for its scores in the checkpoint: the next exchange brings them.
+        self._run.keep_rounds(state.completed - 1)
+        self._roster.observer.stage("training")
+        mark = time.monotonic()
+        while state.completed < self._roster.plan.rounds and not self._stops(state):
+            number = state.completed + 1
+            self._roster.observer.round_begins(number, rounds=self._roster.plan.rounds)
+            before = state.pending
+            state, diagnostics, exchange, reports = self._averaged(state, number)
+            for reason in diagnostics.refused.values():
+                self._roster.observer.note(reason)
+            self._write_row(before, diagnostics.validation)
+            # A round lasts until the next one begins: the checkpoint of the one before is in it.
+            seconds, mark = time.monotonic() - mark, time.monotonic()
+            row = self._row(number, seconds, exchange, reports, diagnostics)
+            state = replace(state, pending=row, seconds=state.seconds + seconds)
+            save_state(state, self._run.checkpoints, plan_digest=self._roster.plan.digest)
+        state, validation = score(state, self._last_look(state))
+        self._write_row(state.pending, validation)
+        return state
+
+    def _averaged(
+        self, state: FederationState, number: int
+    ) -> tuple[FederationState, Diagnostics, Exchange, dict[str, SiteRound]]:
+        """One round, tried again when too few reports are usable: sites may be back by then."""
+        for attempt in range(1, ATTEMPTS + 1):
+            self._roster.ready()
+            exchange, reports = self._round(state, number, train=True)
+            try:
+                after, diagnostics = advance(
+                    state,
+                    reports,
+                    min_sites=self._roster.limits.min_sites,
+                    past_norms=self._past_norms(state),
+                    max_update_ratio=self._roster.limits.max_update_ratio,
+                )
+            except FederationError as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._roster.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
+            else:
+                after = replace(after, weights=self._travelled(after.weights))
+                return after, diagnostics, exchange, reports
+        raise AssertionError("the loop returns or raises")
+
+    def _last_look(self, state: FederationState) -> dict[str, SiteRound]:
+        """Validation of the last model, by as many sites as a round needs: which model is best hangs on it."""
+        reports: dict[str, SiteRound] = {}
+        for _ in range(ATTEMPTS):
+            self._roster.ready()
+            _, reports = self._round(state, state.completed + 1, train=False)
+            if len(reports) >= self._roster.limits.min_sites:
+                return reports
+        raise FederationError(
+            "the last model cannot be scored",
+            got=f"reports of {len(reports)} sites ({', '.join(reports) or 'none'}), {ATTEMPTS} times",
+            expected=f"at least {self._roster.limits.min_sites} (min_sites)",
+            advice="Start the server again when the sites are back: the run goes on here.",
+        )
+
+    def _round(
+        self, state: FederationState, number: int, *, train: bool
+    ) -> tuple[Exchange, dict[str, SiteRound]]:
+        question = TrainRound(
+            run_id=self._roster.run_id,
+            plan_digest=self._roster.plan.digest,
+            round=number,
+            weights_digest=digest(state.weights, self._roster.plan.tensors),
+            learning_rate=self._rate(number) if train else None,
+            train=train,
+        )
+        plan = self._roster.plan
+        wire = pack(state.weights, plan.tensors, transport=downward(plan.transport))
+        exchange = self._roster.ask(question, weights=wire)
+        found = answers_of(exchange, RoundReport, observer=self._roster.observer)
+        reports = {}
+        for site, (report, answered) in found.items():
+            try:
+                weights = self._restored(site, answered, base=state.weights)
+                self._check_round(site, report, weights, number=number)
+            except SiteReportError as error:
+                self._roster.observer.note(str(error))
+            else:
+                reports[site] = SiteRound(report, weights)
+        return exchange, reports
+
+    def _past_norms(self, state: FederationState) -> list[dict[str, float]]:
+        """How far each site went in the last rounds, of those whose updates were taken."""
+        rows = [*self._run.read_rounds()[-_NORMS_OF_ROUNDS:], *([state.pending] if state.pending else [])]
+        return [
+            {site: norm for site, norm in row.get("update_norm", {}).items() if site in row["sites"]}
+            for row in rows
+        ]
+
+    def _travelled(self, weights: FlatArray) -> FlatArray:
+        """A global model as the sites will have it, so that what is scored is what is kept."""
+        plan = self._roster.plan
+        return rounded(weights, plan.tensors, transport=downward(plan.transport))
+
+    def _restored(self, site: str, wire: WireArray | None, *, base: FlatArray) -> FlatArray | None:
+        if wire is None:
+            return None
+        plan = self._roster.plan
+        try:
+            return restore(wire, plan.tensors, transport=plan.transport, base=base)
+        except ProtocolError as error:
+            raise SiteReportError(
+                "weights of another form", site=site, got=error.got, expected=error.expected
+            ) from None
+
+    def _losses(self) -> list[float | None]:
+        """Pooled validation loss of the models so far that were scored, which lags a round behind."""
+        return [row["val"].get("pooled", {}).get("loss") for row in self._run.read_rounds()]
+
+    def _rate(self, number: int) -> float:
+        plan = self._roster.plan
+        return rate_of_round(plan.training, number=number, rounds=plan.rounds, losses=self._losses())
+
+    def _stops(self, state: FederationState) -> bool:
+        stops = should_stop(self._roster.plan.training, self._losses())
+        if stops:
+            self._roster.observer.note(
+                f"stopped early after round {state.completed}: no better validation loss for "
+                f"{self._roster.plan.training.early_stopping} rounds"
+            )
+        return stops
+
+    def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
+        if report.round != number:
+            raise SiteReportError("answered for another round", site=site, got=report.round, expected=number)
+        announced = self._roster.descriptions[site].patients["train"].n
+        if report.examples not in (0, announced):
+            raise SiteReportError(
+                "claims training patients that it did not announce",
+                site=site,
+                got=report.examples,
+                expected=announced,
+            )
+        if weights is not None and report.weights_digest != digest(weights, self._roster.plan.tensors):
+            raise SiteReportError("its weights do not have the digest that it names", site=site)
+
+    def _row(
+        self,
+        number: int,
+        seconds: float,
+        exchange: Exchange,
+        reports: Mapping[str, SiteRound],
+        diagnostics: Diagnostics,
+    ) -> dict[str, Any]:
+        slowest = max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
+        return {
+            "round": number,
+            "sites": sorted(diagnostics.train_loss),
+            "seconds": round(seconds, 4),
+            "overhead_seconds": round(seconds - slowest, 4),
+            "bytes_down": exchange.bytes_down,
+            "bytes_up": exchange.bytes_up,
+            "bytes_by_site": {
+                site: {"down": one.down, "up": one.up} for site, one in sorted(exchange.traffic.items())
+            },
+            "train_loss": dict(diagnostics.train_loss),
+            "update_norm": {site: float(f"{norm:.6g}") for site, norm in diagnostics.update_norm.items()},
+        }
+
+    def _write_row(self, row: Mapping[str, Any] | None, validation: Validation) -> None:
+        """Complete a round's row with the scores of the model that it made."""
+        if row is None:  # the first weights are nobody's model
+            return
+        scores = {site: _figures(report) for site, report in validation.sites.items()}
+        if validation.pooled:
+            scores["pooled"] = dict(validation.pooled)
+        complete = {**row, "val": scores}
+        self._run.add_round(complete)
+        self._roster.observer.round_done(complete, rounds=self._roster.plan.rounds)
+
+
+def _figures(report: ValidationReport) -> dict[str, Any]:
+    """One site's scores of a round; what it keeps back is said, not left out."""
+    if isinstance(report.loss_sum, float) and isinstance(report.correct, int):
+        return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
+    return {"n": report.n} | as_json(report.loss_sum)

@@ -1,0 +1,1 @@
+"""What stands between the network and Flower's endpoints: limits, guard, signatures."""

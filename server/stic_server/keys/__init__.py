@@ -1,1 +1,0 @@
-"""Commands of the operator: who is admitted, which certificates there are, and how things stand."""

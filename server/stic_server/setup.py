@@ -1,0 +1,107 @@
+"""The coordinator's first step: `federation.yaml`, the federation's CA and the server's certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stic_core import config
+from stic_core.config import FederationConfig
+from stic_core.errors import UsageError
+from stic_core.system.keys import certificate_fingerprint
+from stic_server.admission.certificates import make_certificates
+
+# Written with comments, because an operator edits it next.
+_TEMPLATE = """\
+# A federation. Paths are relative to this file.
+name: {name}
+task: {task}               # HCC, ICC, META; or hcc-icc, benign-malignant, or a name and classes
+rounds: {rounds}
+min_sites: {min_sites}                # fewer reports than this, and a round is not averaged
+
+image:
+  crop_mm: {crop_mm}              # square around the lesion, mm; null takes the whole slice
+
+model:
+  architecture: stic
+  backbone: {backbone}           # vgg16 (ImageNet, the paper's) or tiny (the demo's own)
+
+training:                   # at each site, each round
+  local_epochs: {local_epochs}
+  batch_size: 32
+  learning_rate: 0.001
+  views: {views}                  # augmented views a patient, cached beside the plain one
+  class_balanced: false
+
+seed: {seed}
+determinism: true           # bit-equal results for equal seeds on a CPU
+local_only: true            # also train each site's own model, for comparison
+transport: float32          # or float16, int8: fewer bytes a round
+
+listen:
+  host: {host}
+  port: {port}
+  names: [{names}]          # host names and addresses that the sites use; the certificate carries them
+
+join_timeout_s: {join_timeout_s}       # how long to wait for min_sites
+join_grace_s: {join_grace_s}            # and then for the other admitted sites
+round_timeout_s: 3600
+max_update_ratio: 100       # an update more than so many times the other sites' is refused
+
+runs: {runs}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFederation:
+    """What can be chosen on the command line; the rest stands in federation.yaml."""
+
+    name: str
+    host: str
+    port: int
+    names: Sequence[str]
+    task: str = "malignant"
+    backbone: str = "vgg16"
+    rounds: int = 20
+    local_epochs: int = 1
+    views: int = 8
+    min_sites: int = 2
+    crop_mm: float | None = None
+    seed: int = 0
+    join_timeout_s: float = 86_400
+    join_grace_s: float = 60
+    runs: Path = Path("runs")
+
+
+def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
+    """Make the server's folder, once.
+
+    Returns:
+        The path of federation.yaml, and the CA's fingerprint for the sites to compare.
+
+    Raises:
+        UsageError: there is one already, or an argument cannot be used.
+    """
+    path = folder / "federation.yaml"
+    if path.exists():
+        raise UsageError(f"{path} exists", advice="It is left as it is; edit it.")
+    text = _TEMPLATE.format(
+        **{
+            **{name: getattr(new, name) for name in new.__slots__},
+            "names": ", ".join(f'"{name}"' for name in new.names),
+            "crop_mm": "null" if new.crop_mm is None else f"{new.crop_mm:g}",
+            "runs": "'" + str(new.runs).replace("'", "''") + "'",
+        }
+    )
+    config.parse_text(text, FederationConfig, source="the command line", base=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        make_certificates(folder, names=new.names)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{error.filename} exists", advice="It is left as it is; move it away for a new one."
+        ) from None
+    (folder / "sites").mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path, certificate_fingerprint(folder / "ca.crt")

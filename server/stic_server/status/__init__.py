@@ -1,0 +1,1 @@
+"""What `stic-server status` reads and says."""

@@ -1,0 +1,1 @@
+"""How the server turns the sites' updates into the next global model."""

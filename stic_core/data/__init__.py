@@ -1,0 +1,1 @@
+"""A site's prepared data: CT images, clinical columns, the dataset on disk."""

@@ -1,0 +1,1 @@
+"""Reader studies: what is computed, what may be released, how it is said."""

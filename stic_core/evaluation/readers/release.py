@@ -1,0 +1,267 @@
+"""What of a reader study may leave a site, as counts, and the figures that follow from them.
+
+The file that a site exports holds counts and test results alone; whoever reads it computes
+the proportions and intervals again, so the page of the site and the coordinator's report
+show the same numbers. Small cells are suppressed by the same rule as in the model's own
+confusion: a count stays inside where it is small, or where a small one could be recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stic_core import statistics
+from stic_core.config import PolicyConfig, SiteName
+from stic_core.errors import DataError
+from stic_core.evaluation.comparison import Discordant
+from stic_core.evaluation.pooling import accuracy_json, as_json
+from stic_core.evaluation.readers.study import (
+    CONDITIONS,
+    LONGEST_NAME,
+    Comparison,
+    Condition,
+    Performance,
+    Rate,
+    ReaderStudy,
+)
+from stic_core.evaluation.site import Accuracy, too_few
+from stic_core.privacy.small_cells import hidden_cells, releasable_columns
+from stic_core.statistics import Absent, NotEstimable, Suppressed
+
+Json: TypeAlias = Any
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+CONSENSUS = "consensus"
+"""A reader of this name is no person and keeps it; the others are numbered."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class JudgeCounts(_Frozen):
+    """A reader, or the model, as counts: right ones of all, and by class those of it and those not."""
+
+    accuracy: Accuracy | Absent
+    sensitivity: dict[str, Accuracy | Absent]
+    specificity: dict[str, Accuracy | Absent]
+
+
+class QTest(_Frozen):
+    """Cochran's Q over the readers."""
+
+    statistic: Annotated[float, Field(ge=0)]
+    df: Annotated[int, Field(ge=1)]
+    p: Annotated[float, Field(ge=0, le=1)]
+
+
+class ReaderRelease(_Frozen):
+    """One site's reader study.
+
+    Args:
+        run_id: of the run that trained the model.
+        test_fingerprint: of the held-out patients that were read.
+        min_cell: of the policy that it was made under.
+        readers: by name and condition.
+        helped: each reader with the model's help (b: only so right) against alone (c).
+        against_model: the model (b) against each reader alone (c).
+        between: do the readers differ, by condition.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["reader-study"] = "reader-study"
+    site: SiteName
+    run_id: Annotated[str, Field(max_length=128)]
+    model_digest: Digest
+    test_fingerprint: Digest
+    task: Annotated[str, Field(max_length=64)]
+    classes: Annotated[tuple[Name, ...], Field(min_length=2, max_length=16)]
+    phantom: bool
+    min_cell: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)]
+    readers: Annotated[dict[Name, dict[Condition, JudgeCounts]], Field(min_length=1, max_length=64)]
+    model: JudgeCounts
+    helped: dict[Name, Discordant | Absent]
+    against_model: dict[Name, Discordant | Absent]
+    between: dict[Condition, QTest | Absent]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not set(self.helped) == set(self.against_model) == set(self.readers):
+            raise ValueError("the comparisons are not of the readers")
+        if any(set(by) != set(CONDITIONS) for by in (*self.readers.values(), self.between)):
+            raise ValueError(f"expected {' and '.join(CONDITIONS)}")
+        judges = [self.model, *(judge for by in self.readers.values() for judge in by.values())]
+        for judge in judges:
+            if not set(judge.sensitivity) == set(judge.specificity) == set(self.classes):
+                raise ValueError("sensitivities or specificities are not of the classes")
+            if isinstance(judge.accuracy, Accuracy) and judge.accuracy.total != self.n:
+                raise ValueError("an accuracy is not over n patients")
+            rates = (*judge.sensitivity.values(), *judge.specificity.values())
+            if any(isinstance(rate, Accuracy) and rate.total > self.n for rate in rates):
+                raise ValueError("more patients of a class than patients")
+        for pair in (*self.helped.values(), *self.against_model.values()):
+            if isinstance(pair, Discordant) and pair.b + pair.c > self.n:
+                raise ValueError("more discordant patients than patients")
+        return self
+
+
+def release(
+    study: ReaderStudy,
+    *,
+    policy: PolicyConfig,
+    names: Mapping[str, str],
+    classes: Sequence[str],
+    **facts: Json,
+) -> ReaderRelease:
+    """Count what a policy lets out.
+
+    Args:
+        policy: `min_cell` of the site; 1 keeps nothing back, for the site's own eyes.
+        names: how each reader is called.
+        classes: of the task.
+        facts: `site`, `run_id`, `model_digest`, `test_fingerprint`, `task` and `phantom`.
+    """
+    nothing = too_few(study.n, policy=policy)
+
+    def judge(performance: Performance) -> JudgeCounts:
+        return _judge(performance, classes=classes, policy=policy, nothing=nothing)
+
+    def pair(comparison: Comparison) -> Discordant | Absent:
+        return nothing or Discordant(b=comparison.b, c=comparison.c)
+
+    def test(found: statistics.Test | NotEstimable) -> QTest | Absent:
+        if nothing is not None:
+            return nothing
+        if isinstance(found, NotEstimable):
+            return found
+        return QTest(statistic=found.statistic, df=found.df, p=found.p)
+
+    return ReaderRelease(
+        classes=tuple(classes),
+        min_cell=policy.min_cell,
+        n=study.n,
+        readers={names[r]: {c: judge(by[c]) for c in CONDITIONS} for r, by in study.readers.items()},
+        model=judge(study.model),
+        helped={names[reader]: pair(found) for reader, found in study.helped.items()},
+        against_model={names[reader]: pair(found) for reader, found in study.against_model.items()},
+        between={condition: test(found) for condition, found in study.between.items()},
+        **facts,
+    )
+
+
+def numbered(readers: Sequence[str]) -> dict[str, str]:
+    """Names under which readers leave the site: numbers in the order of their names.
+
+    Example:
+        >>> numbered(["Dr B", "Consensus", "Dr A"])
+        {'Consensus': 'consensus', 'Dr A': 'reader 1', 'Dr B': 'reader 2'}
+    """
+    people = [name for name in sorted(readers) if name.strip().casefold() != CONSENSUS]
+    called = {name: f"reader {number}" for number, name in enumerate(people, start=1)}
+    return {name: called.get(name, CONSENSUS) for name in sorted(readers)}
+
+
+def read_release(text: str, *, source: str) -> ReaderRelease:
+    """Check an exported file.
+
+    Args:
+        source: how messages call it.
+
+    Raises:
+        DataError: it is not what `stic-client readers --export` writes.
+    """
+    try:
+        return ReaderRelease.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"][:3]) or "the file"
+        raise DataError(
+            f"{source} is not a reader study that a site exported",
+            got=f"{where}: {first['msg']}",
+            expected="the file that stic-client readers --export writes",
+        ) from None
+
+
+def document(found: ReaderRelease) -> dict[str, Json]:
+    """The study with every proportion, interval and test that its counts give."""
+
+    def judge(counts: JudgeCounts) -> Json:
+        return {
+            "accuracy": accuracy_json(counts.accuracy),
+            **{
+                what: {name: accuracy_json(rate) for name, rate in getattr(counts, what).items()}
+                for what in ("sensitivity", "specificity")
+            },
+        }
+
+    return {
+        **found.model_dump(mode="json", include=_FACTS),
+        "readers": {name: {c: judge(by[c]) for c in CONDITIONS} for name, by in found.readers.items()},
+        "model": judge(found.model),
+        "helped": {name: _pair_json(pair, n=found.n) for name, pair in found.helped.items()},
+        "against_model": {name: _pair_json(pair, n=found.n) for name, pair in found.against_model.items()},
+        "between": {
+            c: test.model_dump() if isinstance(test, QTest) else as_json(test)
+            for c, test in found.between.items()
+        },
+    }
+
+
+_FACTS = {
+    "schema_version",
+    "kind",
+    "site",
+    "run_id",
+    "model_digest",
+    "test_fingerprint",
+    "task",
+    "classes",
+    "phantom",
+    "min_cell",
+    "n",
+}
+
+
+def _pair_json(pair: Discordant | Absent, *, n: int) -> Json:
+    if not isinstance(pair, Discordant):
+        return as_json(pair)
+    difference = as_json(statistics.paired_difference(b=pair.b, c=pair.c, n=n))
+    return {"n": n, **difference, "b": pair.b, "c": pair.c, "p": statistics.mcnemar(b=pair.b, c=pair.c).p}
+
+
+def _judge(
+    performance: Performance, *, classes: Sequence[str], policy: PolicyConfig, nothing: Absent | None
+) -> JudgeCounts:
+    if nothing:
+        everywhere: dict[str, Accuracy | Absent] = dict.fromkeys(classes, nothing)
+        return JudgeCounts(accuracy=nothing, sensitivity=everywhere, specificity=everywhere)
+    confusion = np.array(performance.confusion, dtype=np.int64)
+    hidden = hidden_cells(confusion, min_cell=policy.min_cell)
+    columns = releasable_columns(confusion, hidden=hidden)
+    # Those told apart from a class are a cell as those found are: the diagonal's rule holds for both.
+    enough = [
+        policy.min_cell == 1 or performance.specificity[name].hits >= policy.min_cell for name in classes
+    ]
+    kept = Suppressed(f"fewer than {policy.min_cell} patients, or a count that would reveal so few")
+    return JudgeCounts(
+        accuracy=_counts(performance.accuracy),
+        sensitivity={
+            name: kept if hidden[k, k] else _counts(performance.sensitivity[name])
+            for k, name in enumerate(classes)
+        },
+        specificity={
+            name: _counts(performance.specificity[name]) if columns[k] and enough[k] else kept
+            for k, name in enumerate(classes)
+        },
+    )
+
+
+def _counts(rate: Rate) -> Accuracy:
+    return Accuracy(correct=rate.hits, total=rate.total)

@@ -1,0 +1,1 @@
+"""What server and sites say to each other: messages, plans in words, compressed updates, the audit log."""

@@ -1,0 +1,371 @@
+"""What the server asks and what a site answers: frozen, versioned messages, as JSON text.
+
+The weights travel beside a message as one flat array; a message that goes with weights
+carries their digest. Both ends validate. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig, Transport
+from stic_core.data.clinical import COLUMNS
+from stic_core.errors import ProtocolError
+from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
+from stic_core.statistics import Suppressed
+from stic_core.tasks import Task
+from stic_core.tensors.flat import TensorSpec
+
+VERSION = 2
+"""Raised with every change that the other side would notice."""
+
+MESSAGE_KEY = "stic"
+"""The record under which a message travels; its JSON text lies in the field of the same name."""
+
+WEIGHTS_KEY = "weights"
+"""The record under which the flat array travels."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
+Round = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[2] = VERSION
+
+
+class RunPlan(BaseModel):
+    """Everything that determines what will be computed.
+
+    Args:
+        rounds: 0 where nothing is trained and a model is only evaluated.
+        evaluates: digest of the model that is evaluated and not trained; None where one is trained.
+        tensors: what travels, in the order of the flat array.
+        clinical_columns: the clinical vector's columns, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    task: Task
+    image: ImageConfig
+    model: ModelConfig
+    training: TrainingConfig
+    rounds: Count
+    seed: Count
+    determinism: bool
+    local_only: bool
+    transport: Transport = "float32"
+    evaluates: Digest | None = None
+    tensors: tuple[TensorSpec, ...]
+    clinical_columns: tuple[str, ...] = COLUMNS
+
+    @classmethod
+    def of(cls, config: FederationConfig, tensors: tuple[TensorSpec, ...]) -> RunPlan:
+        """The plan that a federation's configuration makes."""
+        return cls(
+            name=config.name,
+            task=config.task,
+            image=config.image,
+            model=config.model,
+            training=config.training,
+            rounds=config.rounds,
+            seed=config.seed,
+            determinism=config.determinism,
+            local_only=config.local_only,
+            transport=config.transport,
+            tensors=tensors,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan as canonical JSON: what an operator approves."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---- what the server asks ---------------------------------------------------------------
+
+
+class Describe(_Message):
+    """The first question of a run: will you take part, and with what?
+
+    The site loads its backbone and its cached features before it answers.
+    """
+
+    kind: Literal["describe"] = "describe"
+    run_id: RunId
+    plan: RunPlan
+
+
+class TrainRound(_Message):
+    """The global model, to be validated and then trained; weights travel with it.
+
+    Args:
+        learning_rate: of this round, by the plan's schedule; None is the plan's own.
+        train: False after the last round: validate only.
+    """
+
+    kind: Literal["train-round"] = "train-round"
+    run_id: RunId
+    plan_digest: Digest
+    round: Round
+    weights_digest: Digest
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    train: bool = True
+
+
+class TrainLocal(_Message):
+    """Train your own model with the run's plan and nobody's help; the first weights travel with it."""
+
+    kind: Literal["train-local"] = "train-local"
+    run_id: RunId
+    plan_digest: Digest
+    weights_digest: Digest
+
+
+class HistogramRequest(_Message):
+    """Where do this model's scores lie on your validation patients?
+
+    Args:
+        weights_digest: of the weights that travel with it; None for an ensemble, without any.
+        members: digests of models that were asked for before, whose mean probability is meant.
+    """
+
+    kind: Literal["histogram-request"] = "histogram-request"
+    run_id: RunId
+    plan_digest: Digest
+    weights_digest: Digest | None
+    members: tuple[Digest, ...] = ()
+
+
+class EvaluateHeldOut(_Message):
+    """Open the held-out set for this model, once; its weights travel with it.
+
+    Args:
+        model: `federated`, `ensemble`, or the site whose own model it is.
+        weights_digest, members: as for `HistogramRequest`.
+        against: digest of a model that was evaluated before, to be compared on the same patients.
+        edges: inner bin edges of each class's score histogram.
+        test_fingerprint: what the site said of its held-out set before training.
+    """
+
+    kind: Literal["evaluate-held-out"] = "evaluate-held-out"
+    run_id: RunId
+    plan_digest: Digest
+    weights_digest: Digest | None
+    members: tuple[Digest, ...] = ()
+    against: Digest | None = None
+    model: str
+    edges: dict[str, tuple[Finite, ...]]
+    test_fingerprint: Digest
+
+
+class Finish(_Message):
+    """The run is over; the final model's weights may travel with it, for the site to keep.
+
+    Args:
+        weights_digest: of the weights that travel with it, None without any.
+        best_round: after how many rounds the final model was had.
+    """
+
+    kind: Literal["finish"] = "finish"
+    run_id: RunId
+    status: Literal["complete", "failed"]
+    weights_digest: Digest | None = None
+    best_round: Count | None = None
+
+
+Instruction = Annotated[
+    Describe | TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut | Finish,
+    Field(discriminator="kind"),
+]
+
+# ---- what a site answers ----------------------------------------------------------------
+
+
+class SplitCounts(BaseModel):
+    """Patients of one split.
+
+    Args:
+        n: all of them; see `HeldOutReport` for why this is released even where it is small.
+        classes: of each class; suppressed where there are so few that it would tell of one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: Count
+    classes: dict[str, Count] | Suppressed
+
+
+class SiteDescription(_Message):
+    """What a site takes part with: counts and digests, nothing of a patient.
+
+    Args:
+        patients: by split.
+        fingerprint: of the prepared dataset.
+        test_fingerprint: of the held-out set, registered before training.
+        phantom: the site's patients are phantoms.
+        backbone_digest: of the frozen backbone's weights.
+    """
+
+    kind: Literal["site-description"] = "site-description"
+    patients: dict[Literal["train", "val", "test"], SplitCounts]
+    quarantined: Count
+    fingerprint: Digest
+    test_fingerprint: Digest
+    image: ImageConfig
+    phantom: bool
+    backbone_digest: Digest
+    device: str
+    versions: dict[str, str]
+
+
+class RoundReport(_Message):
+    """A round at one site; the trained weights travel with it.
+
+    Args:
+        validation: of the model as it came.
+        examples: training patients, the weight in the average.
+        train_loss: mean over the last local epoch; None with so few training patients that it
+            would tell of one.
+        compute_seconds: from the message's arrival to its answer.
+        weights_digest: of what travels with it, None where nothing was trained.
+    """
+
+    kind: Literal["round-report"] = "round-report"
+    round: Round
+    validation: ValidationReport
+    examples: Count
+    train_loss: Finite | None
+    steps: Count
+    compute_seconds: Seconds
+    weights_digest: Digest | None
+
+
+class LocalReport(_Message):
+    """A site's own model, the best by its own validation; its weights travel with it."""
+
+    kind: Literal["local-report"] = "local-report"
+    epochs: Count
+    best_epoch: Count
+    validation_loss: Finite | None
+    compute_seconds: Seconds
+    weights_digest: Digest
+
+
+class HistogramReport(_Message):
+    """Validation of a model with its score histograms, one a class."""
+
+    kind: Literal["histogram-report"] = "histogram-report"
+    validation: ValidationReport
+
+
+class HeldOutAnswer(_Message):
+    """The held-out evaluation of one model at one site, in aggregates.
+
+    Args:
+        paired: the model that was named in `against` compared with this one; None where none was
+            named, or where the site was restarted and no longer has its scores.
+    """
+
+    kind: Literal["held-out-answer"] = "held-out-answer"
+    model: str
+    report: HeldOutReport
+    paired: PairedReport | None = None
+
+
+class Acknowledged(_Message):
+    """Understood; nothing to say."""
+
+    kind: Literal["acknowledged"] = "acknowledged"
+
+
+class Unprepared(_Message):
+    """The site does not know this run: it was restarted. Describe the run again, then ask again."""
+
+    kind: Literal["unprepared"] = "unprepared"
+
+
+class Refusal(_Message):
+    """The site says no; a decision, not a failure.
+
+    Args:
+        reason: made of configuration alone.
+        pending: it waits for a person at the site, who may still say yes; ask again.
+    """
+
+    kind: Literal["refusal"] = "refusal"
+    reason: Annotated[str, Field(max_length=1000)]
+    pending: bool = False
+
+
+class Failure(_Message):
+    """The site could not do it. The code says the kind; the detail stays in the site's log."""
+
+    kind: Literal["failure"] = "failure"
+    code: Annotated[str, Field(pattern=r"^[A-Za-z]{1,64}$")]
+
+
+Report = Annotated[
+    SiteDescription
+    | RoundReport
+    | LocalReport
+    | HistogramReport
+    | HeldOutAnswer
+    | Acknowledged
+    | Unprepared
+    | Refusal
+    | Failure,
+    Field(discriminator="kind"),
+]
+
+_INSTRUCTION: TypeAdapter[Instruction] = TypeAdapter(Instruction)
+_REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+
+_T = TypeVar("_T")
+
+
+def encode(message: Instruction | Report) -> str:
+    """A message as JSON text; `decode_...(encode(m))` equals m."""
+    return message.model_dump_json()
+
+
+def decode_instruction(text: str) -> Instruction:
+    """Read what a server asks.
+
+    Raises:
+        ProtocolError: not a message of this version; names the field, never its value.
+    """
+    return _decode(text, _INSTRUCTION)
+
+
+def decode_report(text: str) -> Report:
+    """Read what a site answers.
+
+    Raises:
+        ProtocolError: not a message of this version; names the field, never its value.
+    """
+    return _decode(text, _REPORT)
+
+
+def _decode(text: str, adapter: TypeAdapter[_T]) -> _T:
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole message)"
+        raise ProtocolError(
+            f"a message does not fit protocol version {VERSION}",
+            got=f"{field}: {first['type']}",
+            advice="Install the same version of stic-federated on both sides.",
+        ) from None

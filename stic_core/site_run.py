@@ -1,0 +1,318 @@
+"""What one site computes in one run: questions in, aggregates and weights out.
+
+The dataset, the features and the model stay loaded between rounds, and so do the scores of
+models that were asked for: a second model is compared with them on the same patients, and an
+ensemble needs no weights again. No transport, no policy on plans, no log; those are the
+participant's.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from stic_core.config import PolicyConfig
+from stic_core.data.dataset import SPLITS, SiteDataset, Split
+from stic_core.errors import PlanRefusedError, ProtocolError
+from stic_core.evaluation import ValidationReport, paired_report, site_report, validation_report
+from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.protocol.compression import Changes, WireArray, downward, unpack
+from stic_core.protocol.messages import (
+    EvaluateHeldOut,
+    HeldOutAnswer,
+    HistogramReport,
+    HistogramRequest,
+    LocalReport,
+    RoundReport,
+    RunPlan,
+    SiteDescription,
+    SplitCounts,
+    TrainLocal,
+    TrainRound,
+)
+from stic_core.statistics import Suppressed, log_loss_sum
+from stic_core.tensors.array_types import ScoreMatrix
+from stic_core.tensors.flat import FlatArray, digest
+from stic_core.training.setup import Workbench
+from stic_core.training.trainer import Trainer, fit, predict
+
+Work: TypeAlias = TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut
+WorkReport: TypeAlias = RoundReport | LocalReport | HistogramReport | HeldOutAnswer
+
+
+class Observer(Protocol):
+    """Is told what goes on at the site; shows it or not."""
+
+    def note(self, text: str) -> None:
+        """Something that is worth a line."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far a longer piece of work is."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class LocalRun:
+    """A run at one site.
+
+    Args:
+        site: its name, which is part of its seed so that sites do not draw alike.
+        run_id: under which the server knows the run.
+        plan: what is computed.
+        dataset: the site's prepared patients.
+        bench: the model with the patients, assembled after the plan.
+        policy: what may be released.
+        observer: is told what goes on.
+    """
+
+    site: str
+    run_id: str
+    plan: RunPlan
+    dataset: SiteDataset
+    bench: Workbench
+    policy: PolicyConfig
+    observer: Observer = field(default_factory=Silent)
+    _changes: Changes = field(init=False)
+    _scores: dict[tuple[Split, str], ScoreMatrix] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if trainable_specs(self.bench.module) != self.plan.tensors:
+            raise PlanRefusedError(
+                "tensors",
+                got="names or shapes of another model",
+                expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
+            )
+        self._changes = Changes(self.plan.tensors, transport=self.plan.transport)
+
+    def describe(self) -> SiteDescription:
+        """What the site takes part with."""
+        return SiteDescription(
+            patients={split: self._counts(split) for split in SPLITS},
+            quarantined=self.dataset.quarantined,
+            fingerprint=self.dataset.fingerprint,
+            test_fingerprint=self.dataset.split_fingerprints["test"],
+            image=self.dataset.image,
+            phantom=self.dataset.phantom,
+            backbone_digest=self.bench.backbone_digest,
+            device=self.bench.device.type,
+            versions={
+                "python": platform.python_version(),
+                "stic-federated": version("stic-federated"),
+                "torch": torch.__version__,
+            },
+        )
+
+    def answer(self, question: Work, wire: WireArray | None) -> tuple[WorkReport, WireArray | None]:
+        """Do what is asked.
+
+        Args:
+            question: of this run.
+            wire: the weights as they travelled.
+
+        Raises:
+            PlanRefusedError: another plan than the accepted one, a round or a rate beyond it, or a
+                held-out set that changed.
+            ProtocolError: weights other than announced, or models that were never asked for.
+        """
+        if question.plan_digest != self.plan.digest:
+            raise PlanRefusedError(
+                "plan", got=question.plan_digest[:12], expected=f"{self.plan.digest[:12]}, as accepted"
+            )
+        match question:
+            case TrainRound():
+                return self._train_round(question, self._checked(question, wire))
+            case TrainLocal():
+                return self._train_local(self._checked(question, wire))
+            case HistogramRequest():
+                return self._histograms(question, wire), None
+            case EvaluateHeldOut():
+                return self._held_out(question, wire), None
+
+    def _counts(self, split: Split) -> SplitCounts:
+        counts = self.dataset.counts(self.plan.task)[split]
+        n, least = sum(counts.values()), self.policy.min_cell
+        few = 0 < n < least
+        return SplitCounts(n=n, classes=Suppressed(f"fewer than {least} patients") if few else counts)
+
+    def _checked(self, question: Work, wire: WireArray | None) -> FlatArray:
+        """The weights that came with a question."""
+        transport = downward(self.plan.transport) if isinstance(question, TrainRound) else "float32"
+        if wire is not None:
+            weights = unpack(wire, self.plan.tensors, transport=transport)
+            if digest(weights, self.plan.tensors) == question.weights_digest:
+                if not np.isfinite(weights).all():
+                    raise ProtocolError("the weights hold NaN or infinite values")
+                return weights
+        raise ProtocolError("the weights are not those that the message names")
+
+    # ---- training -----------------------------------------------------------------------
+
+    def _train_round(self, question: TrainRound, weights: FlatArray) -> tuple[RoundReport, WireArray | None]:
+        began = time.perf_counter()
+        training = self.plan.training
+        if question.round > self.plan.rounds + 1:
+            raise PlanRefusedError(
+                "round", got=question.round, expected=f"at most {self.plan.rounds} and a last look"
+            )
+        if question.learning_rate is not None and question.learning_rate > training.learning_rate:
+            raise PlanRefusedError(
+                "learning_rate of this round",
+                got=question.learning_rate,
+                expected=f"at most the plan's {training.learning_rate}",
+            )
+        self.bench.put(weights)
+        validation = self._validation(self._predict("val"))
+        wire, arrived = None, None
+        loss, examples, steps = None, 0, 0
+        if question.train and len(self.bench.examples["train"]):
+            outcome = self._trainer(salt=question.round).run(
+                training.local_epochs, steps=training.local_steps, learning_rate=question.learning_rate
+            )
+            loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
+            wire, arrived = self._changes.pack(get_flat(self.bench.module), base=weights)
+        self._note_round(question, loss)
+        tells = examples >= self.policy.min_cell and "training-loss" in self.policy.release
+        report = RoundReport(
+            round=question.round,
+            validation=validation,
+            examples=examples,
+            train_loss=loss if tells else None,
+            steps=steps,
+            compute_seconds=time.perf_counter() - began,
+            weights_digest=None if arrived is None else digest(arrived, self.plan.tensors),
+        )
+        return report, wire
+
+    def _note_round(self, question: TrainRound, loss: float | None) -> None:
+        if not question.train:
+            self.observer.note(f"all {question.round - 1} rounds done")
+        elif loss is None:
+            self.observer.note(f"round {question.round} of {self.plan.rounds}: no training patients here")
+        else:
+            self.observer.note(f"round {question.round} of {self.plan.rounds}: training loss {loss:.3f}")
+
+    def _trainer(self, *, salt: int) -> Trainer:
+        """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
+        return Trainer(
+            self.bench.module,
+            self.bench.examples["train"],
+            config=self.plan.training,
+            seed=[self.plan.seed, salt, int.from_bytes(self.site.encode(), "big")],
+            device=self.bench.device,
+        )
+
+    def _own_loss(self) -> float | None:
+        """Mean validation loss for this site's own eyes, whatever its policy releases."""
+        labels = self.bench.examples["val"].labels
+        return log_loss_sum(self._predict("val"), labels=labels) / len(labels) if len(labels) else None
+
+    def _train_local(self, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
+        """As many epochs as the federation's, one optimiser throughout, the best by own validation."""
+        if not self.policy.local_only:
+            raise PlanRefusedError("a model of this site alone", expected="none leaves (policy.local_only)")
+        began = time.perf_counter()
+        self.bench.put(weights)
+        outcome = fit(
+            self._trainer(salt=0),
+            rounds=self.plan.rounds,
+            validate=self._own_loss,
+            on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
+        )
+        tells = (
+            len(self.bench.examples["val"]) >= self.policy.min_cell and "validation" in self.policy.release
+        )
+        report = LocalReport(
+            epochs=len(outcome.losses),
+            best_epoch=outcome.best_epoch,
+            validation_loss=outcome.best_loss if tells else None,
+            compute_seconds=time.perf_counter() - began,
+            weights_digest=digest(outcome.best, self.plan.tensors),
+        )
+        return report, outcome.best
+
+    # ---- evaluation ---------------------------------------------------------------------
+
+    def _predict(self, split: Split) -> ScoreMatrix:
+        return predict(self.bench.module, self.bench.examples[split], device=self.bench.device)
+
+    def _validation(self, logits: ScoreMatrix, *, histograms: bool = False) -> ValidationReport:
+        return validation_report(
+            logits,
+            self.bench.examples["val"].labels,
+            classes=self.plan.task.classes,
+            policy=self.policy,
+            histograms=histograms,
+        )
+
+    def logits(
+        self, split: Split, question: HistogramRequest | EvaluateHeldOut, wire: WireArray | None
+    ) -> ScoreMatrix:
+        """A model's scores of one split: computed once a model, kept for what comes after.
+
+        They are the patients' own and stay at the site; a simulation, where all data are in one
+        place, may look at them.
+        """
+        if question.members:
+            return self._ensemble(split, question.members)
+        weights = self._checked(question, wire)
+        model = digest(weights, self.plan.tensors)
+        if (split, model) not in self._scores:
+            self.bench.put(weights)
+            self._scores[split, model] = self._predict(split)
+        return self._scores[split, model]
+
+    def _ensemble(self, split: Split, members: Sequence[str]) -> ScoreMatrix:
+        """Logarithms of the members' mean probabilities, which are an ensemble's logits."""
+        if any((split, member) not in self._scores for member in members):
+            raise ProtocolError(
+                "an ensemble of models that were not asked for here",
+                advice="The site was restarted in between; the ensemble is left out at this site.",
+            )
+        logits = np.stack([self._scores[split, member].astype(np.float64) for member in members])
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        highest = log_p.max(axis=0)
+        return highest + np.log(np.exp(log_p - highest).mean(axis=0))
+
+    def _histograms(self, question: HistogramRequest, wire: WireArray | None) -> HistogramReport:
+        logits = self.logits("val", question, wire)
+        return HistogramReport(validation=self._validation(logits, histograms=True))
+
+    def _held_out(self, question: EvaluateHeldOut, wire: WireArray | None) -> HeldOutAnswer:
+        found = self.dataset.split_fingerprints["test"]
+        if found != question.test_fingerprint:
+            raise PlanRefusedError(
+                "the held-out set changed since the run began",
+                got=found[:12],
+                expected=question.test_fingerprint[:12],
+            )
+        logits = self.logits("test", question, wire)
+        what = (question.weights_digest or "")[:12] or f"of {len(question.members)}"
+        self.observer.note(f"held-out set opened for model {question.model} ({what})")
+        labels, classes = self.bench.examples["test"].labels, self.plan.task.classes
+        report = site_report(logits, labels, classes=classes, edges=question.edges, policy=self.policy)
+        other = self._scores.get(("test", question.against)) if question.against else None
+        paired = (
+            None
+            if other is None
+            else paired_report(other, logits, labels, classes=classes, policy=self.policy)
+        )
+        return HeldOutAnswer(model=question.model, report=report, paired=paired)

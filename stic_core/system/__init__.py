@@ -1,0 +1,1 @@
+"""The machine around the program: files, keys, terminal, signals, errors of commands."""

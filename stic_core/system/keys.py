@@ -1,0 +1,174 @@
+"""A site's key pair, and the fingerprints that people compare out of band.
+
+Keys are P-384 in OpenSSH's format, which Flower's node authentication takes; the
+fingerprints are those of `ssh-keygen -l` and `openssl x509 -fingerprint -sha256`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stic_core.errors import UsageError
+from stic_core.system.files import write_atomically
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a secret that only its owner can read, from the first byte on; never over another file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_private(path: Path, *, missing: str) -> bytes:
+    """A file with a secret, refused where anyone but its owner can read or write it.
+
+    Args:
+        missing: advice where the file is not there.
+
+    Raises:
+        UsageError: missing, not readable, or a mode looser than 0600.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read()
+    except FileNotFoundError:
+        raise UsageError(f"no private key at {path}", advice=missing) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", got=error.strerror) from None
+    if mode & 0o077:
+        raise UsageError(
+            f"{path} can be read by others",
+            got=f"mode {mode:04o}",
+            expected="0600",
+            advice=f"Run chmod 600 {path}.",
+        )
+    return content
+
+
+def make_key_pair(private: Path) -> Path:
+    """Make a site's key pair; the private half stays at `private`, mode 0600.
+
+    Returns:
+        The path of the public half, `private` with the suffix `.pub`.
+
+    Raises:
+        UsageError: a key is there already.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    try:
+        write_private(
+            private,
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+            ),
+        )
+    except FileExistsError:
+        raise UsageError(
+            f"{private} exists", advice="It is left as it is; move it away for a new key."
+        ) from None
+    public = private.with_suffix(".pub")
+    write_atomically(public, public_line(key.public_key()))
+    return public
+
+
+def public_line(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The public half as a file holds it."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
+
+
+def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A site's private key.
+
+    Raises:
+        UsageError: missing, readable by others, or not such a key.
+    """
+    content = read_private(
+        path,
+        missing="A new site makes one with `stic-client --site SITE enroll`; "
+        "one that is lost is replaced as docs/runbook.md says.",
+    )
+    try:
+        key = serialization.load_ssh_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UsageError(f"{path} is not a private key of ours", expected="ECDSA P-384 in OpenSSH's format")
+    return key
+
+
+def load_public(path: Path) -> ec.EllipticCurvePublicKey:
+    """A site's public key.
+
+    Raises:
+        UsageError: missing, or not such a key.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"no public key at {path}") from None
+    try:
+        key = serialization.load_ssh_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise UsageError(
+            f"{path} is not a site's public key",
+            expected="ECDSA P-384 in OpenSSH's format, as `enroll` writes it",
+            advice="Ask the site for the file that ends in .pub.",
+        )
+    return key
+
+
+def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """As `ssh-keygen -lf FILE.pub` shows it."""
+    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def load_certificates(path: Path, *, missing: str | None = None) -> Sequence[x509.Certificate]:
+    """The certificates of a PEM file, one or more.
+
+    Args:
+        missing: advice where there is none.
+
+    Raises:
+        UsageError: missing, or holds none.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"no certificate at {path}", advice=missing) from None
+    except ValueError:
+        raise UsageError(f"{path} is not a certificate", expected="PEM") from None
+    return found
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """As `openssl x509 -noout -fingerprint -sha256` shows it."""
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def certificate_fingerprint(path: Path) -> str:
+    """As `openssl x509 -noout -fingerprint -sha256 -in FILE` shows it; all of them, where a file holds several.
+
+    Nobody may be led to trust a certificate whose fingerprint was not shown.
+
+    Raises:
+        UsageError: missing, or not a certificate.
+    """
+    return ", ".join(map(fingerprint_of, load_certificates(path)))

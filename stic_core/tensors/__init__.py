@@ -1,0 +1,1 @@
+"""Named arrays as they travel: one flat array, .npy without trust, array types with shapes."""

@@ -1,0 +1,1 @@
+"""Training at one site: batches, cached features, rates, the loop."""

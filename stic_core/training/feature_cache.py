@@ -1,0 +1,237 @@
+"""Backbone features computed once and kept on disk: what makes an epoch cost milliseconds.
+
+A frozen backbone gives the same features in every epoch. They are computed for the plain
+image of every patient, and for K augmented views of every training patient, and lie as
+float16 in memory maps under a key of all that determines them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from stic_core.config import TrainingConfig
+from stic_core.data.dataset import SiteDataset
+from stic_core.errors import DataError
+from stic_core.models.devices import computing_in
+from stic_core.models.pretrained import GRID, Backbone, backbone_digest
+from stic_core.models.stic import extract
+from stic_core.tensors.array_types import AugmentedFeatures, PlainFeatures
+from stic_core.training.augmentation import sample_transforms, to_images, warp
+
+__all__ = [
+    "FeatureCache",
+    "Recipe",
+    "cache_bytes",
+    "load_or_build",
+    "sample_transforms",
+    "to_images",
+    "warp",
+]
+
+FORMAT = 2
+_BATCH = 16  # patients; 48 slices of 224 x 224 keep VGG16 below 1 GB
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCache:
+    """A site's features.
+
+    Args:
+        plain: of every patient of the dataset, in its order.
+        augmented: K views of the training patients, in the order of `dataset.indices("train")`.
+    """
+
+    plain: PlainFeatures
+    augmented: AugmentedFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the features are computed, beside the backbone and the augmentation.
+
+    Args:
+        colour: one map of the phases as red, green and blue instead of one a phase.
+        dtype: the backbone's arithmetic.
+        normalise: see `ModelConfig`; for the key, the backbone does it.
+        limit_bytes: most that a cache may take; None is as much as the disk has.
+    """
+
+    colour: bool = False
+    dtype: torch.dtype = torch.float32
+    normalise: str = "none"
+    limit_bytes: int | None = None
+
+
+def cache_bytes(
+    *, patients: int, train: int, channels: int, views: int, grid: int = GRID, images: int = 3
+) -> int:
+    """Size on disk of a cache.
+
+    Args:
+        grid: rows and columns of a feature map.
+        images: feature maps a patient.
+    """
+    return (patients + views * train) * images * channels * grid * grid * 2
+
+
+def load_or_build(
+    dataset: SiteDataset,
+    backbone: Backbone,
+    *,
+    config: TrainingConfig,
+    seed: int,
+    device: torch.device,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[int], None] | None = None,
+) -> FeatureCache:
+    """The features of a dataset, from disk where they are there already.
+
+    Args:
+        dataset: prepared; the cache lies in its folder under `features/`.
+        backbone: frozen.
+        config: views and the augmentation's ranges.
+        seed: of the augmentation.
+        progress: told the slices' sets that are done.
+        announce: told how many bytes will be written, before the first of them.
+
+    Raises:
+        DataError: not enough room on the disk, or more than the limit.
+    """
+    recipe = recipe or Recipe()
+    train = dataset.indices("train")
+    folder = dataset.folder / "features" / _key(dataset, backbone, config=config, seed=seed, recipe=recipe)
+    images = 1 if recipe.colour else 3
+    feature = (images, backbone.channels, backbone.grid, backbone.grid)
+    shapes = {
+        "plain": (len(dataset.images), *feature),
+        "augmented": (config.views, len(train), *feature),
+    }
+    if not (folder / "complete").exists():
+        needed = cache_bytes(
+            patients=len(dataset.images),
+            train=len(train),
+            channels=backbone.channels,
+            views=config.views,
+            grid=backbone.grid,
+            images=images,
+        )
+        if announce:
+            announce(needed)
+        _make_room(folder, needed, limit=recipe.limit_bytes)
+        _build(
+            folder,
+            shapes,
+            dataset,
+            backbone,
+            config=config,
+            seed=seed,
+            device=device,
+            recipe=recipe,
+            progress=progress,
+        )
+        (folder / "complete").touch()
+    return FeatureCache(**{name: _open(folder / f"{name}.f16", shape, "r") for name, shape in shapes.items()})
+
+
+def _key(
+    dataset: SiteDataset, backbone: Backbone, *, config: TrainingConfig, seed: int, recipe: Recipe
+) -> str:
+    ranges = config.model_dump(include={"views", "rotation_degrees", "shift", "zoom"})
+    how = [recipe.colour, str(recipe.dtype), recipe.normalise]
+    text = json.dumps(
+        [FORMAT, dataset.fingerprint, backbone_digest(backbone), ranges, seed, how], sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _make_room(folder: Path, needed: int, *, limit: int | None) -> None:
+    if limit is not None and needed > limit:
+        raise DataError(
+            "the cached features would take more than this site allows",
+            got=f"{needed / 1e9:.2f} GB",
+            expected=f"at most {limit / 1e9:g} GB (cache_limit_gb)",
+            advice="Raise cache_limit_gb in site.yaml, or lower training.views in the federation.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise DataError(
+            "not enough room for the cached features",
+            got=f"{free / 1e9:.1f} GB free",
+            expected=f"{needed / 1e9:.1f} GB",
+            advice="Free some, or lower training.views in the federation.",
+        )
+
+
+def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+", "w+"]) -> np.ndarray:
+    if 0 in shape:  # a memory map cannot be empty
+        return np.empty(shape, dtype=np.float16)
+    return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)
+
+
+def _set(mark: Path, done: int) -> None:
+    """Replaced whole: a process that is killed here must find a number when it starts again."""
+    partial = mark.with_suffix(".partial")
+    partial.write_text(str(done))
+    partial.replace(mark)
+
+
+def _build(
+    folder: Path,
+    shapes: dict[str, tuple[int, ...]],
+    dataset: SiteDataset,
+    backbone: Backbone,
+    *,
+    config: TrainingConfig,
+    seed: int,
+    device: torch.device,
+    recipe: Recipe,
+    progress: Progress | None,
+) -> None:
+    """Write the maps; a restart goes on behind the last batch that is known to be on disk."""
+    train = dataset.indices("train")
+    arrays = {
+        name: _open(folder / f"{name}.f16", shape, "r+" if (folder / f"{name}.f16").exists() else "w+")
+        for name, shape in shapes.items()
+    }
+    jobs = [(None, start) for start in range(0, len(dataset.images), _BATCH)]
+    jobs += [(view, start) for view in range(config.views) for start in range(0, len(train), _BATCH)]
+    mark = folder / "done"
+    done = int(mark.read_text()) if mark.exists() else 0
+    backbone = backbone.to(device)
+
+    def features_of(images: torch.Tensor) -> np.ndarray:
+        return extract(backbone, images, colour=recipe.colour).to("cpu", torch.float16).numpy()
+
+    with torch.inference_mode(), computing_in(recipe.dtype, device):
+        for number, (view, start) in enumerate(jobs):
+            if number < done:
+                continue
+            if view is None:
+                part = slice(start, start + _BATCH)
+                arrays["plain"][part] = features_of(to_images(dataset.images[part], device))
+            else:
+                chosen = train[start : start + _BATCH]
+                rng = np.random.default_rng([seed, view, start])
+                theta = sample_transforms(len(chosen), config=config, rng=rng)
+                images = warp(to_images(dataset.images[chosen], device), theta)
+                arrays["augmented"][view, start : start + len(chosen)] = features_of(images)
+            for array in arrays.values():
+                if isinstance(array, np.memmap):
+                    array.flush()
+            _set(mark, number + 1)
+            if progress:
+                progress(number + 1, len(jobs))

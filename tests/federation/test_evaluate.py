@@ -1,0 +1,95 @@
+"""`stic-server evaluate`: a saved model on every site's held-out patients, and nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stic_core.config import FederationConfig
+from stic_core.errors import UsageError
+from stic_core.models.saved import read_model
+from stic_core.protocol.messages import TrainLocal, TrainRound
+from stic_server.federation.plan import Proposal, evaluation_of, training_of
+from stic_server.federation.run import execute
+from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.sites import Limits
+from stic_server.report import write_report
+from stic_server.report.model_card import write_model_card
+from support.federation_kit import InProcessSites, Recorder, make_home, participant
+
+LIMITS = Limits(min_sites=2, join_timeout_s=5, round_timeout_s=5)
+
+
+def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
+    return FederationConfig.model_validate(
+        {
+            "model": {"backbone": "tiny"},
+            "rounds": 2,
+            "training": {"views": 1, "batch_size": 4},
+            "runs": tmp_path / "runs",
+            **changes,
+        }
+    )
+
+
+def _run(federation: FederationConfig, proposal: Proposal, sites: InProcessSites) -> RunFolder:
+    run = RunFolder.begin(federation, proposal.plan)
+    execute(proposal.plan, proposal.weights, run=run, sites=sites, limits=LIMITS, observer=Recorder())
+    return run
+
+
+def test_a_saved_model_is_evaluated_as_the_run_evaluated_it(tmp_path: Path) -> None:
+    """The same figures to the last digit, nothing trained, and a report and a model card of its own."""
+    names = ("center1", "center2")
+    sites = InProcessSites(
+        {name: participant(tmp_path / name, site=name, seed=int(name[-1])) for name in names}
+    )
+    federation = _federation(tmp_path)
+    trained = _run(federation, training_of(federation), sites)
+    sites.asked.clear()
+    saved = read_model(trained.path / "model")
+    # Another model in the configuration: what counts is the one that is evaluated.
+    again = _run(_federation(tmp_path, seed=9, rounds=7), evaluation_of(federation, saved), sites)
+    assert not [question for question in sites.asked if isinstance(question, TrainRound | TrainLocal)]
+    before, after = trained.read_evaluation(), again.read_evaluation()
+    assert after["model_digest"] == before["model_digest"]
+    assert after["sites"] == before["sites"]
+    assert after["pooled"] == before["pooled"]
+    assert after["local_only"] == {}
+    assert again.read_record()["evaluates"] == before["model_digest"]
+    assert write_report(again.path).exists()
+    assert write_model_card(again.path).exists()
+
+
+def test_a_model_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
+    """The task's labels are not in the model's folder: the configuration has to say them."""
+    federation = _federation(tmp_path)
+    proposal = training_of(federation)
+    run = RunFolder.begin(federation, proposal.plan)
+    run.write_model(proposal.weights, proposal.plan)
+    description = json.loads((run.path / "model" / "model.json").read_text())
+    (run.path / "model" / "model.json").write_text(json.dumps(description | {"task": "grade"}))
+    with pytest.raises(UsageError, match="the model's task is not known here; got grade"):
+        evaluation_of(federation, read_model(run.path / "model"))
+
+
+@pytest.mark.processes
+def test_a_model_is_evaluated_over_the_federation(tmp_path: Path) -> None:
+    """Real processes: a model that the server has, two sites, a table and exit code 0."""
+    home = make_home(tmp_path, rounds=1)
+    federation = FederationConfig.model_validate({"model": {"backbone": "tiny"}, "runs": tmp_path / "made"})
+    proposal = training_of(federation)
+    made = RunFolder.begin(federation, proposal.plan)
+    made.write_model(proposal.weights, proposal.plan)
+    with (
+        home.running("stic-client", "--site", "center1", "--once"),
+        home.running("stic-client", "--site", "center2", "--once"),
+    ):
+        result = home.run("stic-server", "evaluate", "--model", str(made.path / "model"), timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "federated" in result.stdout
+    (run,) = (tmp_path / "runs").iterdir()
+    assert not (run / "rounds.jsonl").exists()
+    assert json.loads((run / "evaluation.json").read_text())["sites"].keys() == {"center1", "center2"}

@@ -1,0 +1,343 @@
+"""An admitted site that is malicious, and requests that somebody captured: the others are not harmed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_tree
+
+from stic_client import flower_app as client_app
+from stic_client.connection.tls import pinned
+from stic_client.flower_link import FleetLink
+from stic_core.config import SiteConfig, load
+from stic_core.protocol.audit_log import AuditLog
+from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Acknowledged, Failure, Finish, encode
+from stic_core.system.keys import load_private, make_key_pair
+from stic_server.admission.certificates import make_certificates
+from stic_server.admission.registry import admit
+from stic_server.federation.sites import Exchange
+from stic_server.flower_app import FlowerSites
+from stic_server.flower_link import FleetServer, Listen
+from support.federation_kit import Recorder, free_port, make_home
+
+Send = Callable[[FleetLink, Message], None]
+
+
+def _content(text: str = encode(Acknowledged()), **records: Any) -> RecordDict:
+    return RecordDict({MESSAGE_KEY: ConfigRecord({MESSAGE_KEY: text}), **records})
+
+
+class _Evil(FleetLink):
+    """A link whose site sends what it likes; the rest of the protocol is the product's."""
+
+    do: Send
+
+    def _send(self, reply: Message, *, seconds: float) -> None:
+        self.do(self, reply)
+
+    def announce(self, reply: Message, *, tree: ObjectTree | None = None, src: int | None = None) -> Any:
+        """Push a reply's head, and whatever tree."""
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        head = message_to_proto(remove_content_from_message(reply))
+        if src is not None:
+            head.metadata.src_node_id = src
+        if tree is not None:
+            head.metadata.message_id = tree.object_id
+        return self._call(
+            self._client.PushMessages,
+            PushMessagesRequest(
+                node=self._signed_on(),
+                messages_list=[head],
+                message_object_trees=[tree or get_object_tree(reply)],
+            ),
+        )
+
+    def push(self, name: str, content: bytes, *, run: int, session: str) -> None:
+        """Push one object."""
+        self._call(
+            self._client.PushObject,
+            PushObjectRequest(
+                node=self._signed_on(), run_id=run, object_id=name, object_content=content, session_id=session
+            ),
+        )
+
+    def reply_with(self, reply: Message, content: RecordDict) -> None:
+        """An honest push of another content."""
+        FleetLink._send(self, Message(content, reply_to=_question_of(reply)), seconds=0.1)
+
+
+def _question_of(reply: Message) -> Message:
+    """What a reply needs to know of its question."""
+    metadata = reply.metadata
+    question = Message(RecordDict(), metadata.src_node_id, metadata.message_type)
+    values = question.metadata.__dict__
+    values["_run_id"], values["_message_id"] = metadata.run_id, metadata.reply_to_message_id
+    values["_src_node_id"], values["_dst_node_id"] = metadata.dst_node_id, metadata.src_node_id
+    values["_created_at"], values["_ttl"] = metadata.created_at - 1, 3600.0
+    return question
+
+
+@dataclass
+class Federation:
+    """A server in this process, and two links in threads: one honest, one not."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    notes: list[str] = field(default_factory=list)
+
+    def ask(self, do: Send, *, timeout: float) -> tuple[Exchange, list[str], float]:
+        """Ask both sites one question; what came, what was noted, and after how long."""
+        make_certificates(self.folder, names=["127.0.0.1"])
+        for name in ("evil", "honest"):
+            public = make_key_pair(self.folder / f"{name}.key")
+            admit(self.folder / "sites", name=name, public_key=public)
+        crt = self.folder / "server.crt"
+        listen = Listen("127.0.0.1", self.port, crt, crt.with_suffix(".key"), self.folder / "ca.crt")
+        server = FleetServer(listen, note=self.notes.append)
+        server.watch(self.folder / "sites")
+        server.start()
+        over = threading.Event()
+        links = [self._serve(_Evil, "evil", over, do), self._serve(FleetLink, "honest", over, None)]
+        recorder, found = Recorder(), []
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: Grid, context: Context) -> None:
+            sites = FlowerSites(grid, expected=["evil", "honest"], grace_s=20, observer=recorder)
+            sites.wait_for(at_least=2, timeout=20)
+            question = Finish(run_id="r", status="complete")
+            began = time.monotonic()
+            answers = sites.ask({"evil": question, "honest": question}, weights=None, timeout=timeout)
+            found.append((answers, time.monotonic() - began))
+
+        try:
+            server.execute(app, run_config={})
+        finally:
+            over.set()
+            for thread, link in links:
+                thread.join(10)
+                link._client._client.close()
+            server.stop()
+        ((exchange, seconds),) = found
+        return exchange, recorder.notes, seconds
+
+    def _serve(
+        self, kind: type[FleetLink], name: str, over: threading.Event, do: Send | None
+    ) -> tuple[threading.Thread, FleetLink]:
+        app = ClientApp()
+
+        @app.query()
+        def query(message: Message, context: Context) -> Message:
+            return Message(_content(), reply_to=message)
+
+        link = kind(
+            f"127.0.0.1:{self.port}",
+            ca=self.folder / "ca.crt",
+            key=load_private(self.folder / f"{name}.key"),
+            state=self.folder / f"{name}.json",
+            observer=Recorder(),
+        )
+        if isinstance(link, _Evil):
+            link.do = do  # pyright: ignore[reportAttributeAccessIssue]
+        thread = threading.Thread(
+            target=link.serve, args=(app,), kwargs={"node_config": {}, "until": over.is_set}, daemon=True
+        )
+        thread.start()
+        return thread, link
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    """Not started yet: each test has an evil of its own."""
+    return Federation(tmp_path)
+
+
+def _garbage(kind: str, body: bytes) -> tuple[str, bytes]:
+    """An object that says of itself what it is not."""
+    content = add_header_to_object_body(body, type(kind, (), {"children": None})())
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def _unreadable(link: _Evil, reply: Message, *, kind: str) -> None:
+    name, content = _garbage(kind, b"\xff" * 50)
+    pushed = link.announce(reply, tree=ObjectTree(object_id=name))
+    link.push(name, content, run=reply.metadata.run_id, session=pushed.session_id)
+
+
+def _another_inside(link: _Evil, reply: Message) -> None:
+    """The announced head is the site's own, the content says that another site sent it."""
+    reply.metadata.__dict__["_src_node_id"] += 1
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    with_tree = get_object_tree(reply)
+    contents = {with_tree.object_id: reply.deflate()} | {
+        name: part.deflate() for name, part in _nested(reply).items()
+    }
+    head = link._signed_on().node_id
+    pushed = link.announce(reply, tree=with_tree, src=head)
+    for name in pushed.objects_to_push:
+        link.push(name, contents[name], run=reply.metadata.run_id, session=pushed.session_id)
+
+
+def _nested(reply: Message) -> dict[str, Any]:
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    return get_all_nested_objects(reply)
+
+
+def _weights(link: _Evil, reply: Message, array: Array) -> None:
+    link.reply_with(reply, _content(**{WEIGHTS_KEY: ArrayRecord({WEIGHTS_KEY: array})}))
+
+
+def _huge() -> Array:
+    array = Array(np.zeros(2, np.float32))
+    array.data = array.data.replace(b"(2,)", b"(90000000000,)").replace(b"          \n", b"\n")
+    return array
+
+
+def _pickled() -> Array:
+    array = Array(np.zeros(2, np.float32))
+    array.data = b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R."
+    return array
+
+
+UNREADABLE: dict[str, Send] = {
+    "a message of garbage": lambda link, reply: _unreadable(link, reply, kind="Message"),
+    "an object of another kind": lambda link, reply: _unreadable(link, reply, kind="ConfigRecord"),
+    "a message that says another sent it": _another_inside,
+    "no message of ours": lambda link, reply: link.reply_with(reply, RecordDict()),
+    "no JSON": lambda link, reply: link.reply_with(reply, _content("{")),
+    "another version": lambda link, reply: link.reply_with(
+        reply, _content('{"kind": "acknowledged", "version": 99}')
+    ),
+    "a pickle for weights": lambda link, reply: _weights(link, reply, _pickled()),
+    "weights that claim 360 GB": lambda link, reply: _weights(link, reply, _huge()),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_an_answer_that_cannot_be_read_is_that_sites_failure(federation: Federation, case: str) -> None:
+    """It is named as failed, at once; the honest site's answer is there, and nothing ends the run."""
+    exchange, notes, seconds = federation.ask(UNREADABLE[case], timeout=25)
+    assert isinstance(exchange.answers["evil"].report, Failure), notes
+    assert isinstance(exchange.answers["honest"].report, Acknowledged)
+    assert seconds < 20
+
+
+def _in_anothers_name(link: _Evil, reply: Message) -> None:
+    link.announce(reply, src=link._signed_on().node_id + 1)
+
+
+def _never_whole(link: _Evil, reply: Message) -> None:
+    link.announce(reply)
+
+
+@pytest.mark.parametrize("do", [_in_anothers_name, _never_whole], ids=["in another's name", "never whole"])
+def test_a_site_that_holds_its_answer_back_delays_nobody(federation: Federation, do: Send) -> None:
+    """It is left out when its time is over; the honest answer counts."""
+    exchange, notes, seconds = federation.ask(do, timeout=5)
+    assert list(exchange.answers) == ["honest"]
+    assert isinstance(exchange.answers["honest"].report, Acknowledged)
+    assert seconds < 15
+    assert any("evil" in note for note in notes)
+
+
+# ---- what somebody captured -------------------------------------------------------------
+
+
+@pytest.mark.processes
+def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte of a site's requests, captured before TLS and sent again: 401, and the run is as without.
+
+    The server is a process of its own; center2's link runs here. Each request is replayed at
+    once, and each pull also before the next one, where it would take the site's next question.
+    """
+    home = make_home(tmp_path, rounds=3)
+    context = pinned(home.path / "server" / "ca.crt")
+    replayed: Counter[tuple[str, int]] = Counter()
+    pulls: list[httpx.Request] = []
+    send = httpx.Client.send
+    again = httpx.Client(verify=context, trust_env=False)
+
+    def replay(request: httpx.Request) -> None:
+        copy = httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
+        answer = send(again, copy)
+        replayed[request.url.path.rpartition("/")[2], answer.status_code] += 1
+
+    def tapped(client: httpx.Client, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        request.read()
+        if request.url.path.endswith("pull-messages"):
+            if pulls:
+                replay(pulls[-1])
+            pulls.append(request)
+        answer = send(client, request, **kwargs)
+        replay(request)
+        return answer
+
+    monkeypatch.setattr(httpx.Client, "send", tapped)
+    path = home.site("center2") / "site.yaml"
+    site = load(path, SiteConfig)
+    link = FleetLink(
+        site.server.address,
+        ca=site.server.ca,
+        key=load_private(site.key),
+        state=tmp_path / "node.json",
+        observer=Recorder(),
+    )
+    over = threading.Event()
+
+    def finished() -> bool:
+        known = client_app.participants.get(str(path))
+        return over.is_set() or (known is not None and known.finished is not None)
+
+    site_thread = threading.Thread(
+        target=link.serve,
+        args=(client_app.app,),
+        kwargs={"node_config": {"site-config": str(path)}, "until": finished},
+        daemon=True,
+    )
+    with (
+        home.running("stic-server", "start") as server,
+        home.running("stic-client", "--site", "center1", "--once", output=tmp_path / "center1.log"),
+    ):
+        time.sleep(0.5)
+        site_thread.start()
+        output, _ = server.communicate(timeout=120)
+    over.set()
+    site_thread.join(20)
+    link._client._client.close()
+    again.close()
+    assert server.returncode == 0, output
+    assert {status for _, status in replayed} == {401}
+    for endpoint in ("activate-node", "pull-messages", "pull-object", "push-messages", "push-object"):
+        assert replayed[endpoint, 401] > 0
+    assert "center2: a request came twice with the same signature; the second is refused" in output
+    (run,) = (tmp_path / "runs").iterdir()
+    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    assert [(row["round"], row["sites"]) for row in rows] == [
+        (number, ["center1", "center2"]) for number in (1, 2, 3)
+    ]
+    answered = Counter(
+        (line["peer"], line["kind"], line["round"])
+        for line in AuditLog(home.path / "server" / "audit.jsonl").read()
+        if line["direction"] == "in" and line["kind"] == "round-report"
+    )
+    assert set(answered.values()) == {1}
+    assert len(answered) == 2 * 4  # three rounds, and the last look

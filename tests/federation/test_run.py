@@ -1,0 +1,364 @@
+"""A whole run with participants in this process: what the server asks and what it makes of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stic_core.config import FederationConfig
+from stic_core.errors import FederationError
+from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.saved import read_model
+from stic_core.models.stic import build_head
+from stic_core.protocol.messages import EvaluateHeldOut, RunPlan
+from stic_core.tensors.flat import FlatArray
+from stic_server.federation.run import execute
+from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.sites import Limits
+from support.federation_kit import InProcessSites, Recorder, participant
+
+
+def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
+    return FederationConfig.model_validate(
+        {
+            "name": "test",
+            "model": {"backbone": "tiny"},
+            "rounds": 3,
+            "training": {"views": 1, "batch_size": 4},
+            "runs": tmp_path / "runs",
+            **changes,
+        }
+    )
+
+
+def _session(
+    federation: FederationConfig, sites: InProcessSites, *, recorder: Recorder | None = None
+) -> tuple[Callable[[], dict], RunFolder]:
+    head = build_head(channels=32, classes=3, seed=federation.seed)
+    plan = RunPlan.of(federation, trainable_specs(head))
+    run = RunFolder.begin(federation, plan)
+    limits = Limits(min_sites=federation.min_sites, join_timeout_s=1, round_timeout_s=1)
+    session = partial(
+        execute, plan, get_flat(head), run=run, sites=sites, limits=limits, observer=recorder or Recorder()
+    )
+    return session, run
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> InProcessSites:
+    """Two sites with random patients."""
+    return InProcessSites(
+        {
+            name: participant(tmp_path / name, site=name, seed=number)
+            for number, name in enumerate(("center1", "center2"))
+        }
+    )
+
+
+def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: InProcessSites) -> None:
+    """Every file of a run's folder is there and they agree with each other."""
+    session, run = _session(_federation(tmp_path), sites)
+    document = session()
+    record = json.loads((run.path / "record.json").read_text())
+    rounds = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
+    model = json.loads((run.path / "model" / "model.json").read_text())
+    assert record["status"] == "complete"
+    assert record["phantom"] is document["phantom"] is True
+    assert record["participation"] == {str(number): ["center1", "center2"] for number in (1, 2, 3)}
+    assert [row["round"] for row in rounds] == [1, 2, 3]
+    pooled = [row["val"]["pooled"] for row in rounds]
+    for row, of_all in zip(rounds, pooled, strict=True):
+        parts = [row["val"][site] for site in ("center1", "center2")]
+        assert of_all["n"] == sum(part["n"] for part in parts)
+        assert of_all["loss"] == pytest.approx(sum(part["loss"] * part["n"] for part in parts) / of_all["n"])
+    best = min(range(3), key=lambda index: pooled[index]["loss"]) + 1
+    assert record["best_round"] == best == model["best_round"]
+    assert record["model_digest"] == model["digest"] == document["model_digest"]
+    assert set(document["local_only"]) == {"center1", "center2"}
+    assert document["sites"]["center1"]["accuracy"]["total"] == 12
+    assert document["ensemble"]["sites"]["center2"]["accuracy"]["total"] == 12
+    assert set(document["comparison"]) == {"center1", "center2", "ensemble"}
+    assert document["comparison"]["ensemble"]["pooled"]["n"] == 24
+    kept = read_model(tmp_path / "center2" / "models" / run.run_id)
+    assert kept.description.digest == record["model_digest"]
+
+
+def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None:
+    """The federation learns what the images show: the brightness that depends on the class."""
+    session, run = _session(_federation(tmp_path, rounds=8), sites)
+    session()
+    rows = run.read_rounds()
+    assert rows[-1]["val"]["pooled"]["loss"] < 0.7 * rows[0]["val"]["pooled"]["loss"]
+
+
+def test_the_held_out_set_is_opened_once_a_model(tmp_path: Path, sites: InProcessSites) -> None:
+    """Federated, two local models and their ensemble: each pair of model and site once."""
+    session, _ = _session(_federation(tmp_path), sites)
+    session()
+    opened = [question.model for question in sites.asked if isinstance(question, EvaluateHeldOut)]
+    assert sorted(opened) == sorted(["federated", "center1", "center2", "ensemble"] * 2)
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_model(
+    tmp_path: Path, sites: InProcessSites
+) -> None:
+    """Interrupted in round 3 and started again, a run gives the digest of the uninterrupted one."""
+    federation = _federation(tmp_path)
+    session, whole = _session(federation, sites)
+    session()
+
+    class Interrupted(Exception):
+        pass
+
+    ask, calls = sites.ask, 0
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # describe, rounds 1 and 2, and then
+            raise Interrupted
+        return ask(*args, **kwargs)
+
+    sites.ask = interrupted
+    first, run = _session(federation, sites)
+    assert run.path != whole.path
+    with pytest.raises(Interrupted):
+        first()
+    sites.ask = ask
+    recorder = Recorder()
+    second, again = _session(federation, sites, recorder=recorder)
+    assert again.path == run.path
+    second()
+    assert any("goes on after round 2" in note for note in recorder.notes)
+    assert [row["round"] for row in again.read_rounds()] == [1, 2, 3]
+    assert again.read_record()["model_digest"] == whole.read_record()["model_digest"]
+
+
+def test_a_site_that_sends_nan_is_named_and_the_round_goes_on(tmp_path: Path, sites: InProcessSites) -> None:
+    """NaN from one of three sites: the two others are averaged, and the note names the third."""
+    sites.participants["center3"] = participant(tmp_path / "center3", site="center3", seed=7)
+    answer = sites.participants["center3"].answer
+    specs = trainable_specs(build_head(channels=32, classes=3, seed=0))
+
+    def poisoned(instruction: object, weights: FlatArray | None) -> object:
+        report, trained = answer(instruction, weights)
+        if trained is not None and report.kind == "round-report":
+            trained = np.full_like(trained, np.nan)
+            from stic_core.tensors.flat import digest
+
+            report = report.model_copy(update={"weights_digest": digest(trained, specs)})
+        return report, trained
+
+    sites.participants["center3"].answer = poisoned
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    session()
+    assert run.read_rounds()[0]["sites"] == ["center1", "center2"]
+    assert any(note.startswith("center3: weights that are not finite") for note in recorder.notes)
+
+
+def test_a_site_without_training_patients_is_evaluated(tmp_path: Path, sites: InProcessSites) -> None:
+    """One held-out patient and nothing else: no weight in the average, no AUC, no error."""
+    sites.participants["center3"] = participant(
+        tmp_path / "center3", site="center3", seed=7, counts={"test": 1}
+    )
+    session, run = _session(_federation(tmp_path, rounds=1), sites)
+    document = session()
+    assert run.read_rounds()[0]["sites"] == ["center1", "center2", "center3"]
+    assert run.read_rounds()[0]["train_loss"]["center3"] is None
+    assert "center3" not in document["local_only"]
+    block = document["sites"]["center3"]
+    assert block["n"] == 1
+    assert "suppressed" in block["accuracy"]
+    assert all("not_estimable" in auc for auc in block["auc"].values())
+
+
+def test_a_site_with_another_backbone_is_left_out(tmp_path: Path, sites: InProcessSites) -> None:
+    """Frozen weights that differ from the others' are found by their digest."""
+    from support.federation_kit import write_tiny_weights
+
+    other = participant(tmp_path / "center3", site="center3", seed=7)
+    write_tiny_weights(tmp_path / "center3" / "tiny.safetensors", seed=99)
+    sites.participants["center3"] = other
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    session()
+    assert "center3" not in run.read_record()["sites"]
+    assert any(note.startswith("center3 is left out: its backbone") for note in recorder.notes)
+
+
+def test_a_refusal_is_shown_as_a_refusal(tmp_path: Path, sites: InProcessSites) -> None:
+    """A site whose policy forbids the task says so; the others go on."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    policy = third.config.policy.model_copy(update={"tasks": ("hcc-icc",)})
+    third.config = third.config.model_copy(update={"policy": policy})
+    sites.participants["center3"] = third
+    recorder = Recorder()
+    session, _ = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    session()
+    assert any(note.startswith("center3 refused: task; got malignant") for note in recorder.notes)
+
+
+def test_equal_seeds_give_equal_models_whatever_the_order_of_answers(tmp_path: Path) -> None:
+    """Two runs, the second asking the sites in the opposite order, end with the same digest."""
+    digests = []
+    for reverse in (False, True):
+        folder = tmp_path / str(reverse)
+        names = ["center1", "center2"]
+        made = {name: participant(folder / name, site=name, seed=int(name[-1])) for name in names}
+        sites = InProcessSites(dict(sorted(made.items(), reverse=reverse)))
+        ask = sites.ask
+
+        def ordered(
+            questions: dict, *, ask: object = ask, reverse: bool = reverse, **kwargs: object
+        ) -> object:
+            exchange = ask(dict(sorted(questions.items(), reverse=reverse)), **kwargs)
+            return replace(exchange, answers=dict(exchange.answers))
+
+        sites.ask = ordered
+        session, run = _session(_federation(folder), sites)
+        session()
+        digests.append(run.read_record()["model_digest"])
+    assert digests[0] == digests[1]
+
+
+def test_a_restarted_site_is_told_the_plan_again(tmp_path: Path, sites: InProcessSites) -> None:
+    """A participant that forgot the run between two rounds is described to again and loses nothing."""
+    ask = sites.ask
+
+    def forgetful(questions: dict, **kwargs: object) -> object:
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            sites.participants["center2"]._run = None
+            sites.ask = ask
+        return ask(questions, **kwargs)
+
+    sites.ask = forgetful
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session()
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
+    assert any("center2 was restarted; it is told the plan again" in note for note in recorder.notes)
+
+
+def test_a_round_without_a_quorum_is_tried_again(tmp_path: Path, sites: InProcessSites) -> None:
+    """One of two sites is silent once: the same round is asked again and counts once."""
+    ask = sites.ask
+
+    def silent_once(questions: dict, **kwargs: object) -> object:
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            sites.ask = ask
+            return replace(exchange, answers={"center1": exchange.answers["center1"]})
+        return exchange
+
+    sites.ask = silent_once
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session()
+    assert [(row["round"], row["sites"]) for row in run.read_rounds()] == [
+        (number, ["center1", "center2"]) for number in (1, 2, 3)
+    ]
+    assert any("round 2 cannot be averaged" in note and "tried again" in note for note in recorder.notes)
+
+
+def test_a_round_that_never_has_a_quorum_fails_and_can_be_resumed(
+    tmp_path: Path, sites: InProcessSites
+) -> None:
+    """After three tries the run fails with whom it lacked; with the sites back it goes on."""
+    ask = sites.ask
+
+    def silent(questions: dict, **kwargs: object) -> object:
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            return replace(exchange, answers={"center1": exchange.answers["center1"]})
+        return exchange
+
+    sites.ask = silent
+    session, run = _session(_federation(tmp_path), sites)
+    with pytest.raises(FederationError, match=r"round 2 cannot be averaged; got usable reports of 1 sites"):
+        session()
+    sites.ask = ask
+    session, again = _session(_federation(tmp_path), sites)
+    session()
+    assert again.path == run.path
+    assert [row["round"] for row in again.read_rounds()] == [1, 2, 3]
+
+
+def test_a_site_that_comes_late_takes_part_from_the_next_round(tmp_path: Path, sites: InProcessSites) -> None:
+    """Not there at the beginning: told the plan before a round, and in record and evaluation like the others."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    ask = sites.ask
+
+    def arriving(questions: dict, **kwargs: object) -> object:
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            sites.participants["center3"] = third
+        return ask(questions, **kwargs)
+
+    sites.ask = arriving
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    document = session()
+    two, three = ["center1", "center2"], ["center1", "center2", "center3"]
+    assert [row["sites"] for row in run.read_rounds()] == [two, two, three]
+    assert set(run.read_record()["sites"]) == set(document["sites"]) == set(three)
+    assert "center3 takes part from now on" in recorder.notes
+
+
+def test_a_late_site_that_does_not_fit_is_asked_once(tmp_path: Path, sites: InProcessSites) -> None:
+    """Another backbone than the others': left out with a word, and not asked in every round."""
+    from support.federation_kit import write_tiny_weights
+
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    write_tiny_weights(tmp_path / "center3" / "tiny.safetensors", seed=99)
+    ask = sites.ask
+
+    def arriving(questions: dict, **kwargs: object) -> object:
+        sites.participants["center3"] = third
+        return ask(questions, **kwargs)
+
+    sites.ask = arriving
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session()
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
+    assert sum(note.startswith("center3 is left out: its backbone") for note in recorder.notes) == 1
+
+
+def test_the_last_look_needs_a_quorum_too(tmp_path: Path, sites: InProcessSites) -> None:
+    """One of two sites is silent when the last model is scored: asked again, so the best model is the same."""
+    whole, undisturbed = _session(_federation(tmp_path / "undisturbed"), sites)
+    whole()
+    ask = sites.ask
+
+    def silent_once(questions: dict, **kwargs: object) -> object:
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "train", True) is False for question in questions.values()):
+            sites.ask = ask
+            return replace(exchange, answers={"center1": exchange.answers["center1"]})
+        return exchange
+
+    sites.ask = silent_once
+    session, run = _session(_federation(tmp_path / "disturbed"), sites)
+    session()
+    assert run.read_rounds()[-1]["val"] == undisturbed.read_rounds()[-1]["val"]
+    assert run.read_record()["best_round"] == undisturbed.read_record()["best_round"]
+
+
+def test_a_run_that_owes_its_report_is_not_run_again(tmp_path: Path, sites: InProcessSites) -> None:
+    """Killed after the last round and before the report: the same run, and the sites are told that it is over."""
+    session, run = _session(_federation(tmp_path), sites)
+    document = session()
+    run.update_record(report="owed")
+    sites.asked.clear()
+    session, again = _session(_federation(tmp_path), sites)
+    assert session() == document
+    assert again.path == run.path
+    assert [question.kind for question in sites.asked] == ["finish", "finish"]
+    run.update_record(report="written")
+    assert _session(_federation(tmp_path), sites)[1].path != run.path

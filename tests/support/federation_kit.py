@@ -1,0 +1,308 @@
+"""Small real parts for tests: prepared sites, in-process participants, a whole federation on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from stic_client.participation.participant import Participant
+from stic_core import config
+from stic_core.config import FederationConfig, ImageConfig, SiteConfig
+from stic_core.data.dataset import Split, write_dataset
+from stic_core.models.pretrained import TinyBackbone
+from stic_core.protocol.compression import WireArray
+from stic_core.protocol.messages import Instruction, decode_instruction, decode_report, encode
+from stic_core.tasks import TASKS
+from stic_server.admission.registry import admit
+from stic_server.federation.sites import Answer, Exchange
+from stic_server.setup import NewFederation, initialise
+
+CLASSES = TASKS["malignant"].classes
+
+
+def write_tiny_weights(path: Path, *, seed: int = 0) -> Path:
+    """Random weights of the tiny backbone: enough for a path that is real, not for a diagnosis."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = TinyBackbone()
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)  # keeps the signal through seven layers
+        save_file(backbone.state_dict(), path)
+    return path
+
+
+def write_site_dataset(
+    folder: Path, *, seed: int, counts: Mapping[str, int] = {"train": 6, "val": 6, "test": 12}
+) -> None:
+    """A prepared dataset of random images with a brightness that depends on the class."""
+    rng = np.random.default_rng(seed)
+    labels: list[str] = []
+    splits: list[Split] = []
+    for split in ("train", "val", "test"):
+        for number in range(counts.get(split, 0)):
+            labels.append(CLASSES[number % len(CLASSES)])
+            splits.append(split)
+    level = np.array([60 + 60 * CLASSES.index(label) for label in labels])[:, None, None, None]
+    images = np.clip(rng.normal(level, 30, (len(labels), 224, 224, 3)), 0, 255).astype(np.uint8)
+    clinical = (rng.random((len(labels), 20)) < 0.3).astype(np.float32)
+    write_dataset(
+        folder,
+        images=[images],
+        clinical=clinical,
+        labels=labels,
+        splits=splits,
+        subjects=[f"P{seed}-{number}" for number in range(len(labels))],
+        image=ImageConfig(),
+        phantom=True,
+    )
+
+
+class InProcessSites:
+    """`asking.Sites` with participants in this process; every message goes through its JSON text."""
+
+    def __init__(self, participants: Mapping[str, Participant]) -> None:
+        self.participants = dict(participants)
+        self.asked: list[Instruction] = []
+
+    def present(self) -> list[str]:
+        """All are there always."""
+        return sorted(self.participants)
+
+    def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
+        """All are there at once."""
+        return sorted(self.participants)
+
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
+    ) -> Exchange:
+        """One after the other."""
+        answers = {}
+        for site, question in questions.items():
+            self.asked.append(question)
+            report, trained = self.participants[site].answer(
+                decode_instruction(encode(question)), None if weights is None else weights.copy()
+            )
+            answers[site] = Answer(decode_report(encode(report)), trained)
+        return Exchange(answers)
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it is told."""
+
+    notes: list[str] = field(default_factory=list)
+    rows: list[Mapping[str, object]] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+    def stage(self, text: str) -> None:
+        """Not kept."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Not kept."""
+
+    def waiting(self, sites: Sequence[str], seconds: float) -> None:
+        """Not kept."""
+
+    def round_begins(self, number: int, *, rounds: int) -> None:
+        """Not kept."""
+
+    def round_done(self, row: Mapping[str, object], *, rounds: int) -> None:
+        """Keep it."""
+        self.rows.append(row)
+
+
+def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> SiteConfig:
+    """A site's configuration for its prepared dataset in `folder/prepared`."""
+    return SiteConfig.model_validate(
+        {
+            "site": site,
+            "server": {"address": address},
+            "dataset": {"root": folder, "prepared": folder / "prepared"},
+            "device": "cpu",
+            "audit": folder / "audit.jsonl",
+            "models": folder / "models",
+            "plans": folder / "plans",
+            "policy": {"plans": "any"},
+            "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},
+        }
+    )
+
+
+def participant(
+    folder: Path, *, site: str, seed: int, counts: Mapping[str, int] | None = None
+) -> Participant:
+    """A participant with a prepared dataset of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_site_dataset(folder / "prepared", seed=seed, **({"counts": counts} if counts else {}))
+    return Participant(site_config(folder, site=site))
+
+
+@dataclass(frozen=True)
+class Home:
+    """A `STIC_HOME` with a server and enrolled sites, ready for real processes."""
+
+    path: Path
+    port: int
+
+    @property
+    def federation(self) -> Path:
+        """federation.yaml."""
+        return self.path / "server" / "federation.yaml"
+
+    def site(self, name: str) -> Path:
+        """A site's folder."""
+        return self.path / "sites" / name
+
+    def edit(self, path: Path, **changes: object) -> None:
+        """Change keys of a YAML file; `a__b` is key b of a."""
+        data = yaml.safe_load(path.read_text())
+        for name, value in changes.items():
+            *parents, last = name.split("__")
+            target = data
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[last] = value
+        path.write_text(yaml.safe_dump(data))
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """A program of ours, beside this Python."""
+        return [str(Path(sys.executable).with_name(program)), *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Where this home is, and one thread a process."""
+        import os
+
+        return {**os.environ, "STIC_HOME": str(self.path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+    def run(self, program: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """A command that ends by itself."""
+        return subprocess.run(
+            self.command(program, *arguments),
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    @contextmanager
+    def running(
+        self,
+        program: str,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        output: Path | None = None,
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A command that is stopped at the end, if it runs still.
+
+        Args:
+            prefix: stands before the command, such as `ip netns exec host`.
+            environment: variables beside the usual ones.
+            output: file that takes stdout and stderr, for a command that nobody reads; a full pipe
+                would stop it. None is a pipe.
+        """
+        with output.open("a") if output is not None else nullcontext(subprocess.PIPE) as stdout:
+            process = subprocess.Popen(
+                [*prefix, *self.command(program, *arguments)],
+                env={**self.environment(), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def await_line(process: subprocess.Popen[str], text: str, *, seconds: float = 60) -> list[str]:
+    """Read a process's lines up to the one that holds a text."""
+    lines: list[str] = []
+    deadline = time.monotonic() + seconds
+    assert process.stdout is not None
+    while time.monotonic() < deadline:
+        line = process.stdout.readline()
+        if not line:
+            break
+        lines.append(line.rstrip())
+        if text in line:
+            return lines
+    pytest.fail(f"no line with {text!r} in:\n" + "\n".join(lines))
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses at the moment."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_home(
+    path: Path,
+    *,
+    sites: Sequence[str] = ("center1", "center2"),
+    rounds: int = 2,
+    admitted: bool = True,
+    names: Sequence[str] = ("localhost", "127.0.0.1"),
+) -> Home:
+    """A server and enrolled sites with prepared random datasets and the tiny backbone."""
+    from stic_client.connection.enroll import enroll
+
+    port = free_port()
+    new = NewFederation(
+        name="test",
+        host="127.0.0.1",
+        port=port,
+        names=names,
+        backbone="tiny",
+        rounds=rounds,
+        views=1,
+        min_sites=len(sites),
+        join_timeout_s=60,
+        join_grace_s=20,
+        runs=path / "runs",
+    )
+    initialise(path / "server", new)
+    home = Home(path, port)
+    for number, name in enumerate(sites):
+        folder = home.site(name)
+        made = enroll(
+            folder,
+            site=name,
+            address=f"127.0.0.1:{port}",
+            ca=path / "server" / "ca.crt",
+            root=folder,
+            crop_mm=None,
+        )
+        write_site_dataset(folder / "prepared", seed=number)
+        weights = write_tiny_weights(folder / "tiny.safetensors")
+        home.edit(
+            folder / "site.yaml", backbone_weights={"tiny": str(weights)}, device="cpu", policy__plans="any"
+        )
+        config.load(folder / "site.yaml", SiteConfig)
+        if admitted:
+            admit(path / "server" / "sites", name=name, public_key=made.public_key)
+    config.load(home.federation, FederationConfig)
+    return home

@@ -1,0 +1,51 @@
+"""Broken files: refused, or read right; `benchmarks/ingest_fuzz.py` is the same by the thousand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support import mutated_files
+
+
+@pytest.mark.processes
+def test_mutated_files_never_crash_and_never_lie(tmp_path: Path) -> None:
+    """Eight formats, eight ways to break them: no fault of ours, no hang, no lie that could be told."""
+    outcomes = mutated_files.run(tmp_path, count=256, seed=2)
+    bad = {
+        key: count
+        for key, count in outcomes.items()
+        if key[2].startswith(("CRASH", "SILENT")) or "long" in key[2]
+    }
+    assert not bad
+    assert sum(outcomes.values()) == 256
+    assert sum(count for (_, _, outcome), count in outcomes.items() if outcome == "refused") > 120
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[mutated_files.Case]]:
+    """One good patient a format."""
+    root = tmp_path_factory.mktemp("fuzz")
+    return root, mutated_files.build(root)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=3000), which=st.integers(0, 7), keep=st.integers(0, 400))
+def test_any_bytes_are_refused(
+    cases: tuple[Path, list[mutated_files.Case]], content: bytes, which: int, keep: int
+) -> None:
+    """A right beginning with anything behind it is refused by every reader."""
+    root, every = cases
+    case = every[which % len(every)]
+    path = root / case.file
+    original = path.read_bytes()
+    path.write_bytes(original[:keep] + content)
+    nothing = dict.fromkeys(case.phases, np.zeros((1, 1), dtype=np.float32))
+    try:
+        assert mutated_files.judge(case, root=root, good=nothing, changed=0) == "refused"
+    finally:
+        path.write_bytes(original)

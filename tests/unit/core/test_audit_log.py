@@ -1,0 +1,131 @@
+"""The audit log: complete, chained, and any tampering shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stic_core.errors import DataError
+from stic_core.protocol.audit_log import AuditLog, Entry, describe, summarise
+
+
+def _entry(number: int, *, direction: str = "out", kind: str = "round-report") -> Entry:
+    return Entry(
+        direction=direction,
+        peer="server",
+        kind=kind,
+        run="run-1",
+        round=number,
+        tensors=("a", "b"),
+        bytes=1_000_000,
+        sha256="0" * 64,
+        content={"train_loss": 0.5},
+        decision="sent",
+    )
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> AuditLog:
+    """Five messages."""
+    made = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(1, 6):
+        made.append(_entry(number))
+    return made
+
+
+def test_what_is_logged_is_read(log: AuditLog) -> None:
+    """Each line with its number, time and content."""
+    lines = list(log.read())
+    assert [line["number"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[2]["content"] == {"train_loss": 0.5}
+    assert lines[2]["previous"] == lines[1]["hash"]
+
+
+def test_an_empty_log_is_whole(tmp_path: Path) -> None:
+    """Nothing sent yet is no tampering."""
+    assert list(AuditLog(tmp_path / "audit.jsonl").read()) == []
+
+
+def _edit(line: str) -> str:
+    return line.replace("0.5", "0.4")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda lines: [*lines[:2], _edit(lines[2]), *lines[3:]], "line 3: its content was changed"),
+        (lambda lines: [*lines[:2], *lines[3:]], "line 3: it does not follow"),
+        (lambda lines: [lines[1], lines[0], *lines[2:]], "line 1: it does not follow"),
+        (lambda lines: lines[:-1], "line 5: lines were cut off"),
+        (lambda _: [], "line 1: lines were cut off"),
+        (lambda lines: [*lines, lines[-1]], "line 6: it does not follow"),
+        (lambda lines: [*lines[:4], lines[4][:40]], "line 5: it is no line"),
+    ],
+)
+def test_tampering_is_found(tmp_path: Path, log: AuditLog, tamper: Callable, message: str) -> None:
+    """A line changed, removed, moved, cut off, repeated or torn; the message names the first one."""
+    path = tmp_path / "audit.jsonl"
+    path.write_text("".join(tamper(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(DataError, match=message):
+        list(log.read())
+
+
+@pytest.mark.parametrize("written", [0, 1, 40, 700, -1, None])
+def test_a_kill_in_the_middle_of_a_line_is_no_tampering(
+    tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch, written: int | None
+) -> None:
+    """Two lines announced, and nothing, a part or all of them written: read as whole, and goes on."""
+    path, head = tmp_path / "audit.jsonl", tmp_path / "audit.head"
+    before = path.read_bytes()
+    heads = []
+    write_head = AuditLog._write_head
+    monkeypatch.setattr(
+        AuditLog,
+        "_write_head",
+        lambda self, value: (write_head(self, value), heads.append(head.read_bytes())),
+    )
+    log.append(_entry(6), _entry(7))
+    lines = path.read_bytes()[len(before) :]
+    announced, _ = heads
+    head.write_bytes(announced)
+    path.write_bytes(before + lines[:written])
+    expected = 7 if written is None else 5
+    assert len(list(log.read())) == expected
+    again = AuditLog(path)
+    again.append(_entry(8))
+    assert [entry["round"] for entry in again.read()] == [*range(1, expected + 1), 8]
+
+
+def test_an_announced_line_excuses_no_other(tmp_path: Path, log: AuditLog) -> None:
+    """After a kill the log may lack what was announced and nothing else."""
+    path, head = tmp_path / "audit.jsonl", tmp_path / "audit.head"
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"coming": "a" * 64, "lines": 1}))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match="line 5: "):
+        list(log.read())
+    path.write_text("".join([*lines[:2], *lines[3:], lines[2]]))
+    with pytest.raises(DataError, match="line 3: it does not follow"):
+        list(log.read())
+
+
+def test_a_head_that_says_nothing_is_one_line(tmp_path: Path, log: AuditLog) -> None:
+    """An emptied head is named, by a reader and by a writer."""
+    (tmp_path / "audit.head").write_text("")
+    for act in (lambda: list(log.read()), lambda: log.append(_entry(6))):
+        with pytest.raises(DataError, match=r"audit\.head does not say where audit\.jsonl ends"):
+            act()
+
+
+def test_a_run_is_summed_up(log: AuditLog) -> None:
+    """Megabytes and messages by kind, each way."""
+    log.append(_entry(5, direction="in", kind="train-round"))
+    run = summarise(log.read())["run-1"]
+    assert str(run.sent) == "5.0 MB in 5 messages: 5 round-report (2 tensors each)"
+    assert str(run.received) == "1.0 MB in 1 messages: 1 train-round (2 tensors each)"
+    assert "the chain of hashes is whole" in describe(log, run=None, as_json=False)
+    assert len(describe(log, run="run-1", as_json=True).splitlines()) == 6
+    assert json.loads(describe(log, run="run-1", as_json=True).splitlines()[0])["number"] == 1

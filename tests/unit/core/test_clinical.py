@@ -1,0 +1,203 @@
+"""Clinical values as hospitals write them, and the 20 columns, each by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stic_core.data.clinical import (
+    COLUMNS,
+    MARKERS,
+    Levels,
+    Reading,
+    encode,
+    level_of,
+    read_age,
+    read_gender,
+    read_hbsag,
+    read_levels,
+    read_number,
+)
+from stic_core.errors import DataError
+
+LEAST = {"age": "30", "gender": "female"}
+
+
+def _ones(**values: str) -> set[str]:
+    row = encode({**LEAST, **values})
+    assert row.shape == (1, 20)
+    assert set(np.unique(row)) <= {0.0, 1.0}
+    return {COLUMNS[index] for index in np.flatnonzero(row[0])}
+
+
+def test_columns_are_the_papers() -> None:
+    """The order is part of the model: it is spelled out once more here."""
+    assert ", ".join(COLUMNS) == (
+        "Age_age2, Age_age3, Age_age4, Age_age5, Gender_male, PLT_abnormal, PLT_normal, TBIL_abnormal, "
+        "TBIL_normal, AFP_abnormal1, AFP_abnormal2, AFP_normal, CA199_abnormal, CA199_normal, CEA_abnormal, "
+        "CEA_normal, CA125_abnormal, CA125_normal, HBsAg_negative, HBsAg_positive"
+    )
+
+
+def test_a_patient_by_hand() -> None:
+    """One value of each kind; the reference levels (below 40, female) have no column."""
+    assert _ones() == set()
+    assert _ones(
+        age="061Y", gender="male", plt="95", tbil="17.1", afp="1,210", ca199="38.9", cea=">1000", hbsag="阳性"
+    ) == {
+        "Age_age4",
+        "Gender_male",
+        "PLT_abnormal",
+        "TBIL_abnormal",
+        "AFP_abnormal1",
+        "CA199_normal",
+        "CEA_abnormal",
+        "HBsAg_positive",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reading"),
+    [
+        ("1,210", Reading(1210, "=")),
+        (" >1210", Reading(1210, ">")),
+        ("<0.6", Reading(0.6, "<")),
+        ("＞400", Reading(400, ">")),
+        ("≥7", Reading(7, ">=")),
+        ("≤ 0.8 ", Reading(0.8, "<=")),
+        ("１２．５", Reading(12.5, "=")),
+        ("12,5", Reading(12.5, "=")),
+        ("1.2e3", Reading(1200, "=")),
+        ("1,234,567.5", Reading(1_234_567.5, "=")),
+        ("", None),
+        ("  \t", None),
+    ],
+)
+def test_numbers_as_exports_write_them(text: str, reading: Reading | None) -> None:
+    """Full width, thousands, decimal commas, signs with and without spaces."""
+    assert read_number(text) == reading
+
+
+@pytest.mark.parametrize(
+    "text", ["abc", ">", "1.2.3", "--5", "12 mg of Dr. Smith", "1,2,3", "nan", "inf", ">>5"]
+)
+def test_texts_that_are_no_numbers(text: str) -> None:
+    """An error, and it does not repeat the text."""
+    with pytest.raises(DataError) as caught:
+        read_number(text)
+    assert text not in str(caught.value) or len(text) < 3
+
+
+@pytest.mark.parametrize(("variable", "value", "level"), [
+    ("plt", "100", "abnormal"), ("plt", "100.1", "normal"),
+    ("tbil", "17.09", "normal"), ("tbil", "17.1", "abnormal"),
+    ("afp", "6.99", "normal"), ("afp", "7", "abnormal2"), ("afp", "399.9", "abnormal2"), ("afp", "400", "abnormal1"),
+    ("ca199", "38.9", "normal"), ("ca199", "39", "abnormal"),
+    ("cea", "9.9", "normal"), ("cea", "10", "abnormal"),
+    ("ca125", "34.9", "normal"), ("ca125", "35", "abnormal"),
+])  # fmt: skip
+def test_thresholds(variable: str, value: str, level: str) -> None:
+    """Both sides of every cut."""
+    reading = read_number(value)
+    assert reading is not None
+    assert level_of(variable, reading) == level
+
+
+@pytest.mark.parametrize(("variable", "value", "strict", "authors"), [
+    ("afp", ">500", "abnormal1", "abnormal1"),
+    ("afp", ">=400", "abnormal1", "abnormal1"),
+    ("afp", ">20", None, "abnormal1"),
+    ("afp", "<7", "normal", "normal"),
+    ("afp", "<=7", None, "normal"),
+    ("afp", "<0.6", "normal", "normal"),
+    ("afp", "<500", None, "normal"),
+    ("plt", "<100", "abnormal", "abnormal"),
+    ("plt", "<=100", "abnormal", "abnormal"),
+    ("plt", ">100", "normal", "normal"),
+    ("plt", ">=100", None, "normal"),
+    ("plt", ">50", None, "normal"),
+    ("cea", ">=10", "abnormal", "abnormal"),
+    ("cea", "<10", "normal", "normal"),
+])  # fmt: skip
+def test_censored_values(variable: str, value: str, strict: str | None, authors: str | None) -> None:
+    """A bound counts if it settles the level; the authors took any `>` for the highest one."""
+    reading = read_number(value)
+    assert reading is not None
+    assert level_of(variable, reading) == strict
+    assert level_of(variable, reading, compat="authors") == authors
+
+
+def test_units_are_converted() -> None:
+    """1 mg/dL of bilirubin is 17.1 umol/L; an unknown unit is an error."""
+    assert encode({**LEAST, "tbil": "1.0"}, units={"tbil": "mg/dL"})[0, COLUMNS.index("TBIL_abnormal")] == 1
+    assert encode({**LEAST, "tbil": "0.99"}, units={"tbil": "mg/dL"})[0, COLUMNS.index("TBIL_normal")] == 1
+    assert encode({**LEAST, "plt": "99000"}, units={"plt": "/uL"})[0, COLUMNS.index("PLT_abnormal")] == 1
+    with pytest.raises(DataError, match="unit of afp"):
+        encode({**LEAST, "afp": "5"}, units={"afp": "umol/L"})
+
+
+@pytest.mark.parametrize(
+    ("text", "age"), [("61", 61), ("061Y", 61), ("61.9", 61), ("６１", 61), ("0", 0), ("61y", 61)]
+)
+def test_ages(text: str, age: int) -> None:
+    """Years, DICOM's age string, full width."""
+    assert read_age(text) == age
+
+
+@pytest.mark.parametrize(("age", "column"), [("39", None), ("40", "Age_age2"), ("50", "Age_age3"), ("60", "Age_age4"), ("69", "Age_age4"), ("70", "Age_age5")])  # fmt: skip
+def test_age_groups(age: str, column: str | None) -> None:
+    """Cuts at 40, 50, 60, 70; below 40 is the reference."""
+    assert _ones(age=age) == ({column} if column else set())
+
+
+@pytest.mark.parametrize("text", ["", "121", "-5", "six", "061M", "1234"])
+def test_ages_that_cannot_be_read(text: str) -> None:
+    """Never silently the reference level."""
+    with pytest.raises(DataError, match="age"):
+        read_age(text)
+
+
+def test_gender() -> None:
+    """Both words, short and Chinese; anything else is an error."""
+    assert [read_gender(text) for text in ("male", "M", " Female", "女", "男")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    for text in ("", "other", "0"):
+        with pytest.raises(DataError, match="gender"):
+            read_gender(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "positive"),
+    [("+", True), ("(+)", True), ("＋", True), ("阳性", True), ("弱阳性", True), ("阳性(+)", True), ("Positive", True),
+     ("(-)", False), ("-", False), ("－", False), ("阴性", False), ("negative", False), ("+-", True), ("", None), (" ", None)],
+)  # fmt: skip
+def test_hbsag(text: str, positive: bool | None) -> None:
+    """A `+` anywhere is positive."""
+    assert read_hbsag(text) is positive
+
+
+def test_missing_and_unsettled_are_told_apart() -> None:
+    """Both are zero in all columns; the second deserves a warning."""
+    levels = read_levels({**LEAST, "afp": ">20", "cea": "3"})
+    assert levels == Levels(("CEA_normal",), ("plt", "tbil", "ca199", "ca125", "hbsag"), ("afp",))
+
+
+def test_an_error_names_the_variable_and_not_the_value() -> None:
+    """What stands in a cell may be a note about the patient."""
+    for variable in (*MARKERS, "hbsag", "age", "gender"):
+        with pytest.raises(DataError) as caught:
+            encode({**LEAST, variable: "Mrs. Smith"})
+        assert "Smith" not in str(caught.value)
+        assert variable.lower() in str(caught.value).lower()
+
+
+def test_every_level_has_its_column() -> None:
+    """No marker names a level that the vector lacks."""
+    for marker in MARKERS.values():
+        for level, _ in marker.levels:
+            assert f"{marker.prefix}_{level}" in COLUMNS

@@ -1,0 +1,158 @@
+"""What of a reader study may leave: no small cell, and none that could be recomputed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stic_core.config import PolicyConfig
+from stic_core.errors import DataError
+from stic_core.evaluation.readers.release import document, numbered, read_release, release
+from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers
+from stic_core.evaluation.readers.wording import helped_sentences, model_sentences, several
+from stic_core.privacy.small_cells import hidden_cells, releasable_columns
+from stic_core.statistics import clopper_pearson, mcnemar
+from support.sample_run import write_reader_release, write_sample_run
+
+CLASSES = ("HCC", "ICC", "META")
+FACTS = {
+    "site": "center1",
+    "run_id": "r",
+    "model_digest": "a" * 64,
+    "test_fingerprint": "b" * 64,
+    "task": "malignant",
+    "phantom": True,
+}
+
+
+def agreeing(counts: np.ndarray, *, hidden: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Every confusion matrix that agrees with what is released, one after the other by brute force."""
+    k = len(counts)
+    rows = []
+    for row in range(k):
+        places = np.flatnonzero(hidden[row])
+        left = int(counts[row, places].sum())
+        ways = [way for way in itertools.product(range(left + 1), repeat=len(places)) if sum(way) == left]
+        found = np.repeat(counts[row][None], len(ways), axis=0)
+        found[:, places] = np.array(ways, dtype=np.int64).reshape(len(ways), len(places))
+        rows.append(found)
+    every = np.array([np.stack(way) for way in itertools.product(*rows)])
+    diagonal = np.trace(every, axis1=1, axis2=2) == np.trace(counts)
+    off = every.sum(axis=1) - np.diagonal(every, axis1=1, axis2=2)
+    wanted = counts.sum(axis=0) - np.diag(counts)
+    return every[diagonal & (off[:, columns] == wanted[columns]).all(axis=1)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=6, max_size=6), st.lists(st.integers(0, 9), min_size=3, max_size=3)
+)
+def test_released_columns_leave_every_hidden_cell_open(off: list[int], diagonal: list[int]) -> None:
+    """By brute force: no hidden cell that rows and diagonal leave open is settled by the columns."""
+    counts = np.diag(diagonal)
+    counts[~np.eye(3, dtype=bool)] = off
+    hidden = hidden_cells(counts, min_cell=5)
+    if counts[hidden].sum() > 16:
+        return  # too many ways to list
+    columns = releasable_columns(counts, hidden=hidden)
+    before = agreeing(counts, hidden=hidden, columns=np.zeros(3, dtype=bool))
+    after = agreeing(counts, hidden=hidden, columns=columns)
+    for row, column in np.argwhere(hidden):
+        if len(np.unique(before[:, row, column])) > 1:
+            assert len(np.unique(after[:, row, column])) > 1
+    # And nothing is kept back without need: one class more would settle a cell.
+    for extra in np.flatnonzero(~columns):
+        more = columns.copy()
+        more[extra] = True
+        told = agreeing(counts, hidden=hidden, columns=more)
+        assert any(
+            len(np.unique(told[:, row, column])) == 1 < len(np.unique(before[:, row, column]))
+            for row, column in np.argwhere(hidden)
+        )
+
+
+def study(confusions: dict[str, list[list[int]]]) -> ReaderStudy:
+    """Readers with these confusions, alone as with help; the model is always right."""
+    truth: dict[str, str] = {}
+    said: dict[str, dict[str, str]] = {}
+    for reader, table in confusions.items():
+        said[reader] = {}
+        for row, counts in enumerate(table):
+            named = np.repeat(np.arange(3), counts)
+            for place, column in enumerate(named):
+                subject = f"p{row}-{place}"
+                truth[subject] = CLASSES[row]
+                said[reader][subject] = CLASSES[column]
+    readers = {reader: {"alone": by, "aided": by} for reader, by in said.items()}
+    return evaluate_readers(readers, model=truth, truth=truth, classes=CLASSES)
+
+
+def test_small_cells_stay() -> None:
+    """A diagonal below the minimum takes its sensitivity along; with min_cell 1 everything leaves."""
+    found = study({"Dr A": [[3, 10, 11], [6, 8, 6], [7, 7, 9]]})
+    names = numbered(list(found.readers))
+    out = release(found, policy=PolicyConfig(), names=names, classes=CLASSES, **FACTS)
+    alone = json.loads(out.model_dump_json())["readers"]["reader 1"]["alone"]
+    assert "suppressed" in alone["sensitivity"]["HCC"]
+    assert alone["accuracy"] == {"correct": 20, "total": 67}
+    own = release(found, policy=PolicyConfig(min_cell=1), names=names, classes=CLASSES, **FACTS)
+    alone = json.loads(own.model_dump_json())["readers"]["reader 1"]["alone"]
+    assert alone["sensitivity"]["HCC"] == {"correct": 3, "total": 24}
+    assert alone["specificity"]["HCC"] == {"correct": 30, "total": 43}
+
+
+def test_few_patients_release_nothing() -> None:
+    """Below min_cell patients there is no count, no test and no name."""
+    found = study({"Dr A": [[1, 0, 0], [0, 1, 0], [0, 1, 1]], "Dr B": [[1, 0, 0], [1, 0, 0], [0, 1, 1]]})
+    out = release(found, policy=PolicyConfig(), names=numbered(["Dr A", "Dr B"]), classes=CLASSES, **FACTS)
+    text = out.model_dump_json()
+    assert "correct" not in text
+    assert '"b":' not in text
+    assert '"statistic"' not in text
+    assert "Dr" not in text
+    assert several(document(out)) == "No test is shown."
+    assert helped_sentences(document(out)) == model_sentences(document(out)) == []
+
+
+def test_the_reader_of_the_file_computes_from_counts(tmp_path: Path) -> None:
+    """Proportions, intervals and p values come from the counts, not from what a file claims."""
+    run = write_sample_run(tmp_path / "run", rounds=2)
+    file = write_reader_release(run, tmp_path / "study.json", min_cell=1)
+    text = file.read_text()
+    assert "ci95" not in text
+    assert '"p":' in text  # Cochran's Q alone: its patterns stay at the site
+    found = document(read_release(text, source="study.json"))
+    counts = json.loads(text)["readers"]["reader 2"]["alone"]["sensitivity"]["ICC"]
+    shown = found["readers"]["reader 2"]["alone"]["sensitivity"]["ICC"]
+    assert shown["value"] == counts["correct"] / counts["total"]
+    assert tuple(shown["ci95"]) == clopper_pearson(counts["correct"], total=counts["total"])
+    pair = json.loads(text)["helped"]["reader 1"]
+    assert found["helped"]["reader 1"]["p"] == mcnemar(b=pair["b"], c=pair["c"]).p
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"readers": {}},
+        {"helped": {}},
+        {"classes": ["HCC", "ICC"]},
+        {"n": 10},
+        {"site": "../escape"},
+        {"note": "a free text"},
+        {"schema_version": 2},
+    ],
+)
+def test_a_file_that_does_not_hold_together_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    """Whatever a file says beyond counts that agree with one another, it is not taken."""
+    run = write_sample_run(tmp_path / "run", rounds=2)
+    content = json.loads(write_reader_release(run, tmp_path / "study.json").read_text())
+    with pytest.raises(DataError, match="is not a reader study"):
+        read_release(json.dumps(content | change), source="study.json")
+    with pytest.raises(DataError, match="is not a reader study"):
+        read_release("not JSON", source="study.json")

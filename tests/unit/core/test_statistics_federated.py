@@ -1,0 +1,301 @@
+"""What holds across sites from aggregates alone: histograms, edges and hidden cells."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stic_core.privacy.small_cells import feasible, hidden_cells
+from stic_core.statistics import (
+    Auc,
+    NotEstimable,
+    PooledAuc,
+    ScoreHistogram,
+    delong,
+    even_edges,
+    margins,
+    pooled_auc,
+    pooled_roc,
+    quantile_edges,
+    recalibration,
+    score_histogram,
+    stratified,
+    validation_histogram,
+)
+from stic_core.statistics.edges import CELLS
+from support.samples import sample
+
+patients = st.lists(st.tuples(st.floats(-8, 8), st.booleans()), min_size=1, max_size=60)
+edge_lists = st.lists(st.floats(-8, 8), min_size=1, max_size=20, unique=True).map(sorted)
+
+
+def columns(rows: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and classes of these patients."""
+    return np.array([score for score, _ in rows]), np.array([flag for _, flag in rows], dtype=bool)
+
+
+@settings(deadline=None, max_examples=100)
+@given(sites=st.lists(patients, min_size=1, max_size=3), edges=edge_lists, min_cell=st.integers(1, 8))
+def test_bounds_hold_the_exact_auc(
+    sites: list[list[tuple[float, bool]]], edges: list[float], min_cell: int
+) -> None:
+    """However sites merge, the AUC of the pooled scores lies within the bounds; so does the estimate."""
+    arrays = [columns(rows) for rows in sites]
+    histograms = [score_histogram(s, positive=y, edges=edges, min_cell=min_cell) for s, y in arrays]
+    whole = delong(np.concatenate([s for s, _ in arrays]), positive=np.concatenate([y for _, y in arrays]))
+    own = [delong(s, positive=y) for s, y in arrays]
+    exact = [auc.value if isinstance(auc, Auc) else None for auc in own]
+    for known in ((), exact):
+        pooled = pooled_auc([[histogram] for histogram in histograms], exact=known)
+        if isinstance(whole, NotEstimable):
+            assert isinstance(pooled, NotEstimable)
+            continue
+        assert isinstance(pooled, PooledAuc)
+        lower, upper = pooled.bounds
+        assert lower - 1e-12 <= whole.value <= upper + 1e-12
+        assert lower - 1e-12 <= pooled.value <= upper + 1e-12
+        assert (pooled.positives, pooled.negatives) == (whole.positives, whole.negatives)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_unmerged_histogram_of_distinct_scores_is_exact(data: st.DataObject) -> None:
+    """With an edge between any two scores, AUC and variance are DeLong's, and the bounds meet."""
+    scores = np.array(
+        data.draw(st.lists(st.integers(-500, 500), min_size=4, max_size=40, unique=True)), dtype=float
+    )
+    positive = np.arange(len(scores)) % 2 == 0
+    edges = (np.sort(scores)[1:] + np.sort(scores)[:-1]) / 2
+    pooled = pooled_auc([[score_histogram(scores, positive=positive, edges=edges, min_cell=1)]])
+    exact = delong(scores, positive=positive)
+    assert isinstance(pooled, PooledAuc)
+    assert isinstance(exact, Auc)
+    assert pooled.value == pytest.approx(exact.value)
+    assert pooled.bounds == (pytest.approx(exact.value), pytest.approx(exact.value))
+    if isinstance(exact.variance, float):
+        assert pooled.variance == pytest.approx(exact.variance)
+
+
+@settings(deadline=None, max_examples=60)
+@given(first=patients, second=patients, edges=edge_lists)
+def test_two_sites_are_the_pooled_patients(
+    first: list[tuple[float, bool]], second: list[tuple[float, bool]], edges: list[float]
+) -> None:
+    """Unmerged histograms of two sites give what one histogram of all their patients gives."""
+    apart = [columns(first), columns(second)]
+    together = columns(first + second)
+
+    def histogram(rows: tuple[np.ndarray, np.ndarray]) -> ScoreHistogram:
+        return score_histogram(rows[0], positive=rows[1], edges=edges, min_cell=1)
+
+    left, right = pooled_auc([[histogram(rows)] for rows in apart]), pooled_auc([[histogram(together)]])
+    if isinstance(left, PooledAuc):
+        assert isinstance(right, PooledAuc)
+        assert left.value == pytest.approx(right.value)
+        assert left.bounds == (pytest.approx(right.bounds[0]), pytest.approx(right.bounds[1]))
+    else:
+        assert left == right
+
+
+def test_equal_bins_give_the_midpoint_formula() -> None:
+    """AUC_mid = sum p (N_<k + n_k / 2) / (m n), bounds +- sum p n / (2 m n), by hand."""
+    one = ScoreHistogram(
+        edges=(0.0, 1.0), starts=(0, 1, 2), positives=(1, 2, 3), negatives=(4, 2, 0), sums=(0, 0, 0)
+    )
+    pooled = pooled_auc([[one]])
+    assert isinstance(pooled, PooledAuc)
+    assert pooled.value == pytest.approx((1 * 2 + 2 * 5 + 3 * 6) / 36)
+    half = (1 * 4 + 2 * 2) / 72
+    assert pooled.bounds == (pytest.approx(pooled.value - half), pytest.approx(pooled.value + half))
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=patients, edges=edge_lists, min_cell=st.integers(2, 9))
+def test_released_bins_hold_enough_patients(
+    rows: list[tuple[float, bool]], edges: list[float], min_cell: int
+) -> None:
+    """No released bin is small unless the site itself is, and nobody is lost."""
+    scores, positive = columns(rows)
+    histogram = score_histogram(scores, positive=positive, edges=edges, min_cell=min_cell)
+    sizes = np.add(histogram.positives, histogram.negatives)
+    assert sizes.sum() == len(rows)
+    assert sum(histogram.positives) == positive.sum()
+    assert min(sizes) >= min_cell or len(sizes) == 1
+    assert sum(histogram.sums) == pytest.approx(scores.sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "min_cell", "limit"), [(150, 1, 0.001), (150, 5, 0.002), (56, 5, 0.01)])
+def test_pooled_auc_is_close_at_128_bins(n: int, min_cell: int, limit: float) -> None:
+    """Mean error of two sites' pooled AUC, edges from 28 validation patients a site or a quarter of n."""
+    errors = []
+    for seed in range(60):
+        validation = [sample(10_000 + 10 * seed + s, max(28, n // 4)) for s in range(2)]
+        edges = quantile_edges(
+            [validation_histogram(margins(z)[:, 0], min_cell=min_cell) for z, _ in validation]
+        )
+        assert not isinstance(edges, NotEstimable)
+        assert len(edges) == 127
+        held_out = [sample(10 * seed + s, n) for s in range(2)]
+        scores = [(margins(z)[:, 0], y == 0) for z, y in held_out]
+        own = [delong(s, positive=y) for s, y in scores]
+        pooled = pooled_auc(
+            [[score_histogram(s, positive=y, edges=edges, min_cell=min_cell)] for s, y in scores],
+            exact=[auc.value if isinstance(auc, Auc) else None for auc in own],
+        )
+        exact = delong(
+            np.concatenate([s for s, _ in scores]), positive=np.concatenate([y for _, y in scores])
+        )
+        assert isinstance(pooled, PooledAuc)
+        assert isinstance(exact, Auc)
+        errors.append(abs(pooled.value - exact.value))
+    assert np.mean(errors) < limit
+
+
+def test_a_shift_between_sites_costs_the_pooled_auc_only() -> None:
+    """Scores of one site shifted against the other's: the stratified AUC stays, the pooled one falls."""
+    sites = []
+    for seed, shift in ((1, 0.0), (2, 4.0)):
+        logits, labels = sample(seed, 200)
+        sites.append((margins(logits)[:, 0] + shift, labels == 0))
+    pooled = pooled_auc([[score_histogram(s, positive=y, edges=even_edges(), min_cell=5)] for s, y in sites])
+    own = [auc for s, y in sites if isinstance(auc := delong(s, positive=y), Auc)]
+    kept = stratified(own)
+    assert isinstance(pooled, PooledAuc)
+    assert not isinstance(kept, NotEstimable)
+    assert kept.value == pytest.approx(np.mean([auc.value for auc in own]), abs=0.02)
+    assert pooled.value < kept.value - 0.05
+
+
+def test_roc_has_the_area() -> None:
+    """The area under the pooled curve is the pooled AUC, and the curve runs from (0, 0) to (1, 1)."""
+    logits, labels = sample(4, 120)
+    histogram = score_histogram(margins(logits)[:, 0], positive=labels == 0, edges=even_edges(), min_cell=5)
+    curve, pooled = pooled_roc([histogram]), pooled_auc([[histogram]])
+    assert not isinstance(curve, NotEstimable)
+    assert isinstance(pooled, PooledAuc)
+    assert np.trapezoid(curve[1], curve[0]) == pytest.approx(pooled.value)
+    assert (curve[0][0], curve[1][0], curve[0][-1], curve[1][-1]) == (
+        0,
+        0,
+        pytest.approx(1),
+        pytest.approx(1),
+    )
+
+
+def test_recalibration_from_bins_is_near_the_patients() -> None:
+    """Slope and intercept from merged bins come near those from single patients."""
+    logits, labels = sample(8, 400, sharpness=2.0)
+    score = margins(logits)[:, 0]
+    coarse = recalibration([score_histogram(score, positive=labels == 0, edges=even_edges(), min_cell=5)])
+    fine = recalibration([score_histogram(score, positive=labels == 0, edges=np.unique(score), min_cell=1)])
+    assert not isinstance(coarse, NotEstimable)
+    assert not isinstance(fine, NotEstimable)
+    assert coarse.slope == pytest.approx(fine.slope, abs=0.05)
+    assert coarse.intercept == pytest.approx(fine.intercept, abs=0.05)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.lists(st.lists(st.floats(-2000, 2000), min_size=1, max_size=80), min_size=1, max_size=3),
+    bins=st.integers(2, 128),
+)
+def test_edges_rise_strictly(groups: list[list[float]], bins: int) -> None:
+    """Whatever validation scores there are, edges are finite, rise strictly, and are bins - 1."""
+    histograms = [validation_histogram(np.array(scores), min_cell=5) for scores in groups]
+    assert all(
+        sum(histogram.counts) == len(scores) for histogram, scores in zip(histograms, groups, strict=True)
+    )
+    edges = quantile_edges(histograms, bins=bins)
+    if isinstance(edges, NotEstimable):
+        assert all(len(histogram.starts) == 1 for histogram in histograms)
+    else:
+        assert len(edges) == bins - 1
+        assert (np.diff(edges) > 0).all()
+        assert np.isfinite(edges).all()
+
+
+def test_edges_without_validation_scores() -> None:
+    """No site shows where its scores lie: a reason, and edges that do without."""
+    assert isinstance(quantile_edges([]), NotEstimable)
+    assert isinstance(quantile_edges([validation_histogram(np.zeros(3), min_cell=5)]), NotEstimable)
+    assert len(even_edges()) == 127
+    assert CELLS == 514
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"edges": (1.0, 0.0)},
+        {"starts": (1, 2)},
+        {"starts": (0, 3)},
+        {"positives": (-1, 2)},
+        {"sums": (0.0,)},
+        {"sums": (0.0, float("nan"))},
+    ],
+)
+def test_a_broken_histogram_is_refused(broken: dict[str, tuple[float, ...]]) -> None:
+    """Edges that fall, bins out of range, negative counts and NaN never become a histogram."""
+    good = {
+        "edges": (0.0, 1.0),
+        "starts": (0, 1),
+        "positives": (1, 2),
+        "negatives": (3, 4),
+        "sums": (0.0, 0.0),
+    }
+    with pytest.raises(ValueError, match="histogram"):
+        ScoreHistogram(**{**good, **broken})  # pyright: ignore[reportArgumentType]
+
+
+confusions = st.integers(2, 4).flatmap(
+    lambda k: st.lists(st.lists(st.integers(0, 14), min_size=k, max_size=k), min_size=k, max_size=k)
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(rows=confusions, min_cell=st.integers(2, 6))
+def test_hidden_cells_stay_hidden(rows: list[list[int]], min_cell: int) -> None:
+    """Small cells are hidden, and what is released leaves every hidden cell more than one value."""
+    counts = np.array(rows)
+    hidden = hidden_cells(counts, min_cell=min_cell)
+    assert hidden[counts < min_cell].all()
+    if not hidden.all():
+        low, high = feasible(counts, hidden=hidden)
+        assert (low <= counts).all()
+        assert (counts <= high).all()
+        assert (high > low)[hidden].all()
+
+
+def test_ranges_are_those_of_trying_everything() -> None:
+    """The ranges of hidden cells are exact: every count in them, and none beyond, is possible."""
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        counts = rng.integers(0, 4, (2, 2)) if rng.random() < 0.5 else rng.integers(0, 3, (3, 3))
+        k = len(counts)
+        hidden = np.isin(np.arange(k * k).reshape(k, k), rng.permutation(k * k)[: rng.integers(1, 6)])
+        low, high = feasible(counts, hidden=hidden)
+        places = list(zip(*np.nonzero(hidden), strict=True))
+        seen = {place: set() for place in places}
+        for values in itertools.product(range(int(counts.sum(axis=1).max()) + 1), repeat=len(places)):
+            trial = counts.copy()
+            for place, value in zip(places, values, strict=True):
+                trial[place] = value
+            if (trial.sum(axis=1) == counts.sum(axis=1)).all() and np.trace(trial) == np.trace(counts):
+                for place, value in zip(places, values, strict=True):
+                    seen[place].add(value)
+        for place in places:
+            assert seen[place] == set(range(low[place], high[place] + 1))
+
+
+def test_a_lone_hidden_cell_takes_others_with_it() -> None:
+    """One small cell in a row is hidden together with a neighbour that makes up for it."""
+    hidden = hidden_cells(np.array([[20, 9, 1], [8, 30, 7], [6, 9, 10]]), min_cell=5)
+    assert hidden.tolist() == [[False, True, True], [False] * 3, [False] * 3]
+
+
+def test_min_cell_one_hides_nothing() -> None:
+    """A site that says min_cell: 1 releases its counts as they are."""
+    assert not hidden_cells(np.array([[1, 0], [0, 1]]), min_cell=1).any()

@@ -1,0 +1,579 @@
+"""The report: one file that needs nothing else, and shows the numbers of the run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stic_core.errors import DataError, UsageError
+from stic_core.evaluation import held_out_table, models_of, p_text, points
+from stic_server.report import write_report
+from stic_server.report.comparison import non_inferiority
+from stic_server.report.model_card import write_model_card
+from stic_server.report.rounds import missed_spans, traffic
+from stic_server.report.wording import human_bytes, human_seconds, title_of
+from support.sample_run import write_reader_release, write_sample_run
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects text, ids, addresses and the rows of tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.section = ""
+        self.rows: dict[str, list[list[str]]] = {}
+
+    def table(self, section: str) -> list[list[str]]:
+        """Rows of a section's tables, each cell's text with single spaces."""
+        return [[" ".join(cell.split()) for cell in row] for row in self.rows[section]]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the tag, and that it is open."""
+        self.tags.append((tag, dict(attrs)))
+        if tag == "section":
+            self.section = dict(attrs)["id"] or ""
+        elif tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        elif tag in {"td", "th"}:
+            self.rows[self.section][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the tag."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """It closes the one that was opened last."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Keep what a reader sees."""
+        if not {"style", "script"} & set(self.open):
+            self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[self.section][-1][-1] += data + " "
+
+
+def read(run: Path, *, readers: tuple[Path, ...] = ()) -> tuple[str, Page]:
+    """The report's source and what a reader sees of it."""
+    source = write_report(run, readers=readers).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(source)
+    assert page.open == []
+    page.text = re.sub(r"\s+", " ", page.text)
+    return source, page
+
+
+@pytest.fixture(scope="module")
+def phantom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two phantom centres, and one with a single patient."""
+    return write_sample_run(tmp_path_factory.mktemp("run"), tiny_site=True)
+
+
+@pytest.fixture(scope="module")
+def page(phantom_run: Path) -> tuple[str, Page]:
+    """Its report."""
+    return read(phantom_run)
+
+
+def test_the_report_needs_no_network(page: tuple[str, Page]) -> None:
+    """Nothing is loaded from anywhere: no address in any attribute or style, no script."""
+    source, parsed = page
+    assert "://" not in source
+    assert "@import" not in source
+    for tag, attributes in parsed.tags:
+        assert tag not in {"script", "link", "img", "iframe", "object", "embed"}
+        for name in ("src", "href", "data", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+
+
+def test_ids_are_unique_and_references_resolve(page: tuple[str, Page]) -> None:
+    """Figures side by side on one page do not take each other's clip paths or markers."""
+    source, parsed = page
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", source)) <= set(ids)
+    assert set(re.findall(r'href="#([^"]+)"', source)) <= set(ids)
+
+
+def test_colours_follow_the_page(page: tuple[str, Page]) -> None:
+    """Figures hold no colours of their own, so that dark mode is legible."""
+    for figure in re.findall(r"<svg.*?</svg>", page[0], flags=re.DOTALL):
+        assert not re.findall(r"#[0-9a-f]{6}\b", figure)
+        assert "var(--" in figure
+
+
+def test_phantom_data_say_so(page: tuple[str, Page], tmp_path: Path) -> None:
+    """The band is there for phantoms, and only for them."""
+    assert "PHANTOM DATA" in page[1].text
+    assert "PHANTOM" not in read(write_sample_run(tmp_path, phantom=False, rounds=2))[1].text
+
+
+def test_numbers_are_those_of_the_evaluation(phantom_run: Path, page: tuple[str, Page]) -> None:
+    """Every cell of the held-out table stands in the report as the command line prints it."""
+    document = json.loads((phantom_run / "evaluation.json").read_text())
+    for row in held_out_table(document)[1:]:
+        for text in row[2:]:
+            for part in text.replace("(", "").replace(")", "").replace("-", "\N{EN DASH}").split(" "):
+                assert part in page[1].text
+    macro = document["pooled"]["auc_macro"]
+    assert f"reaches a macro AUC of {macro['value']:.3f}" in page[1].text
+    for block in (*document["sites"].values(), document["pooled"]):
+        calibration = block["calibration"]
+        if "brier" in calibration:
+            assert f"{calibration['brier']:.3f}" in page[1].text
+
+
+def test_absent_figures_say_why(page: tuple[str, Page]) -> None:
+    """One patient gives no AUC and no accuracy: both in words, with the reason, never as 0."""
+    text = page[1].text
+    assert "center3: suppressed by the hospital's policy: fewer than 5 patients (accuracy)" in text
+    assert "center3: not estimable: one patient cannot give an AUC" in text
+    assert "nan" not in text.lower()
+    assert "None" not in text
+    assert "Undefined" not in text
+
+
+def test_drop_outs_and_traffic(phantom_run: Path, page: tuple[str, Page]) -> None:
+    """Who dropped out when, and what left each hospital."""
+    text = page[1].text
+    rounds = [json.loads(line) for line in (phantom_run / "rounds.jsonl").read_text().splitlines()]
+    assert "center2 in round 7" in text
+    assert "19 of 20" in text
+    assert "Bytes are counted at the server" in text
+    assert human_bytes(sum(line["bytes_up"] for line in rounds)) in text
+    assert "Not a medical device" in text
+    best = json.loads((phantom_run / "record.json").read_text())["best_round"]
+    assert f"round {best} kept" in page[0]
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    """What a configuration says cannot become markup."""
+    run = write_sample_run(tmp_path, rounds=2)
+    record = json.loads((run / "record.json").read_text())
+    record["name"] = "<script>alert(1)</script>"
+    (run / "record.json").write_text(json.dumps(record))
+    assert "<script>" not in write_report(run).read_text()
+
+
+def test_a_run_without_evaluation_has_a_report(tmp_path: Path) -> None:
+    """An interrupted run can be reported: what there is, and that it was not evaluated."""
+    run = write_sample_run(tmp_path, rounds=3)
+    (run / "evaluation.json").unlink()
+    record = json.loads((run / "record.json").read_text())
+    for key in ("finished", "wall_seconds", "best_round", "model_digest", "local_only"):
+        del record[key]
+    record["status"] = "interrupted"
+    (run / "record.json").write_text(json.dumps(record))
+    with (run / "rounds.jsonl").open("a") as torn:
+        torn.write('{"round": 4, "si')
+    text = read(run)[1].text
+    assert "has not been evaluated" in text
+    assert "status: interrupted" in text
+    (run / "rounds.jsonl").unlink()
+    assert "over 0 rounds" in read(run)[1].text
+
+
+def test_a_site_that_suppresses_validation_is_a_gap(tmp_path: Path) -> None:
+    """A validation score that a site kept back is no point of its curve, and no error."""
+    run = write_sample_run(tmp_path, rounds=2)
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["val"]["center2"] = {"n": 3, "suppressed": "fewer than 5 patients"}
+    (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Validation loss" in read(run)[1].text
+
+
+def test_a_site_that_releases_everything(tmp_path: Path) -> None:
+    """With min_cell: 1 the confusion stands there in full."""
+    run = write_sample_run(tmp_path, min_cell=1, rounds=2)
+    document = json.loads((run / "evaluation.json").read_text())
+    assert document["pooled"]["confusion"][0][0] > 0
+    assert "kept</td>" not in write_report(run).read_text()
+
+
+def test_equal_runs_give_equal_reports(tmp_path: Path) -> None:
+    """Nothing of the moment gets into the file, so a rebuilt report is the same."""
+    run = write_sample_run(tmp_path, rounds=2)
+    first = write_report(run).read_text()
+    assert write_report(run).read_text() == first
+
+
+@pytest.mark.parametrize("text", [None, "not JSON", "[]"])
+def test_a_folder_that_is_no_run(tmp_path: Path, text: str | None) -> None:
+    """A missing or broken record is a usage error, not a traceback."""
+    if text is not None:
+        (tmp_path / "record.json").write_text(text)
+    with pytest.raises(UsageError):
+        write_report(tmp_path)
+
+
+def test_figures_lie_beside_as_tables(phantom_run: Path, page: tuple[str, Page]) -> None:
+    """Every figure is a CSV too, with the numbers of evaluation.json and the reasons of what is absent."""
+    assert page
+    document = json.loads((phantom_run / "evaluation.json").read_text())
+    tables = {}
+    for path in (phantom_run / "report").glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as lines:
+            tables[path.stem] = list(csv.DictReader(lines))
+    assert set(tables) == {
+        *("held_out", "cross_site", "comparison", "roc", "confusion", "calibration", "calibration_summary"),
+        *("between_sites", "heterogeneity", "learning", "rounds", "traffic"),
+    }
+    macro = next(
+        row
+        for row in tables["held_out"]
+        if (row["model"], row["held_out_set"], row["figure"], row["interval"])
+        == ("federated", "pooled", "macro AUC", "ci95_logit")
+    )
+    assert float(macro["value"]) == document["pooled"]["auc_macro"]["value"]
+    assert [float(macro["lower"]), float(macro["upper"])] == document["pooled"]["auc_macro"]["ci95_logit"]
+    kept = [row for row in tables["confusion"] if row["held_out_set"] == "center3"]
+    assert all(row["patients"] == "" and row["why_absent"].startswith("suppressed") for row in kept)
+    assert len([row for row in tables["learning"] if row["site"] == "pooled"]) == 20
+
+
+def test_model_card(phantom_run: Path, tmp_path: Path) -> None:
+    """The card says what the model is for, its results as the table has them, and that it is no device."""
+    card = write_model_card(phantom_run).read_text(encoding="utf-8")
+    document = json.loads((phantom_run / "evaluation.json").read_text())
+    for row in held_out_table(document):
+        assert "| " + " | ".join(row) + " |" in card
+    assert "Phantom data" in card
+    assert "Not a medical device" in card
+    assert document["model_digest"] in card
+    assert "\n\n\n" not in card
+    with pytest.raises(UsageError, match="evaluated"):
+        write_model_card(tmp_path)
+
+
+def number(text: str) -> float:
+    """A number of the page."""
+    return float(text.replace("\N{MINUS SIGN}", "-"))
+
+
+def test_the_matrix_is_every_model_on_every_held_out_set(phantom_run: Path, page: tuple[str, Page]) -> None:
+    """Macro AUC and interval of each model and hospital stand in the matrix, and in its CSV, as computed."""
+    document = json.loads((phantom_run / "evaluation.json").read_text())
+    heading, *rows = page[1].table("matrix")
+    columns = [*document["sites"], "pooled"]
+    assert [text.split()[0] for text in heading] == ["Model", *columns]
+    models = models_of(document)
+    assert list(models) == ["federated", "center1 alone", "center2 alone", "ensemble"]
+    assert [row[0] for row in rows] == [title_of(name) for name in models]
+    for row, block in zip(rows, models.values(), strict=True):
+        for cell, where in zip(row[1:], columns, strict=True):
+            auc = (block["pooled"] if where == "pooled" else block["sites"][where])["auc_macro"]
+            if "value" not in auc:
+                assert cell == "not estimable"
+                continue
+            low, high = auc["ci95_logit"]
+            assert cell == f"{auc['value']:.3f} {low:.3f}\N{EN DASH}{high:.3f}"
+    with (phantom_run / "report" / "cross_site.csv").open(newline="", encoding="utf-8") as lines:
+        found = {(row["model"], row["held_out_set"]): row for row in csv.DictReader(lines)}
+    assert (
+        float(found["ensemble", "pooled"]["macro_auc"])
+        == document["ensemble"]["pooled"]["auc_macro"]["value"]
+    )
+    assert found["federated", "center3"]["why_absent"].startswith("not estimable")
+    assert page[0].count('class="own"') == 2
+
+
+def test_the_comparison_says_what_was_counted(phantom_run: Path, page: tuple[str, Page]) -> None:
+    """Counts, differences, intervals and p values of each pair are those of evaluation.json, in words too."""
+    document = json.loads((phantom_run / "evaluation.json").read_text())
+    rows = page[1].table("comparison")
+    at = {row[0]: index for index, row in enumerate(rows) if len(row) == 1 and row[0].startswith("Against")}
+    titles = ["center1's own model", "center2's own model", "the average of the hospitals' own models"]
+    assert list(at) == [f"Against {title}" for title in titles]
+    tests = 0
+    for (other, block), title in zip(document["comparison"].items(), titles, strict=True):
+        first = at[f"Against {title}"]
+        pooled = block["pooled"]["accuracy"]
+        assert f"the federated model was right on {pooled['b']} that {title} got wrong" in rows[first + 1][0]
+        assert f"and {title} on {pooled['c']} that the federated" in rows[first + 1][0]
+        assert p_text(pooled["p"]) in rows[first + 1][0]
+        shown = {row[0]: row for row in rows[first + 2 : first + 6]}
+        for where, pair in [*block["sites"].items(), ("pooled", block["pooled"])]:
+            row = shown[where]
+            accuracy = pair["accuracy"]
+            if "p" not in accuracy:
+                assert where == "center3"
+                assert row[4] == "not estimable"
+                continue
+            low, high = accuracy["ci95"]
+            assert row[1:5] == [
+                *(str(x) for x in (pair["n"], accuracy["b"], accuracy["c"])),
+                f"{points(accuracy['difference'])} {points(low)} to {points(high)}",
+            ]
+            assert row[5] == p_text(accuracy["p"]).removeprefix("p ").removeprefix("= ")
+            tests += 1
+            for cell, test in zip(row[6:], pair["auc"].values(), strict=True):
+                low, high = test["ci95"]
+                assert cell == f"{test['difference']:+.3f} {low:+.3f} to {high:+.3f} {p_text(test['p'])}"
+                tests += 1
+        assert other in (phantom_run / "report" / "comparison.csv").read_text()
+    assert f"{tests} tests are shown, and no p value is corrected" in page[1].text
+    assert "significant" not in page[1].text.lower()
+
+
+def test_confusion_and_calibration_are_those_of_the_evaluation(
+    phantom_run: Path, page: tuple[str, Page]
+) -> None:
+    """Every count, sensitivity, slope and score of the page is the document's; what is kept back says so."""
+    document = json.loads((phantom_run / "evaluation.json").read_text())
+    classes = document["classes"]
+    blocks = {**document["sites"], "pooled": document["pooled"]}
+    rows = page[1].table("confusion")
+    shown = [row[1:] for row in rows if row[0] in classes]
+    expected = [
+        [str(count) if isinstance(count, int) else "kept" for count in row]
+        for block in blocks.values()
+        if isinstance(block["confusion"], list)
+        for row in block["confusion"]
+    ]
+    assert shown == expected
+    for block in blocks.values():
+        for name in classes:
+            rate = block["sensitivity"][name]
+            if "value" in rate:
+                low, high = rate["ci95"]
+                assert f"Sensitivity {name} {rate['value']:.3f} {low:.3f}\N{EN DASH}{high:.3f}" in " ".join(
+                    re.sub(r"(Sensitivity|Specificity)", r" \1", page[1].text).split()
+                ).replace(f"{name}{rate['value']:.3f}", f"{name} {rate['value']:.3f}")
+    found = {row[0]: row for row in page[1].table("calibration")}
+    for where, block in blocks.items():
+        calibration = block["calibration"]
+        if "brier" not in calibration:
+            assert "suppressed" in found[where][1]
+            continue
+        brier, log_loss, ece, *slopes = found[where][1:]
+        assert [number(brier), number(log_loss), number(ece)] == pytest.approx(
+            [calibration[key] for key in ("brier", "log_loss", "ece")], abs=5e-4
+        )
+        for cell, name in zip(slopes, classes, strict=True):
+            fit = calibration["classes"][name]["recalibration"]
+            assert cell.split() == [f"{fit['slope']:.2f}", "\N{PLUS-MINUS SIGN}", f"{fit['slope_se']:.2f}"]
+
+
+def test_fingerprints_and_participants(phantom_run: Path, page: tuple[str, Page]) -> None:
+    """Whole hashes of every site's data and of the model, versions, and patients by split and class."""
+    record = json.loads((phantom_run / "record.json").read_text())
+    for site, facts in record["sites"].items():
+        assert facts["fingerprint"] in page[1].text
+        assert facts["test_fingerprint"] in page[1].text
+        row = next(row for row in page[1].table("sites") if row[0] == site)
+        for cell, split in zip(row[1:4], ("train", "val", "test"), strict=True):
+            counts = facts["patients"][split]
+            classes = counts["classes"]
+            spelt = "" if "suppressed" in classes else " " + " / ".join(map(str, classes.values()))
+            assert cell == f"{counts['n']}{spelt}"
+    assert record["model_digest"] in page[1].text
+    for name, version in record["versions"].items():
+        assert f"{name} {version}" in page[1].text
+
+
+def test_an_older_run_has_a_report(tmp_path: Path) -> None:
+    """Without ensemble, comparison and bytes by site the page leaves out what it cannot know, and says so."""
+    run = write_sample_run(tmp_path, rounds=2)
+    document = json.loads((run / "evaluation.json").read_text())
+    for key in ("ensemble", "comparison"):
+        del document[key]
+    (run / "evaluation.json").write_text(json.dumps(document))
+    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["bytes_by_site"], line["update_norm"]
+    (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "report").mkdir()
+    (run / "report" / "comparison.csv").write_text("of a time when there was one")
+    source, parsed = read(run)
+    assert 'id="comparison"' not in source
+    assert "Ensemble" not in parsed.text
+    assert "shown in equal shares" in parsed.text
+    assert not (run / "report" / "comparison.csv").exists()
+    assert "| ensemble |" not in write_model_card(run).read_text()
+
+
+def test_bytes_by_hospital() -> None:
+    """Exact where the run counted them for each hospital, equal shares where not, and mixed runs say so."""
+    old = {"round": 1, "sites": ["a", "b"], "bytes_down": 20, "bytes_up": 8}
+    alone = {"round": 2, "sites": ["a"], "bytes_down": 20, "bytes_up": 5}
+    new = {
+        "round": 3,
+        "sites": ["a"],
+        "bytes_down": 21,
+        "bytes_up": 7,
+        "bytes_by_site": {"a": {"down": 11, "up": 7}, "b": {"down": 10, "up": 0}},
+    }
+    assert traffic([old, alone, new], sites=["a", "b"]) == {
+        "sent": {"a": 4 + 5 + 7, "b": 4},
+        "received": {"a": 10 + 10 + 11, "b": 10 + 10 + 10},
+        "rounds": {"a": 3, "b": 1},
+        "shared_rounds": 2,
+    }
+    assert traffic([new], sites=["a", "b"])["shared_rounds"] == 0
+
+
+def test_drop_outs_are_drawn_together() -> None:
+    """Neighbouring rounds make a span; a hospital that never came is absent from the first round on."""
+    rounds = [{"round": n, "sites": ["a"] if n in {1, 4, 5, 6, 9} else ["a", "b"]} for n in range(1, 10)]
+    assert missed_spans(rounds, sites=["a", "b"]) == [("b", "1, 4 to 6, 9")]
+    assert missed_spans(rounds, sites=["a", "b", "c"])[1] == ("c", "1 to 9")
+
+
+def test_non_inferiority_by_hand() -> None:
+    """The lower end of the mean difference against the margin; without a class there is no statement."""
+
+    def pair(*differences: tuple[float, float]) -> dict[str, object]:
+        tests = {f"c{i}": {"difference": d, "ci95": [d - h, d + h]} for i, (d, h) in enumerate(differences)}
+        return {"pooled": {"auc": tests}}
+
+    held = non_inferiority(pair((0.0, 0.03), (-0.02, 0.03)), classes=["c0", "c1"])
+    assert held is not None
+    assert "-0.010" in held
+    assert "-0.040 to +0.020" in held
+    assert "It is non-inferior" in held
+    failed = non_inferiority(pair((0.0, 0.05), (-0.02, 0.05)), classes=["c0", "c1"])
+    assert failed is not None
+    assert "Non-inferiority is not shown" in failed
+    assert "cannot be said" in str(non_inferiority(pair((0.0, 0.05)), classes=["c0", "c1"]))
+    assert non_inferiority(None, classes=["c0"]) is None
+
+
+def test_a_simulation_reports_its_margin(tmp_path: Path) -> None:
+    """Where a run trained on all data in one place, the page and the card say what the margin allows."""
+    run = write_sample_run(tmp_path, rounds=2, simulated=True)
+    text = read(run)[1].text
+    assert "Centralised: one model on all data in one place (simulation only)" in text
+    assert "the lower end of the 95 % interval of the difference in macro AUC lies above -0.05" in text
+    card = write_model_card(run).read_text()
+    assert "which only a simulation can do" in card
+    assert "This was a simulation" in card
+    assert "This was a simulation" in text
+    assert "model weights and counts do. On 115 held-out patients" in text
+    assert "record left a hospital" not in text + card
+
+
+def test_readers_stand_beside_the_model(tmp_path: Path) -> None:
+    """A site's exported study is kept with the run and shown: table, words, points on the ROC plots."""
+    run = write_sample_run(tmp_path / "run", rounds=2)
+    bare, _ = read(run)
+    file = write_reader_release(run, tmp_path / "from-center1.json", min_cell=1)
+    source, parsed = read(run, readers=(file,))
+    study = json.loads(file.read_text())
+    rows = {row[0]: row for row in parsed.table("readers")}
+    for reader, by in study["readers"].items():
+        for condition, said in (("alone", "alone"), ("aided", "with the model's help")):
+            counts = by[condition]["accuracy"]
+            cell = rows[f"{reader} {said}"][1]
+            assert cell.startswith(
+                f"{counts['correct']}/{counts['total']} {counts['correct'] / counts['total']:.3f}"
+            )
+    helped = study["helped"]["reader 1"]
+    words = (
+        f"right on {helped['b']} of the 58 patients that were wrong without it, and wrong on {helped['c']}"
+    )
+    assert words in parsed.text
+    # Two filled marks a reader and plot: the point with help, and its border with the one alone.
+    plots = source[source.index('id="roc"') : source.index('id="readers"')]
+    old = bare[bare.index('id="roc"') : bare.index('id="confusion"')]
+    assert plots.count("var(--paper)") - old.count("var(--paper)") == 3 * len(study["readers"])
+    again, _ = read(run)
+    assert again == source
+    with (run / "report" / "readers.csv").open(newline="", encoding="utf-8") as lines:
+        found = [row for row in csv.DictReader(lines) if row["judge"] == "reader 1"]
+    assert len(found) == 2 * 7
+    assert (run / "report" / "reader_comparisons.csv").exists()
+
+
+def test_a_suppressed_reader_count_is_no_point(tmp_path: Path) -> None:
+    """Under a strict policy counts are missing: the page says suppressed, and draws no point for them."""
+    run = write_sample_run(tmp_path / "run", rounds=2)
+    file = write_reader_release(run, tmp_path / "study.json", min_cell=40)
+    source, parsed = read(run, readers=(file,))
+    row = next(row for row in parsed.table("readers") if row[0] == "reader 1 alone")
+    assert row[2:] == ["suppressed"] * 6
+    plots = source[source.index('id="roc"') : source.index('id="readers"')]
+    assert "var(--paper)" not in plots
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("site", "center9", "took no part"),
+        ("model_digest", "0" * 64, "another model"),
+        ("test_fingerprint", "0" * 64, "another set of held-out patients"),
+        ("n", 3, "not a reader study"),
+        ("truth", ["p1"], "not a reader study"),
+    ],
+)
+def test_a_study_that_is_not_of_this_run_is_refused(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    """Another site, model or set of patients, counts that do not add up, anything that is no count."""
+    run = write_sample_run(tmp_path / "run", rounds=2)
+    file = write_reader_release(run, tmp_path / "study.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(DataError, match=message):
+        write_report(run, readers=[file])
+    assert not (run / "readers").exists()
+
+
+def test_a_kept_study_of_an_older_model_is_not_shown(tmp_path: Path) -> None:
+    """After another evaluation the readers would stand beside a model that they never saw: it is said."""
+    run = write_sample_run(tmp_path / "run", rounds=2)
+    write_report(run, readers=[write_reader_release(run, tmp_path / "study.json")])
+    document = json.loads((run / "evaluation.json").read_text()) | {"model_digest": "0" * 64}
+    (run / "evaluation.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"readers/center1.json is of another model"):
+        write_report(run)
+
+
+def test_a_comparison_that_a_site_keeps_back(tmp_path: Path) -> None:
+    """A suppressed pair is said where it would stand, in the sentence and in the table of reasons."""
+    run = write_sample_run(tmp_path, rounds=2)
+    document = json.loads((run / "evaluation.json").read_text())
+    few = {"suppressed": "fewer than 5 patients"}
+    document["comparison"]["center1"]["sites"]["center2"] = few
+    nothing = {"not_estimable": "no site releases it"}
+    document["comparison"]["ensemble"]["pooled"] = {
+        "n": 0,
+        "accuracy": nothing,
+        "auc": dict.fromkeys(("HCC", "ICC", "META"), nothing),
+    }
+    (run / "evaluation.json").write_text(json.dumps(document))
+    rows = read(run)[1].table("comparison")
+    assert ["center2", "suppressed by the hospital's policy: fewer than 5 patients"] in rows
+    said = "Whether the federated model is right more often than the average of the hospitals' own models cannot be said: not estimable: no site releases it."
+    assert [said] in rows
+    with (run / "report" / "comparison.csv").open(newline="", encoding="utf-8") as lines:
+        kept = [
+            row
+            for row in csv.DictReader(lines)
+            if (row["other_model"], row["held_out_set"]) == ("center1", "center2")
+        ]
+    assert len(kept) == 4
+    assert {row["why_absent"] for row in kept} == {"suppressed: fewer than 5 patients"}
+
+
+def test_units() -> None:
+    """Bytes and seconds as people say them."""
+    assert [human_bytes(x) for x in (0, 999, 1000, 12_908_028, 5e9)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "12.9 MB",
+        "5.0 GB",
+    ]
+    assert [human_seconds(x) for x in (2.13, 161.2, 7400)] == ["2.1 s", "2 min 41 s", "2 h 3 min"]
