@@ -33,7 +33,7 @@ from stic_core.statistics.calibration import log_loss_sum
 from stic_core.statistics.multiclass import one_vs_rest
 from stic_core.tasks import TASKS
 from stic_core.training.feature_cache import load_or_build
-from stic_core.training.trainer import Examples, Trainer, examples_of, predict
+from stic_core.training.trainer import FeatureBatches, Trainer, batches_of, predict
 
 TASK = TASKS["malignant"]
 CROP_MM = 160.0
@@ -46,9 +46,9 @@ def prepare(folder: Path, *, centre: str, seed: int, full: bool) -> SiteDataset:
     return write_prepared(folder, centre=centre, seed=seed, counts=counts, crop_mm=CROP_MM)
 
 
-def join(parts: Sequence[Examples]) -> Examples:
+def join(parts: Sequence[FeatureBatches]) -> FeatureBatches:
     """The patients of several centres as if of one."""
-    return Examples(
+    return FeatureBatches(
         tuple(np.concatenate(views) for views in zip(*(part.views for part in parts), strict=True)),
         np.concatenate([part.clinical for part in parts]),
         np.concatenate([part.labels for part in parts]),
@@ -64,7 +64,7 @@ def macro_auc(logits: np.ndarray, labels: np.ndarray) -> tuple[float, list[float
 
 
 def fit(
-    train: Sequence[Examples], val: Examples, *, config: TrainingConfig, rounds: int, seed: int
+    train: Sequence[FeatureBatches], val: FeatureBatches, *, config: TrainingConfig, rounds: int, seed: int
 ) -> STICHead:
     """FedAvg over `train`'s parts, which is plain training where there is one; the best round by `val`."""
     channels = train[0].views[0].shape[2]
@@ -100,17 +100,17 @@ def fit(
     return shared
 
 
-def as_it_is(examples: Examples) -> Examples:
+def as_it_is(examples: FeatureBatches) -> FeatureBatches:
     """Images and clinical columns."""
     return examples
 
 
-def without_clinic(examples: Examples) -> Examples:
+def without_clinic(examples: FeatureBatches) -> FeatureBatches:
     """Images alone."""
     return replace(examples, clinical=np.zeros_like(examples.clinical))
 
 
-def without_images(examples: Examples) -> Examples:
+def without_images(examples: FeatureBatches) -> FeatureBatches:
     """Clinical columns alone."""
     return replace(examples, views=tuple(np.zeros_like(view) for view in examples.views))
 
@@ -124,7 +124,7 @@ def measure(
         dataset = prepare(work / f"{centre}-{seed}", centre=centre, seed=seed, full=full)
         cache = load_or_build(dataset, backbone, config=config, seed=seed, device=DEVICE)
         sites.append(
-            [examples_of(dataset, cache, split=split, task=TASK) for split in ("train", "val", "test")]
+            [batches_of(dataset, cache, split=split, task=TASK) for split in ("train", "val", "test")]
         )
     train, val, test = ([site[step] for site in sites] for step in range(3))
     tests = join(test)

@@ -37,6 +37,7 @@ from stic_core.protocol.messages import (
 from stic_core.statistics import NotEstimable
 from stic_core.system import command_errors  # noqa: F401  turns Flower's telemetry off before it is imported
 from stic_core.system.keys import load_private, make_key_pair
+from stic_core.system.observer import Observer
 from stic_core.tensors.flat import digest
 
 NOBODY = NotEstimable("a benchmark has no patients")
@@ -101,13 +102,6 @@ class Echo:
         return Failure(code="NotInBenchmark"), None
 
 
-class Quiet:
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-
 def site(folder: Path, name: str, port: int) -> None:
     """One site's process."""
     from stic_client import flower_app
@@ -120,7 +114,7 @@ def site(folder: Path, name: str, port: int) -> None:
         ca=folder / "ca.crt",
         key=load_private(folder / "keys" / f"{name}.key"),
         state=folder / f"{name}.json",
-        observer=Quiet(),
+        observer=Observer(),
     )
     link.serve(
         flower_app.app, node_config={"site-config": name}, until=lambda: participant.finished is not None
@@ -132,9 +126,9 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     from stic_server import flower_app
     from stic_server.admission.certificates import make_certificates
     from stic_server.admission.registry import admit
-    from stic_server.federation.participants import Roster
+    from stic_server.federation.participants import Participants
     from stic_server.federation.run_folder import RunFolder
-    from stic_server.federation.sites import AuditedSites, Limits, Silent
+    from stic_server.federation.sites import AuditedSites, RunLimits, RunObserver
     from stic_server.federation.training import Rounds
     from stic_server.flower_link import FleetServer, Listen
 
@@ -164,14 +158,16 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     @app.main()
     def main(grid, context) -> None:  # noqa: ANN001  Flower's signature
         del context
-        reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=Silent())
-        limits = Limits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
+        reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
+        limits = RunLimits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
         names_of = tuple(spec.name for spec in plan.tensors)
         audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=names_of)
-        roster = Roster(plan, run_id=run.run_id, sites=audited, limits=limits, observer=Silent())
-        roster.gather()
-        Rounds(roster, run).train(get_flat(head))  # and no evaluation, which needs patients
-        roster.ask(Finish(run_id=run.run_id, status="complete"), timeout=20)
+        participants = Participants(
+            plan, run_id=run.run_id, sites=audited, limits=limits, observer=RunObserver()
+        )
+        participants.gather()
+        Rounds(participants, run).train(get_flat(head))  # and no evaluation, which needs patients
+        participants.ask(Finish(run_id=run.run_id, status="complete"), timeout=20)
 
     try:
         listener.execute(app, run_config={})

@@ -37,13 +37,6 @@ _SETTLED = 20
 _COUNTS = {"train": 6, "val": 6, "test": 6}
 
 
-class Quiet:
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-
 def serve_sites(home: Home, names: list[str]) -> None:
     """All sites in this process, each with a link of its own, until the run is over."""
     from stic_client import flower_app
@@ -51,6 +44,7 @@ def serve_sites(home: Home, names: list[str]) -> None:
     from stic_client.participation.participant import Participant
     from stic_core import config
     from stic_core.system.keys import load_private
+    from stic_core.system.observer import Observer
 
     def serve(name: str) -> None:
         path = home.site(name) / "site.yaml"
@@ -62,7 +56,7 @@ def serve_sites(home: Home, names: list[str]) -> None:
             ca=site.server.ca,
             key=load_private(site.key),
             state=path.with_name("node.json"),
-            observer=Quiet(),
+            observer=Observer(),
         )
         link.serve(
             flower_app.app,

@@ -31,8 +31,8 @@ from stic_core.models.devices import pick_precision
 from stic_core.models.stic import Network, build_head, extract
 from stic_core.tasks import TASKS
 from stic_core.training.augmentation import sample_transforms, to_images, warp
-from stic_core.training.batches import Examples, image_examples_of
-from stic_core.training.setup import Means, assemble
+from stic_core.training.batches import FeatureBatches, image_batches_of
+from stic_core.training.setup import ComputeConfig, assemble
 from stic_core.training.trainer import Trainer
 
 PATIENTS = 499
@@ -100,14 +100,14 @@ def measure(  # noqa: PLR0915 - a figure after the other
     save_file(random.state_dict(), weights)
     model = ModelConfig.model_validate({"backbone": name})
     training = TrainingConfig(batch_size=batch_size, views=1)
-    means = Means(device, weights=weights)
+    compute = ComputeConfig(device, weights=weights)
     dtype = pick_precision("auto", device, backbone=name)
     rng = np.random.default_rng(0)
 
     # Features of a few patients, and an epoch over the cached features of 499 (tiled: as many bytes to read).
     small = random_dataset(work / "small", patients=batch_size)
-    bench = assemble(small, model=model, training=training, task=TASK, seed=0, means=means)
-    network: Network = bench.network
+    setup = assemble(small, model=model, training=training, task=TASK, seed=0, compute=compute)
+    network: Network = setup.network
 
     def build() -> None:
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -117,7 +117,7 @@ def measure(  # noqa: PLR0915 - a figure after the other
     building = seconds(build, repeats=batches, device=device) / 16
     print(f"  features {1 / building:.2f} patients/s", flush=True)
 
-    first = next(bench.examples["train"].plain(batch_size=batch_size, device=device))[0].cpu().numpy()
+    first = next(setup.batches["train"].plain(batch_size=batch_size, device=device))[0].cpu().numpy()
     views = np.memmap(work / "views.f16", dtype=np.float16, mode="w+", shape=(PATIENTS, *first.shape[1:]))
     for start in range(0, PATIENTS, batch_size):
         views[start : start + batch_size] = first[: PATIENTS - start]
@@ -127,7 +127,7 @@ def measure(  # noqa: PLR0915 - a figure after the other
     print(f"  cached epoch {cached_epoch:.3f} s", flush=True)
 
     # Steps without the cache: augmentation, frozen backbone, head.
-    images = image_examples_of(small, split="train", task=TASK, augmentation=training)
+    images = image_batches_of(small, split="train", task=TASK, augmentation=training)
     uncached = Trainer(network, images, config=training, seed=[0], device=device)
     uncached_step = seconds(lambda: uncached.run(1), repeats=batches, device=device)
     uncached_epoch = uncached_step * PATIENTS / batch_size
@@ -174,8 +174,8 @@ def measure(  # noqa: PLR0915 - a figure after the other
 
     # The whole backbone trains: forward and backward through everything.
     tuned = ModelConfig.model_validate({"backbone": name, "trainable_blocks": "all"})
-    whole = assemble(small, model=tuned, training=training, task=TASK, seed=0, means=means)
-    fine = Trainer(whole.module, whole.examples["train"], config=training, seed=[0], device=device)
+    whole = assemble(small, model=tuned, training=training, task=TASK, seed=0, compute=compute)
+    fine = Trainer(whole.module, whole.batches["train"], config=training, seed=[0], device=device)
     fine_step = seconds(lambda: fine.run(1), repeats=max(1, batches // 2), device=device)
     out["patients_per_second"]["fine_tuning"] = round(batch_size / fine_step, 2)
     print(f"  prediction and fine-tuning {out['patients_per_second']}", flush=True)
@@ -198,9 +198,9 @@ def measure(  # noqa: PLR0915 - a figure after the other
     return out
 
 
-def cached_examples(views: np.ndarray, rng: np.random.Generator) -> Examples:
+def cached_examples(views: np.ndarray, rng: np.random.Generator) -> FeatureBatches:
     """499 patients over cached features."""
-    return Examples(
+    return FeatureBatches(
         (views, views),
         (rng.random((PATIENTS, 20)) < 0.3).astype(np.float32),
         rng.integers(0, 3, PATIENTS),

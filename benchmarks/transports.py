@@ -21,9 +21,9 @@ import torch
 from stic_core.config import ModelConfig, Transport
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.stic import initial_module
-from stic_core.protocol.compression import downward, pack
+from stic_core.protocol.compression import downlink, pack
 from stic_core.system.terminal import Terminal
-from stic_server.simulation import Study, simulate
+from stic_server.simulation import SimulationConfig, simulate
 from stic_server.simulation.options import demo_federation
 from stic_server.simulation.summary import CROSS, FEDERATED, POOLED, spread
 
@@ -36,7 +36,7 @@ def packed_bytes(model: ModelConfig, transport: Transport) -> dict[str, int]:
     flat, specs = get_flat(module), trainable_specs(module)
     return {
         "values": flat.size,
-        "down": pack(flat, specs, transport=downward(transport)).nbytes,
+        "down": pack(flat, specs, transport=downlink(transport)).nbytes,
         "up": pack(flat, specs, transport=transport).nbytes,
     }
 
@@ -44,7 +44,7 @@ def packed_bytes(model: ModelConfig, transport: Transport) -> dict[str, int]:
 def measure(transport: Transport, *, seeds: Sequence[int], work: Path) -> dict[str, Any]:
     """One transport's simulation."""
     federation = demo_federation().model_copy(update={"transport": transport})
-    study = Study(federation=federation, seeds=tuple(seeds), cohorts=work / "cohorts")
+    study = SimulationConfig(federation=federation, seeds=tuple(seeds), cohorts=work / "cohorts")
     with Terminal(prefix=transport) as terminal:
         results = simulate(study, work / transport, terminal=terminal)["results"].values()
     sites = len(next(iter(results))["patients"])
@@ -53,7 +53,7 @@ def measure(transport: Transport, *, seeds: Sequence[int], work: Path) -> dict[s
             way: round(np.mean([one["bytes_a_round"][way] for one in results]) / sites)
             for way in ("down", "up")
         },
-        **{figure: [one["arms"][FEDERATED][figure] for one in results] for figure in (POOLED, CROSS)},
+        **{figure: [one["models"][FEDERATED][figure] for one in results] for figure in (POOLED, CROSS)},
         "tiny": packed_bytes(federation.model, transport),
         "vgg16": packed_bytes(ModelConfig(), transport),
     }

@@ -53,11 +53,11 @@ def goals(simulation: Mapping[str, Any]) -> list[str]:
     """What the project asks, and whether it was found."""
     differences = simulation["summary"]["federated_minus"]
     central, own = differences[CENTRALISED][POOLED], differences[BEST][CROSS]
-    every = [one["arms"] for one in simulation["results"].values()]
+    every = [one["models"] for one in simulation["results"].values()]
     estimated = fmean(
-        arms[FEDERATED]["from_histograms"] - arms[CENTRALISED]["from_histograms"] for arms in every
+        models[FEDERATED]["from_histograms"] - models[CENTRALISED]["from_histograms"] for models in every
     )
-    means = {name: block[CROSS]["mean"] for name, block in simulation["summary"]["arms"].items()}
+    means = {name: block[CROSS]["mean"] for name, block in simulation["summary"]["models"].items()}
     site = max((name for name in means if name.endswith(" alone") and name != BEST), key=means.__getitem__)
     return [
         (

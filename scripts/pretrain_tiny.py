@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from stic_core.config import TrainingConfig
 from stic_core.data.ct import IMAGE_SIZE, PHASES, crop, resize, window
-from stic_core.models.pretrained import GRID, TinyBackbone
+from stic_core.models.pretrained import FEATURE_GRID, TinyBackbone
 from stic_core.phantom import (
     CENTRES,
     GENERATOR_VERSION,
@@ -93,7 +93,7 @@ def measure(patient: PhantomPatient, phase: str, *, drawn: Scene) -> tuple[np.nd
     def cells(values: np.ndarray) -> np.ndarray:
         part = crop(values.astype(np.float32), centre=place, side_mm=CROP_MM, spacing_mm=spacing)
         part = np.where(part < -900, 0, part)  # outside the slice
-        return functional.adaptive_avg_pool2d(torch.from_numpy(part)[None], GRID)[0].numpy()
+        return functional.adaptive_avg_pool2d(torch.from_numpy(part)[None], FEATURE_GRID)[0].numpy()
 
     marks = (
         *rings,
@@ -109,7 +109,7 @@ def render_cache(path: Path, *, patients: int) -> None:
     """Render every slice once: crops, marks, maps and phases in one file."""
     crops = np.empty((patients * 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
     marks = np.empty((patients * 3, len(MARKS)), dtype=np.float32)
-    maps = np.empty((patients * 3, len(MAPS), GRID, GRID), dtype=np.float32)
+    maps = np.empty((patients * 3, len(MAPS), FEATURE_GRID, FEATURE_GRID), dtype=np.float32)
     for number in range(patients):
         seed = FIRST_SEED + number
         centre = random_centre(np.random.default_rng(seed))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from stic_core.data.dataset import SPLITS, SiteDataset, Split
 from stic_core.errors import PlanRefusedError, ProtocolError
 from stic_core.evaluation import ValidationReport, paired_report, site_report, validation_report
 from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.protocol.compression import Changes, WireArray, downward, unpack
+from stic_core.protocol.compression import UpdateEncoder, WireArray, downlink, unpack
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
@@ -38,35 +38,14 @@ from stic_core.protocol.messages import (
     TrainRound,
 )
 from stic_core.statistics import Suppressed, log_loss_sum
+from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
-from stic_core.training.setup import Workbench
+from stic_core.training.setup import TrainingSetup
 from stic_core.training.trainer import Trainer, fit, predict
 
 Work: TypeAlias = TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut
 WorkReport: TypeAlias = RoundReport | LocalReport | HistogramReport | HeldOutAnswer
-
-
-class Observer(Protocol):
-    """Is told what goes on at the site; shows it or not."""
-
-    def note(self, text: str) -> None:
-        """Something that is worth a line."""
-        ...
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """How far a longer piece of work is."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +57,7 @@ class LocalRun:
         run_id: under which the server knows the run.
         plan: what is computed.
         dataset: the site's prepared patients.
-        bench: the model with the patients, assembled after the plan.
+        setup: the model with the patients, assembled after the plan.
         policy: what may be released.
         observer: is told what goes on.
     """
@@ -87,20 +66,20 @@ class LocalRun:
     run_id: str
     plan: RunPlan
     dataset: SiteDataset
-    bench: Workbench
+    setup: TrainingSetup
     policy: PolicyConfig
-    observer: Observer = field(default_factory=Silent)
-    _changes: Changes = field(init=False)
+    observer: Observer = field(default_factory=Observer)
+    _encoder: UpdateEncoder = field(init=False)
     _scores: dict[tuple[Split, str], ScoreMatrix] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if trainable_specs(self.bench.module) != self.plan.tensors:
+        if trainable_specs(self.setup.module) != self.plan.tensors:
             raise PlanRefusedError(
                 "tensors",
                 got="names or shapes of another model",
                 expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
             )
-        self._changes = Changes(self.plan.tensors, transport=self.plan.transport)
+        self._encoder = UpdateEncoder(self.plan.tensors, transport=self.plan.transport)
 
     def describe(self) -> SiteDescription:
         """What the site takes part with."""
@@ -111,8 +90,8 @@ class LocalRun:
             test_fingerprint=self.dataset.split_fingerprints["test"],
             image=self.dataset.image,
             phantom=self.dataset.phantom,
-            backbone_digest=self.bench.backbone_digest,
-            device=self.bench.device.type,
+            backbone_digest=self.setup.backbone_digest,
+            device=self.setup.device.type,
             versions={
                 "python": platform.python_version(),
                 "stic-federated": version("stic-federated"),
@@ -154,7 +133,7 @@ class LocalRun:
 
     def _checked(self, question: Work, wire: WireArray | None) -> FlatArray:
         """The weights that came with a question."""
-        transport = downward(self.plan.transport) if isinstance(question, TrainRound) else "float32"
+        transport = downlink(self.plan.transport) if isinstance(question, TrainRound) else "float32"
         if wire is not None:
             weights = unpack(wire, self.plan.tensors, transport=transport)
             if digest(weights, self.plan.tensors) == question.weights_digest:
@@ -178,16 +157,16 @@ class LocalRun:
                 got=question.learning_rate,
                 expected=f"at most the plan's {training.learning_rate}",
             )
-        self.bench.put(weights)
+        self.setup.load_weights(weights)
         validation = self._validation(self._predict("val"))
         wire, arrived = None, None
         loss, examples, steps = None, 0, 0
-        if question.train and len(self.bench.examples["train"]):
+        if question.train and len(self.setup.batches["train"]):
             outcome = self._trainer(salt=question.round).run(
                 training.local_epochs, steps=training.local_steps, learning_rate=question.learning_rate
             )
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
-            wire, arrived = self._changes.pack(get_flat(self.bench.module), base=weights)
+            wire, arrived = self._encoder.encode(get_flat(self.setup.module), base=weights)
         self._note_round(question, loss)
         tells = examples >= self.policy.min_cell and "training-loss" in self.policy.release
         report = RoundReport(
@@ -212,16 +191,16 @@ class LocalRun:
     def _trainer(self, *, salt: int) -> Trainer:
         """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
         return Trainer(
-            self.bench.module,
-            self.bench.examples["train"],
+            self.setup.module,
+            self.setup.batches["train"],
             config=self.plan.training,
             seed=[self.plan.seed, salt, int.from_bytes(self.site.encode(), "big")],
-            device=self.bench.device,
+            device=self.setup.device,
         )
 
     def _own_loss(self) -> float | None:
         """Mean validation loss for this site's own eyes, whatever its policy releases."""
-        labels = self.bench.examples["val"].labels
+        labels = self.setup.batches["val"].labels
         return log_loss_sum(self._predict("val"), labels=labels) / len(labels) if len(labels) else None
 
     def _train_local(self, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
@@ -229,16 +208,14 @@ class LocalRun:
         if not self.policy.local_only:
             raise PlanRefusedError("a model of this site alone", expected="none leaves (policy.local_only)")
         began = time.perf_counter()
-        self.bench.put(weights)
+        self.setup.load_weights(weights)
         outcome = fit(
             self._trainer(salt=0),
             rounds=self.plan.rounds,
             validate=self._own_loss,
             on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
         )
-        tells = (
-            len(self.bench.examples["val"]) >= self.policy.min_cell and "validation" in self.policy.release
-        )
+        tells = len(self.setup.batches["val"]) >= self.policy.min_cell and "validation" in self.policy.release
         report = LocalReport(
             epochs=len(outcome.losses),
             best_epoch=outcome.best_epoch,
@@ -251,12 +228,12 @@ class LocalRun:
     # ---- evaluation ---------------------------------------------------------------------
 
     def _predict(self, split: Split) -> ScoreMatrix:
-        return predict(self.bench.module, self.bench.examples[split], device=self.bench.device)
+        return predict(self.setup.module, self.setup.batches[split], device=self.setup.device)
 
     def _validation(self, logits: ScoreMatrix, *, histograms: bool = False) -> ValidationReport:
         return validation_report(
             logits,
-            self.bench.examples["val"].labels,
+            self.setup.batches["val"].labels,
             classes=self.plan.task.classes,
             policy=self.policy,
             histograms=histograms,
@@ -275,7 +252,7 @@ class LocalRun:
         weights = self._checked(question, wire)
         model = digest(weights, self.plan.tensors)
         if (split, model) not in self._scores:
-            self.bench.put(weights)
+            self.setup.load_weights(weights)
             self._scores[split, model] = self._predict(split)
         return self._scores[split, model]
 
@@ -307,7 +284,7 @@ class LocalRun:
         logits = self.logits("test", question, wire)
         what = (question.weights_digest or "")[:12] or f"of {len(question.members)}"
         self.observer.note(f"held-out set opened for model {question.model} ({what})")
-        labels, classes = self.bench.examples["test"].labels, self.plan.task.classes
+        labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
         report = site_report(logits, labels, classes=classes, edges=question.edges, policy=self.policy)
         other = self._scores.get(("test", question.against)) if question.against else None
         paired = (

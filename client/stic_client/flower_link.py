@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,6 +54,7 @@ from stic_client.connection.tls import why
 from stic_client.flower_requests import SignedClient
 from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, SticError, UsageError
 from stic_core.system.files import write_atomically
+from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
 
@@ -78,14 +79,6 @@ class _RunOverError(Exception):
 
 class _UnknownNodeError(Exception):
     """The server does not know this node id (any more)."""
-
-
-class Observer(Protocol):
-    """Is told what goes on."""
-
-    def note(self, text: str) -> None:
-        """Something that is worth a line."""
-        ...
 
 
 class FleetLink:

@@ -37,11 +37,11 @@ from stic_core.protocol.messages import (
     encode,
 )
 from stic_core.tensors.npy import read_npy
-from stic_server.admission.registry import admitted, look
+from stic_server.admission.registry import admitted, scan
 from stic_server.federation.plan import evaluation_of, training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Answer, AuditedSites, Exchange, Limits, Observer, Silent, Traffic
+from stic_server.federation.sites import Answer, AuditedSites, Exchange, RunLimits, RunObserver, Traffic
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
 
@@ -62,7 +62,7 @@ class Surroundings:
         run: the folder of the run that the app did last.
     """
 
-    observer: Observer = field(default_factory=Silent)
+    observer: RunObserver = field(default_factory=RunObserver)
     run: RunFolder | None = None
 
 
@@ -81,7 +81,9 @@ def main(grid: Grid, context: Context) -> None:
     )
 
 
-def run_federation(grid: Grid, path: Path, *, observer: Observer, evaluate: Path | None = None) -> RunFolder:
+def run_federation(
+    grid: Grid, path: Path, *, observer: RunObserver, evaluate: Path | None = None
+) -> RunFolder:
     """Run a federation over a Grid, or go on with the run that was interrupted.
 
     Args:
@@ -109,9 +111,9 @@ def run_federation(grid: Grid, path: Path, *, observer: Observer, evaluate: Path
         expected=[site.name for site in admitted(folder)],
         grace_s=federation.join_grace_s,
         observer=observer,
-        admitted_now=lambda: look(folder).names,
+        admitted_now=lambda: scan(folder).names,
     )
-    limits = Limits(
+    limits = RunLimits(
         min_sites=federation.min_sites,
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
@@ -150,7 +152,7 @@ class _Owed:
 
 
 class FlowerSites:
-    """`asking.Sites` over a Flower Grid.
+    """`sites.Sites` over a Flower Grid.
 
     Args:
         expected: admitted sites; once enough are online, these are waited for a little longer.
@@ -165,7 +167,7 @@ class FlowerSites:
         *,
         expected: Sequence[str],
         grace_s: float,
-        observer: Observer,
+        observer: RunObserver,
         admitted_now: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._grid, self._expected, self._grace_s, self._observer = grid, set(expected), grace_s, observer
@@ -196,11 +198,11 @@ class FlowerSites:
         return site if last is None else f"{site} (last seen {max(0.0, time.time() - last):.0f} s ago)"
 
     def present(self) -> list[str]:
-        """See `asking.Sites`."""
+        """See `sites.Sites`."""
         return sorted(self._online())
 
     def wait_for(self, *, at_least: int, timeout: float, apart_from: Collection[str] = ()) -> list[str]:
-        """See `asking.Sites`."""
+        """See `sites.Sites`."""
         began = time.monotonic()
         enough_since: float | None = None
         self._follow_admissions()
@@ -229,7 +231,7 @@ class FlowerSites:
     def ask(
         self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
     ) -> Exchange:
-        """See `asking.Sites`; a question is sent again to a site that was away meanwhile."""
+        """See `sites.Sites`; a question is sent again to a site that was away meanwhile."""
         began = time.monotonic()
         before = self._traffic()
         array = ArrayRecord({WEIGHTS_KEY: Array(weights)}) if weights is not None else None

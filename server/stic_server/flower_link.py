@@ -52,10 +52,10 @@ from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.main import create_app
 
 from stic_core.errors import ListenError
-from stic_server.admission.registry import AdmittedSite, Presence, admitted, look
+from stic_server.admission.registry import AdmittedSite, Presence, admitted, scan
 from stic_server.flower_replies import assemble, own_replies_only
 from stic_server.http.connection_limits import BoundedConnection, show_certificate
-from stic_server.http.listener import Places, open_doors
+from stic_server.http.listener import ConnectionLimiter, open_listeners
 from stic_server.http.request_guard import Guard
 from stic_server.http.signatures import Signatures
 
@@ -202,7 +202,7 @@ class FleetServer:
 
     def __init__(self, listen: Listen, *, note: Callable[[str], None] = LOG.warning) -> None:
         self._listen, self._signatures = listen, Signatures()
-        self.places = Places()
+        self.limiter = ConnectionLimiter()
         config = SuperLinkLifespanConfig(
             control_address="",
             health_server_address=None,
@@ -251,7 +251,7 @@ class FleetServer:
             )
         )
         self._thread = threading.Thread(target=self._run, daemon=True, name="fleet-api")
-        self._doors: list[socket.socket] = []
+        self._listeners: list[socket.socket] = []
         self._names: dict[bytes, str] = {}
         self._last_seen: dict[str, float] = {}
         self._shown = listen.certificate.read_bytes()
@@ -263,7 +263,7 @@ class FleetServer:
         Raises:
             ListenError: the address cannot be had.
         """
-        self._doors = open_doors(self._listen.host, self._listen.port, self.places)
+        self._listeners = open_listeners(self._listen.host, self._listen.port, self.limiter)
         self._thread.start()
         while not self._uvicorn.started:
             if not self._thread.is_alive():
@@ -271,7 +271,7 @@ class FleetServer:
             time.sleep(0.02)
 
     def _run(self) -> None:
-        self._uvicorn.run(sockets=self._doors)
+        self._uvicorn.run(sockets=self._listeners)
 
     def stop(self) -> None:
         """Stop listening; requests under way get two seconds."""
@@ -320,7 +320,7 @@ class FleetServer:
             while not self._stopped.wait(_LOOK_S):
                 try:
                     # A key that is being copied is not whole yet; it must not hide that another is revoked.
-                    found = look(folder)
+                    found = scan(folder)
                     self.admit(found.sites, keep=found.unreadable)
                     self._renew()
                 except Exception as error:

@@ -11,7 +11,7 @@ from stic_core.statistics.auc import Auc
 from stic_core.statistics.multiclass import one_vs_rest
 from stic_core.tensors.array_types import LabelVector, ScoreMatrix
 
-GRID = np.linspace(0.0, 1.0, 101)
+FPR_GRID = np.linspace(0.0, 1.0, 101)
 """False-positive rates at which the curves of the folds are averaged."""
 
 
@@ -31,7 +31,7 @@ class FoldResult:
     Args:
         accuracy: share of patients whose highest score is their class's.
         aucs: of each class against the others; None where a side is empty.
-        curves: true-positive rates at `GRID`, a row a class.
+        curves: true-positive rates at `FPR_GRID`, a row a class.
     """
 
     accuracy: float
@@ -68,7 +68,7 @@ def stratified_folds(labels: LabelVector, *, folds: int, seed: int, val_share: f
 
 
 def roc_at_grid(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """A ROC curve's true-positive rates at `GRID`, between its points on straight lines.
+    """A ROC curve's true-positive rates at `FPR_GRID`, between its points on straight lines.
 
     Equal scores are one point, so that ties make a slope and not a step.
 
@@ -79,7 +79,7 @@ def roc_at_grid(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     thresholds = np.unique(scores)[::-1]
     hits = np.array([(positive & (scores >= t)).sum() for t in thresholds]) / positive.sum()
     alarms = np.array([(~positive & (scores >= t)).sum() for t in thresholds]) / (~positive).sum()
-    curve = np.interp(GRID, np.concatenate([[0.0], alarms]), np.concatenate([[0.0], hits]))
+    curve = np.interp(FPR_GRID, np.concatenate([[0.0], alarms]), np.concatenate([[0.0], hits]))
     curve[0], curve[-1] = 0.0, 1.0  # where several points share a rate, interp takes the last
     return curve
 
@@ -100,7 +100,7 @@ def judge(probabilities: ScoreMatrix, labels: LabelVector) -> FoldResult:
 
 
 def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[str, object]:
-    """Means and standard deviations over the folds, and the mean curve of each class.
+    """ComputeConfig and standard deviations over the folds, and the mean curve of each class.
 
     The folds share training patients, so the deviation describes the folds and is no
     standard error.
@@ -109,7 +109,7 @@ def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[
         "folds": len(results),
         "accuracy": _spread([result.accuracy for result in results]),
         "auc": {},
-        "mean_roc": {"false_positive_rate": GRID.round(4).tolist()},
+        "mean_roc": {"false_positive_rate": FPR_GRID.round(4).tolist()},
     }
     aucs, rocs = {}, {}
     for at, name in enumerate(classes):
@@ -119,7 +119,7 @@ def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[
         mean = np.mean(curves, axis=0) if curves else np.empty(0)
         rocs[name] = {
             "true_positive_rate": mean.round(6).tolist(),
-            "auc_of_mean": float(np.trapezoid(mean, GRID)) if curves else None,
+            "auc_of_mean": float(np.trapezoid(mean, FPR_GRID)) if curves else None,
         }
     whole = [
         float(np.mean([auc for auc in result.aucs if auc is not None]))
@@ -129,7 +129,7 @@ def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[
     return out | {
         "auc": aucs,
         "auc_macro": _spread(whole),
-        "mean_roc": {"false_positive_rate": GRID.round(4).tolist(), "classes": rocs},
+        "mean_roc": {"false_positive_rate": FPR_GRID.round(4).tolist(), "classes": rocs},
     }
 
 

@@ -21,7 +21,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from stic_core.config import BackboneName, BatchNorm, Normalise
 from stic_core.errors import ConfigError
 
-GRID = 7
+FEATURE_GRID = 7
 """Rows and columns of most backbones' feature map for a 224 x 224 image."""
 
 # Of ImageNet's images as red, green, blue, 0 to 1 (torchvision's documentation of its weights).
@@ -29,7 +29,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class FirstConv(nn.Conv2d):
+class GreyFoldedConv2d(nn.Conv2d):
     """A first layer for red, green and blue that takes one grey channel at a third of the cost.
 
     A grey image stands for three equal channels; the sum over the channels is then the same
@@ -43,7 +43,7 @@ class FirstConv(nn.Conv2d):
     std: Tensor | None
 
     @classmethod
-    def of(cls, conv: nn.Conv2d, *, normalise: Normalise) -> FirstConv:
+    def of(cls, conv: nn.Conv2d, *, normalise: Normalise) -> GreyFoldedConv2d:
         """The same layer, with its weights."""
         assert isinstance(conv.padding, tuple)  # torchvision gives no names of paddings
         made = cls(
@@ -95,16 +95,16 @@ class Shape:
 
 SHAPES: Mapping[BackboneName, Shape] = MappingProxyType(
     {
-        "vgg16": Shape(512, GRID, 5),
-        "resnet18": Shape(512, GRID, 5),
-        "resnet50": Shape(2048, GRID, 5),
-        "densenet121": Shape(1024, GRID, 5),
-        "mobilenet_v3_small": Shape(576, GRID, 13),
-        "mobilenet_v3_large": Shape(960, GRID, 17),
-        "efficientnet_b0": Shape(1280, GRID, 9),
+        "vgg16": Shape(512, FEATURE_GRID, 5),
+        "resnet18": Shape(512, FEATURE_GRID, 5),
+        "resnet50": Shape(2048, FEATURE_GRID, 5),
+        "densenet121": Shape(1024, FEATURE_GRID, 5),
+        "mobilenet_v3_small": Shape(576, FEATURE_GRID, 13),
+        "mobilenet_v3_large": Shape(960, FEATURE_GRID, 17),
+        "efficientnet_b0": Shape(1280, FEATURE_GRID, 9),
         "inception_v3": Shape(2048, 8, 12, size=299),
-        "convnext_tiny": Shape(768, GRID, 4),
-        "tiny": Shape(32, GRID, 8),
+        "convnext_tiny": Shape(768, FEATURE_GRID, 4),
+        "tiny": Shape(32, FEATURE_GRID, 8),
     }
 )
 
@@ -264,7 +264,7 @@ def build_backbone(name: BackboneName, *, colour: bool = False, normalise: Norma
     for key, part in list(backbone.named_modules()):
         if isinstance(part, nn.Conv2d):
             parent, _, last = key.rpartition(".")
-            setattr(backbone.get_submodule(parent), last, FirstConv.of(part, normalise=normalise))
+            setattr(backbone.get_submodule(parent), last, GreyFoldedConv2d.of(part, normalise=normalise))
             break  # the first convolution in the order of registration is the one that sees the image
     return backbone
 

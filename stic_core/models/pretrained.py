@@ -31,11 +31,11 @@ from torchvision.models import (
 
 from stic_core.config import BackboneName, Normalise
 from stic_core.errors import WeightsError
-from stic_core.models.backbones import GRID, SHAPES, Backbone, TinyBackbone, build_backbone
+from stic_core.models.backbones import FEATURE_GRID, SHAPES, Backbone, TinyBackbone, build_backbone
 
 __all__ = [
     "CHANNELS",
-    "GRID",
+    "FEATURE_GRID",
     "Backbone",
     "TinyBackbone",
     "backbone_digest",

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from stic_core.config import ModelConfig
 from stic_core.data.clinical import COLUMNS
-from stic_core.models.backbones import GRID, SHAPES, Backbone
+from stic_core.models.backbones import FEATURE_GRID, SHAPES, Backbone
 from stic_core.models.devices import computing_in
 from stic_core.models.pretrained import build_backbone, load_backbone
 from stic_core.tensors.torch_types import Clinical, Embedding, Features, Images, Logits
@@ -44,7 +44,7 @@ class SpatialExtractor(nn.Module):
         grid: its rows and columns.
     """
 
-    def __init__(self, channels: int, grid: int = GRID) -> None:
+    def __init__(self, channels: int, grid: int = FEATURE_GRID) -> None:
         super().__init__()
         self.project = nn.Conv2d(channels, EMBEDDING, grid)
         nn.init.xavier_uniform_(self.project.weight)
@@ -135,7 +135,12 @@ class STICHead(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int, classes: int, recurrent_activation: Recurrent = "sigmoid", grid: int = GRID
+        self,
+        *,
+        channels: int,
+        classes: int,
+        recurrent_activation: Recurrent = "sigmoid",
+        grid: int = FEATURE_GRID,
     ) -> None:
         super().__init__()
         self.spatial_extractor = SpatialExtractor(channels, grid)
@@ -158,7 +163,7 @@ class NaiveHead(nn.Module):
         grid: rows and columns of the feature map.
     """
 
-    def __init__(self, *, channels: int, classes: int, clinical: bool, grid: int = GRID) -> None:
+    def __init__(self, *, channels: int, classes: int, clinical: bool, grid: int = FEATURE_GRID) -> None:
         super().__init__()
         sizes = (channels * grid * grid, *NAIVE)
         self.first, self.second, self.third = (_dense(*sizes[n : n + 2]) for n in range(3))
@@ -225,7 +230,7 @@ def build_head(
     classes: int,
     seed: int,
     recurrent_activation: Recurrent = "sigmoid",
-    grid: int = GRID,
+    grid: int = FEATURE_GRID,
 ) -> STICHead:
     """STIC's head with fresh weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):

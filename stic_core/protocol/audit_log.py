@@ -192,7 +192,7 @@ class AuditLog:
 
 
 @dataclass(slots=True)
-class Traffic:
+class MessageTotals:
     """What went one way in a run.
 
     Args:
@@ -221,8 +221,8 @@ class RunSummary:
     last: str
     rounds: int = 0
     refused: int = 0
-    sent: Traffic = field(default_factory=Traffic)
-    received: Traffic = field(default_factory=Traffic)
+    sent: MessageTotals = field(default_factory=MessageTotals)
+    received: MessageTotals = field(default_factory=MessageTotals)
 
 
 def summarise(lines: Iterator[dict[str, Any]]) -> dict[str, RunSummary]:

@@ -25,7 +25,7 @@ WireArray: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 _STEPS = 127  # of int8, to each side of 0
 
 
-def downward(transport: Transport) -> Transport:
+def downlink(transport: Transport) -> Transport:
     """How the global model goes to the sites: int8 is for changes alone."""
     return "float16" if transport == "int8" else transport
 
@@ -43,9 +43,9 @@ def pack(flat: FlatArray, specs: Sequence[TensorSpec], *, transport: Transport) 
         if is_statistic(spec):
             parts.append(values.astype("<f4").tobytes())
         elif transport == "float16":
-            parts.append(_half(values, name=spec.name))
+            parts.append(_to_float16(values, name=spec.name))
         else:
-            parts.append(_eighth(values))
+            parts.append(_to_int8(values))
     return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
 
@@ -79,7 +79,7 @@ def rounded(flat: FlatArray, specs: Sequence[TensorSpec], *, transport: Transpor
     return unpack(pack(flat, specs, transport=transport), specs, transport=transport)
 
 
-class Changes:
+class UpdateEncoder:
     """A site's way back: what training changed, with the rounding error carried on.
 
     Args:
@@ -92,7 +92,7 @@ class Changes:
         self._transport: Transport = transport
         self._left: FlatArray | None = None
 
-    def pack(self, trained: FlatArray, *, base: FlatArray) -> tuple[WireArray, FlatArray]:
+    def encode(self, trained: FlatArray, *, base: FlatArray) -> tuple[WireArray, FlatArray]:
         """What travels, and the weights that the server will have from it.
 
         Args:
@@ -113,7 +113,7 @@ class Changes:
 def restore(
     wire: WireArray, specs: Sequence[TensorSpec], *, transport: Transport, base: FlatArray
 ) -> FlatArray:
-    """The server's end of `Changes`: the weights that a site trained.
+    """The server's end of `UpdateEncoder`: the weights that a site trained.
 
     Raises:
         ProtocolError: another type or length than the transport gives.
@@ -128,7 +128,7 @@ def _size(spec: TensorSpec, *, transport: Transport) -> int:
     return 2 * spec.size if transport == "float16" else 4 + spec.size
 
 
-def _half(values: npt.NDArray[np.float32], *, name: str) -> bytes:
+def _to_float16(values: npt.NDArray[np.float32], *, name: str) -> bytes:
     most = np.finfo(np.float16).max
     if np.abs(values).max(initial=0.0) > most:
         raise ProtocolError(
@@ -140,7 +140,7 @@ def _half(values: npt.NDArray[np.float32], *, name: str) -> bytes:
     return values.astype("<f2").tobytes()
 
 
-def _eighth(values: npt.NDArray[np.float32]) -> bytes:
+def _to_int8(values: npt.NDArray[np.float32]) -> bytes:
     scale = np.float32(np.abs(values).max(initial=0.0) / _STEPS)
     # NaN becomes a scale of NaN, which the server refuses as it refuses NaN.
     steps = np.zeros(values.size) if not scale > 0 else np.rint(values.ravel() / scale)

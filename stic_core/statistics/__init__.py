@@ -31,8 +31,8 @@ from stic_core.statistics.calibration import (
     reliability,
 )
 from stic_core.statistics.edges import (
-    GRID,
     ROC_BINS,
+    SCORE_GRID,
     ValidationHistogram,
     even_edges,
     quantile_edges,
@@ -49,7 +49,7 @@ from stic_core.statistics.histogram import (
 )
 from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified
 from stic_core.statistics.multiclass import macro, macro_interpolated, margins, micro, one_vs_rest, roc_points
-from stic_core.statistics.paired import PairedDifference, Test, cochran_q, mcnemar, paired_difference
+from stic_core.statistics.paired import PairedDifference, TestResult, cochran_q, mcnemar, paired_difference
 from stic_core.statistics.proportions import (
     IndependentProportions,
     clopper_pearson,
@@ -60,8 +60,8 @@ from stic_core.statistics.proportions import (
 from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppressed
 
 __all__ = [
-    "GRID",
     "ROC_BINS",
+    "SCORE_GRID",
     "Absent",
     "Auc",
     "AucTest",
@@ -79,7 +79,7 @@ __all__ = [
     "Scores",
     "Summary",
     "Suppressed",
-    "Test",
+    "TestResult",
     "ValidationHistogram",
     "absent_class",
     "brier_sum",

@@ -20,14 +20,14 @@ from stic_core.statistics.values import FORBID, NotEstimable
 ROC_BINS = 128
 """Bins of the federated ROC: mean error of the AUC about .0004 at 300 patients."""
 
-GRID: Scores = np.sinh(np.linspace(-8.0, 8.0, 513))
+SCORE_GRID: Scores = np.sinh(np.linspace(-8.0, 8.0, 513))
 """Inner edges of the validation grid: 512 bins and two open ends.
 
 Even in asinh(score): .03 apart near 0, 3 % apart far out, and up to 1490, since an
 overconfident network has margins of hundreds, which a grid from -16 to 16 would lump.
 """
 
-CELLS = len(GRID) + 1
+CELLS = len(SCORE_GRID) + 1
 
 BACKGROUND = 0.2
 """Patients added evenly over the usual scores, as a share of the real ones.
@@ -42,7 +42,7 @@ BACKGROUND_REACH = 16.0
 
 @dataclass(frozen=True)
 class ValidationHistogram:
-    """Counts of one class's validation scores on `GRID`, all classes of patients together.
+    """Counts of one class's validation scores on `SCORE_GRID`, all classes of patients together.
 
     Args:
         starts: the cell of the grid at which each released bin starts; the first is 0.
@@ -65,7 +65,7 @@ class ValidationHistogram:
 
 def validation_histogram(scores: Scores, *, min_cell: int) -> ValidationHistogram:
     """Count (n,) scores on the grid, each released bin holding `min_cell` patients or more."""
-    counts = np.bincount(np.searchsorted(GRID, scores, side="right"), minlength=CELLS)
+    counts = np.bincount(np.searchsorted(SCORE_GRID, scores, side="right"), minlength=CELLS)
     starts = merged_starts(counts, minimum=min_cell)
     return ValidationHistogram(starts=starts, counts=tuple(int(x) for x in np.add.reduceat(counts, starts)))
 
@@ -83,12 +83,12 @@ def quantile_edges(
         mass += _spread(histogram)
     if mass.sum() == 0:
         return NotEstimable("no site can show where its validation scores lie")
-    inside = (GRID[:-1] >= -BACKGROUND_REACH) & (GRID[1:] <= BACKGROUND_REACH)
+    inside = (SCORE_GRID[:-1] >= -BACKGROUND_REACH) & (SCORE_GRID[1:] <= BACKGROUND_REACH)
     mass[1:-1][inside] += BACKGROUND * mass.sum() / inside.sum()
     cumulative = np.r_[0.0, np.cumsum(mass)] / mass.sum()
     # asinh of the cells' edges; the two open ends count as cells of the same width.
-    step = 16.0 / (len(GRID) - 1)
-    places = -8.0 + step * np.arange(-1, len(GRID) + 1)
+    step = 16.0 / (len(SCORE_GRID) - 1)
+    places = -8.0 + step * np.arange(-1, len(SCORE_GRID) + 1)
     rising = np.r_[True, np.diff(cumulative) > 0]
     levels = np.arange(1, bins) / bins
     edges = np.sinh(np.interp(levels, cumulative[rising], places[rising]))

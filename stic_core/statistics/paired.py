@@ -17,7 +17,7 @@ from stic_core.statistics.values import Interval, NotEstimable
 
 
 @dataclass(frozen=True)
-class Test:
+class TestResult:
     """A test's statistic, its degrees of freedom and its two-sided p value."""
 
     __test__ = False  # it is named like a test class, and pytest would collect it
@@ -27,7 +27,7 @@ class Test:
     p: float
 
 
-def mcnemar(*, b: int, c: int) -> Test:
+def mcnemar(*, b: int, c: int) -> TestResult:
     """McNemar's test with Edwards' continuity correction, as R's `mcnemar.test`.
 
     Two traps: without discordant patients there is no evidence of a difference, so p is 1
@@ -42,9 +42,9 @@ def mcnemar(*, b: int, c: int) -> Test:
     """
     _check(b, c)
     if b == c:
-        return Test(statistic=0.0, df=1, p=1.0)
+        return TestResult(statistic=0.0, df=1, p=1.0)
     statistic = (abs(b - c) - 1) ** 2 / (b + c)
-    return Test(statistic=statistic, df=1, p=float(stats.chi2.sf(statistic, 1)))
+    return TestResult(statistic=statistic, df=1, p=float(stats.chi2.sf(statistic, 1)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def paired_difference(*, b: int, c: int, n: int, level: float = 0.95) -> PairedD
     )
 
 
-def cochran_q(patterns: Mapping[str, int]) -> Test | NotEstimable:
+def cochran_q(patterns: Mapping[str, int]) -> TestResult | NotEstimable:
     """Cochran's Q: do more than two judges of the same patients differ?
 
     Cochran, Biometrika 1950, 37:256. It needs counts of response patterns alone, which add
@@ -110,9 +110,9 @@ def cochran_q(patterns: Mapping[str, int]) -> Test | NotEstimable:
     df = judges - 1
     if denominator == 0:
         # Every patient was judged alike by all: nothing to tell the judges apart.
-        return Test(statistic=0.0, df=df, p=1.0)
+        return TestResult(statistic=0.0, df=df, p=1.0)
     statistic = float(df * (judges * (by_judge**2).sum() - by_judge.sum() ** 2) / denominator)
-    return Test(statistic=statistic, df=df, p=float(stats.chi2.sf(statistic, df)))
+    return TestResult(statistic=statistic, df=df, p=float(stats.chi2.sf(statistic, df)))
 
 
 def _check(b: int, c: int) -> None:

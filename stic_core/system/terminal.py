@@ -22,10 +22,12 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from stic_core.system.observer import Observer
+
 _PLAIN_EVERY_S = 5.0
 
 
-class Terminal:
+class Terminal(Observer):
     """Notes that stay, and one live line that says what is going on.
 
     Args:

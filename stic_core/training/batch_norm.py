@@ -11,12 +11,12 @@ import torch
 
 from stic_core.models.pretrained import Backbone
 from stic_core.models.stic import Network
-from stic_core.training.batches import AnyExamples
+from stic_core.training.batches import AnyBatches
 
 
 @torch.no_grad()
 def estimate_statistics(
-    network: Network, examples: AnyExamples, *, device: torch.device, batch_size: int = 32
+    network: Network, examples: AnyBatches, *, device: torch.device, batch_size: int = 32
 ) -> None:
     """Set the statistics of the blocks that train to those of these patients' plain images.
 

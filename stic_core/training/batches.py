@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class FeatureBatches:
     """Patients over cached features, ready for the head.
 
     Args:
@@ -45,10 +45,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, positions: LabelVector) -> Examples:
+    def subset(self, positions: LabelVector) -> FeatureBatches:
         """Some of the patients; the features stay where they are."""
         rows = positions if self.rows is None else self.rows[positions]
-        return Examples(self.views, self.clinical[positions], self.labels[positions], rows)
+        return FeatureBatches(self.views, self.clinical[positions], self.labels[positions], rows)
 
     def epoch(self, rng: np.random.Generator, *, batch_size: int, device: torch.device) -> Iterator[Batch]:
         """Every patient once in a random order, each in a view drawn anew."""
@@ -78,7 +78,7 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageExamples:
+class ImageBatches:
     """Patients over their images, for a backbone that trains.
 
     Args:
@@ -98,7 +98,7 @@ class ImageExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, positions: LabelVector) -> ImageExamples:
+    def subset(self, positions: LabelVector) -> ImageBatches:
         """Some of the patients."""
         return replace(
             self,
@@ -132,25 +132,25 @@ class ImageExamples:
         )
 
 
-AnyExamples: TypeAlias = Examples | ImageExamples
+AnyBatches: TypeAlias = FeatureBatches | ImageBatches
 
 
-def examples_of(dataset: SiteDataset, cache: FeatureCache, *, split: Split, task: Task) -> Examples:
+def batches_of(dataset: SiteDataset, cache: FeatureCache, *, split: Split, task: Task) -> FeatureBatches:
     """The labelled patients of one split over cached features; augmented views for `train` only."""
     rows = dataset.indices(split)
     labels = dataset.label_indices(task)[rows]
     views = [cache.plain[rows]]
     if split == "train":
         views += list(cache.augmented)
-    return Examples(tuple(views), np.asarray(dataset.clinical[rows]), labels)
+    return FeatureBatches(tuple(views), np.asarray(dataset.clinical[rows]), labels)
 
 
-def image_examples_of(
+def image_batches_of(
     dataset: SiteDataset, *, split: Split, task: Task, augmentation: TrainingConfig
-) -> ImageExamples:
+) -> ImageBatches:
     """The labelled patients of one split over their images."""
     rows = dataset.indices(split)
-    return ImageExamples(
+    return ImageBatches(
         dataset.images,
         rows,
         np.asarray(dataset.clinical[rows]),

@@ -22,7 +22,7 @@ from stic_core.config import TrainingConfig
 from stic_core.data.dataset import SiteDataset
 from stic_core.errors import DataError
 from stic_core.models.devices import computing_in
-from stic_core.models.pretrained import GRID, Backbone, backbone_digest
+from stic_core.models.pretrained import FEATURE_GRID, Backbone, backbone_digest
 from stic_core.models.stic import extract
 from stic_core.tensors.array_types import AugmentedFeatures, PlainFeatures
 from stic_core.training.augmentation import sample_transforms, to_images, warp
@@ -75,7 +75,7 @@ class Recipe:
 
 
 def cache_bytes(
-    *, patients: int, train: int, channels: int, views: int, grid: int = GRID, images: int = 3
+    *, patients: int, train: int, channels: int, views: int, grid: int = FEATURE_GRID, images: int = 3
 ) -> int:
     """Size on disk of a cache.
 

@@ -20,12 +20,12 @@ from stic_core.models.stic import Network, network_of
 from stic_core.tasks import Task
 from stic_core.tensors.flat import FlatArray
 from stic_core.training.batch_norm import estimate_statistics
-from stic_core.training.batches import AnyExamples, examples_of, image_examples_of
+from stic_core.training.batches import AnyBatches, batches_of, image_batches_of
 from stic_core.training.feature_cache import Progress, Recipe, load_or_build
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class ComputeConfig:
     """What a site computes with.
 
     Args:
@@ -46,38 +46,38 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True)
-class Workbench:
+class TrainingSetup:
     """A model with the patients that it is trained and judged on.
 
     Args:
         network: the whole model.
         module: what trains and travels: the head, or the network.
-        examples: by split, as the module takes them.
+        batches: by split, as the module takes them.
         backbone_digest: of what is frozen.
     """
 
     network: Network
     module: nn.Module
-    examples: Mapping[Split, AnyExamples]
+    batches: Mapping[Split, AnyBatches]
     backbone_digest: str
     device: torch.device
 
-    def put(self, weights: FlatArray) -> None:
+    def load_weights(self, weights: FlatArray) -> None:
         """Take weights that arrived; where batch-norm statistics are the site's own, estimate them."""
         set_flat(self.module, weights)
         if self.network.backbone.trains and self.network.backbone.batch_norm == "local":
-            estimate_statistics(self.network, self.examples["train"], device=self.device)
+            estimate_statistics(self.network, self.batches["train"], device=self.device)
 
 
-def make_network(config: ModelConfig, *, classes: int, seed: int, means: Means) -> Network:
+def make_network(config: ModelConfig, *, classes: int, seed: int, compute: ComputeConfig) -> Network:
     """A model on its device, computing as precisely as asked.
 
     Raises:
         WeightsError: a pretrained backbone whose file is missing or wrong.
     """
-    network = network_of(config, classes=classes, seed=seed, weights=means.weights)
-    network.dtype = pick_precision(means.precision, means.device, backbone=config.backbone)
-    return network.to(means.device)
+    network = network_of(config, classes=classes, seed=seed, weights=compute.weights)
+    network.dtype = pick_precision(compute.precision, compute.device, backbone=config.backbone)
+    return network.to(compute.device)
 
 
 def assemble(
@@ -87,8 +87,8 @@ def assemble(
     training: TrainingConfig,
     task: Task,
     seed: int,
-    means: Means,
-) -> Workbench:
+    compute: ComputeConfig,
+) -> TrainingSetup:
     """Build the model, and the features where they are not cached yet.
 
     Args:
@@ -99,10 +99,10 @@ def assemble(
         WeightsError: a pretrained backbone whose file is missing or wrong.
         DataError: labels that the task lacks, or too little room for the features.
     """
-    network = make_network(model, classes=len(task.classes), seed=seed, means=means)
+    network = make_network(model, classes=len(task.classes), seed=seed, compute=compute)
     if network.backbone.trains:
-        examples: dict[Split, AnyExamples] = {
-            split: image_examples_of(dataset, split=split, task=task, augmentation=training)
+        examples: dict[Split, AnyBatches] = {
+            split: image_batches_of(dataset, split=split, task=task, augmentation=training)
             for split in SPLITS
         }
     else:
@@ -110,23 +110,25 @@ def assemble(
             colour=network.images == 1,
             dtype=network.dtype,
             normalise=model.normalise,
-            limit_bytes=means.cache_limit_bytes,
+            limit_bytes=compute.cache_limit_bytes,
         )
         cache = load_or_build(
             dataset,
             network.backbone,
             config=training,
             seed=seed,
-            device=means.device,
+            device=compute.device,
             recipe=recipe,
-            progress=means.progress,
-            announce=means.announce,
+            progress=compute.progress,
+            announce=compute.announce,
         )
-        examples = {split: examples_of(dataset, cache, split=split, task=task) for split in SPLITS}
-    return Workbench(network, network.trained, examples, backbone_digest(network.backbone), means.device)
+        examples = {split: batches_of(dataset, cache, split=split, task=task) for split in SPLITS}
+    return TrainingSetup(
+        network, network.trained, examples, backbone_digest(network.backbone), compute.device
+    )
 
 
-def restore(saved: SavedModel, *, means: Means) -> Network:
+def restore(saved: SavedModel, *, compute: ComputeConfig) -> Network:
     """A saved model whole again, with the frozen part from this machine, in evaluation mode.
 
     Raises:
@@ -140,7 +142,9 @@ def restore(saved: SavedModel, *, means: Means) -> Network:
             got="batch_norm: local",
             expected="average or frozen, for a model that is used outside of its federation",
         )
-    network = make_network(description.architecture, classes=len(description.classes), seed=0, means=means)
+    network = make_network(
+        description.architecture, classes=len(description.classes), seed=0, compute=compute
+    )
     found = backbone_digest(network.backbone)
     if description.backbone_digest is not None and found != description.backbone_digest:
         raise WeightsError(

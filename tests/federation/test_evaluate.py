@@ -14,12 +14,12 @@ from stic_core.protocol.messages import TrainLocal, TrainRound
 from stic_server.federation.plan import Proposal, evaluation_of, training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Limits
+from stic_server.federation.sites import RunLimits
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
 from support.federation_kit import InProcessSites, Recorder, make_home, participant
 
-LIMITS = Limits(min_sites=2, join_timeout_s=5, round_timeout_s=5)
+LIMITS = RunLimits(min_sites=2, join_timeout_s=5, round_timeout_s=5)
 
 
 def _federation(tmp_path: Path, **changes: object) -> FederationConfig:

@@ -13,7 +13,7 @@ from stic_core.models.stic import initial_module
 from stic_core.protocol.messages import RunPlan, TrainRound
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Limits
+from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
 
 
@@ -40,7 +40,7 @@ def _run(tmp_path: Path, *, model: dict, rounds: int = 2, training: dict | None 
     module = initial_module(federation.model, classes=3, seed=0, weights=weights)
     plan = RunPlan.of(federation, trainable_specs(module))
     run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = Limits(min_sites=2, join_timeout_s=1, round_timeout_s=1)
+    limits = RunLimits(min_sites=2, join_timeout_s=1, round_timeout_s=1)
     execute(plan, get_flat(module), run=run, sites=sites, limits=limits, observer=recorder)
     return run, sites, recorder
 

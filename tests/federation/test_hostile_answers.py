@@ -23,7 +23,7 @@ from stic_core.protocol.messages import (
 from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Limits
+from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
 
 Lie = Callable[[Report, FlatArray | None], tuple[Report, FlatArray | None]]
@@ -53,7 +53,7 @@ def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str
     head = build_head(channels=32, classes=3, seed=0)
     plan = RunPlan.of(federation, SPECS)
     run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = Limits(min_sites=2, join_timeout_s=1, round_timeout_s=1)
+    limits = RunLimits(min_sites=2, join_timeout_s=1, round_timeout_s=1)
     document = execute(
         plan, get_flat(head), run=run, sites=InProcessSites(made), limits=limits, observer=recorder
     )

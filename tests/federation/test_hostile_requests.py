@@ -130,7 +130,7 @@ def test_garbage_inside_tls(port: Port, seed: int) -> None:
     "content", [b"", b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f"], ids=["empty", "ff", "length"]
 )
 def test_malformed_protobuf(port: Port, endpoint: str, content: bytes) -> None:
-    """No request that is not a signed protobuf gets past the door: 4xx, never 5xx or 2xx."""
+    """No request that is not a signed protobuf gets past the guard: 4xx, never 5xx or 2xx."""
     assert 400 <= port.post(f"/v1/fleet/{endpoint}", content) < 500
     assert port.serves()
 
@@ -159,7 +159,7 @@ def test_a_signature_of_another_key_is_refused(port: Port, tmp_path: Path) -> No
 # The ssl module leaves a socket to the garbage collector when its handshake is aborted.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_connections_are_bounded(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the places taken, further ones are closed; with one free again, the server serves."""
+    """With every connection taken, further ones are closed; with one free again, the server serves."""
     monkeypatch.setattr(BoundedConnection, "max_connections", 20)
     held = [port.connect() for _ in range(20)]
     try:
@@ -350,7 +350,7 @@ def test_idle_connections_by_the_thousand(port: Port) -> None:
     many = min(int(os.environ.get("STIC_IDLE_CONNECTIONS", "1500")), soft // 2 - 300)
     assert many > 2 * MAX_PER_ADDRESS, f"raise the limit on open files, {soft}, for this test"
     held: list[socket.socket] = []
-    taken = port.server.places.taken
+    taken = port.server.limiter.taken
     most = opened = 0
     try:
         for _ in range(0, many, 100):  # no more at once than the kernel queues

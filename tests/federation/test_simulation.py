@@ -30,10 +30,10 @@ from stic_server.cli.app import app
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Limits
-from stic_server.simulation import Study, simulate
+from stic_server.federation.sites import RunLimits
+from stic_server.simulation import SimulationConfig, simulate
 from stic_server.simulation.cohorts import dealt_out, prepared_sites, union
-from stic_server.simulation.dirichlet_partition import deal
+from stic_server.simulation.dirichlet_partition import dirichlet_partition
 from stic_server.simulation.options import parse_seeds, study_of
 from stic_server.simulation.scores import macro_auc
 from stic_server.simulation.summary import BEST, non_inferiority, spread, summarise
@@ -63,17 +63,19 @@ def test_every_patient_goes_to_one_site_and_equal_seeds_deal_alike(
 ) -> None:
     """A partition: a site for each patient, the same whenever it is drawn again."""
     labels, splits = [label for label, _ in patients], [split for _, split in patients]
-    dealt = deal(labels, splits, sites=sites, alpha=alpha, seed=seed, least=0)
+    dealt = dirichlet_partition(labels, splits, sites=sites, alpha=alpha, seed=seed, least=0)
     assert dealt.shape == (len(patients),)
     assert set(dealt.tolist()) <= set(range(sites))
-    assert np.array_equal(dealt, deal(labels, splits, sites=sites, alpha=alpha, seed=seed, least=0))
+    assert np.array_equal(
+        dealt, dirichlet_partition(labels, splits, sites=sites, alpha=alpha, seed=seed, least=0)
+    )
 
 
 def test_a_site_has_the_same_mix_in_every_split() -> None:
     """Of a class's patients a site has the same share in train and in test, to one patient."""
     labels = ["HCC"] * 300 + ["ICC"] * 150
     splits = (["train"] * 2 + ["test"]) * 150
-    dealt = deal(labels, splits, sites=4, alpha=0.5, seed=3, least=1)
+    dealt = dirichlet_partition(labels, splits, sites=4, alpha=0.5, seed=3, least=1)
     count = Counter(zip(labels, splits, dealt.tolist(), strict=True))
     for label, site in {(label, site) for label, _, site in count}:
         assert count[label, "train", site] / 2 == pytest.approx(count[label, "test", site], abs=1)
@@ -84,7 +86,7 @@ def test_a_small_alpha_makes_sites_differ_more() -> None:
     labels, splits = ["HCC", "ICC", "META"] * 200, ["train"] * 600
 
     def largest(alpha: float) -> float:
-        dealt = deal(labels, splits, sites=4, alpha=alpha, seed=0, least=1)
+        dealt = dirichlet_partition(labels, splits, sites=4, alpha=alpha, seed=0, least=1)
         return max(Counter(zip(labels, dealt.tolist(), strict=True)).values()) / 200
 
     assert largest(100.0) < 0.35 < largest(0.3)
@@ -93,10 +95,10 @@ def test_a_small_alpha_makes_sites_differ_more() -> None:
 def test_every_site_gets_enough_or_it_is_said() -> None:
     """At least five of each split; where no draw gives that, advice instead of an empty site."""
     labels, splits = ["HCC", "ICC"] * 60, ["train"] * 60 + ["val"] * 30 + ["test"] * 30
-    dealt = deal(labels, splits, sites=3, alpha=0.5, seed=1)
+    dealt = dirichlet_partition(labels, splits, sites=3, alpha=0.5, seed=1)
     assert min(Counter(zip(splits, dealt.tolist(), strict=True)).values()) >= 5
     with pytest.raises(UsageError, match=r"no draw .* gives every site 5 patients.*fewer sites"):
-        deal(labels, splits, sites=7, alpha=0.5, seed=1)
+        dirichlet_partition(labels, splits, sites=7, alpha=0.5, seed=1)
 
 
 # ---- datasets ---------------------------------------------------------------------------
@@ -172,17 +174,17 @@ def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
     )
 
 
-def _study(tmp_path: Path, **changes: object) -> Study:
+def _study(tmp_path: Path, **changes: object) -> SimulationConfig:
     made = {
         "federation": _federation(tmp_path),
         "seeds": (0, 1),
         "prepared": tuple(_datasets(tmp_path)),
     }
-    return Study(**(made | changes))
+    return SimulationConfig(**(made | changes))
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, dict]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimulationConfig, dict]:
     """Two seeds of two sites."""
     folder = tmp_path_factory.mktemp("simulation")
     study = _study(folder)
@@ -208,7 +210,7 @@ def test_a_simulated_federation_is_the_real_one(done: tuple, tmp_path: Path) -> 
         proposal.weights,
         run=run,
         sites=sites,
-        limits=Limits(min_sites=2, join_timeout_s=1, round_timeout_s=1),
+        limits=RunLimits(min_sites=2, join_timeout_s=1, round_timeout_s=1),
         observer=Recorder(),
     )
     found = json.loads((folder / "out" / simulation["results"]["1"]["run"] / "evaluation.json").read_text())
@@ -245,16 +247,16 @@ def test_every_arm_is_judged_on_every_site(done: tuple) -> None:
     """Federated, centralised, ensemble, and each site's own; the best own model is one of them."""
     _, _, simulation = done
     for one in simulation["results"].values():
-        arms = one["arms"]
-        assert set(arms) == {
+        models = one["models"]
+        assert set(models) == {
             *("federated", "centralised", "ensemble", "center1 alone", "center2 alone"),
             BEST,
         }
-        for arm in arms.values():
-            assert set(arm["sites"]) == {"center1", "center2"}
-            assert arm["cross_site_mean"] == pytest.approx(np.mean(list(arm["sites"].values())))
-        own = [arms["center1 alone"]["cross_site_mean"], arms["center2 alone"]["cross_site_mean"]]
-        assert arms[BEST]["cross_site_mean"] == max(own)
+        for model in models.values():
+            assert set(model["sites"]) == {"center1", "center2"}
+            assert model["cross_site_mean"] == pytest.approx(np.mean(list(model["sites"].values())))
+        own = [models["center1 alone"]["cross_site_mean"], models["center2 alone"]["cross_site_mean"]]
+        assert models[BEST]["cross_site_mean"] == max(own)
 
 
 def test_figures_are_those_of_the_scores(done: tuple) -> None:
@@ -263,9 +265,9 @@ def test_figures_are_those_of_the_scores(done: tuple) -> None:
     for one in simulation["results"].values():
         document = json.loads((folder / "out" / one["run"] / "evaluation.json").read_text())
         low, high = document["pooled"]["auc_macro"]["bounds"]
-        arm = one["arms"]["federated"]
-        assert low <= arm["pooled"] <= high
-        assert arm["from_histograms"] == document["pooled"]["auc_macro"]["value"]
+        model = one["models"]["federated"]
+        assert low <= model["pooled"] <= high
+        assert model["from_histograms"] == document["pooled"]["auc_macro"]["value"]
 
 
 def test_scores_of_sites_are_ranked_together() -> None:
@@ -324,7 +326,7 @@ def test_an_interrupted_seed_goes_on_and_ends_with_the_same_model(done: tuple, t
         simulate(study, tmp_path, terminal=_Interrupted(quiet=True))
     found = simulate(study, tmp_path, terminal=Terminal(quiet=True))
     assert len(list((tmp_path / "runs" / "seed-1").iterdir())) == 1
-    for fact in ("model_digest", "arms", "pairs", "patients"):
+    for fact in ("model_digest", "models", "pairs", "patients"):
         assert found["results"]["1"][fact] == whole["results"]["1"][fact]
 
 
@@ -414,7 +416,7 @@ def test_many_sites_by_dirichlet_on_the_command_line(tmp_path: Path) -> None:
     patients = simulation["results"]["7"]["patients"]
     assert set(patients) == {"site1", "site2", "site3"}
     assert sum(counts[split] for counts in patients.values() for split in SPLITS) == 72
-    some = simulation["results"]["7"]["arms"]["federated"]
+    some = simulation["results"]["7"]["models"]["federated"]
     assert some["pooled"] is not None
     assert some["sites"]["site1"] is some["sites"]["site2"] is None  # each lacks a class
     assert some["cross_site_mean"] == some["sites"]["site3"]
@@ -492,7 +494,7 @@ def test_non_inferiority_goes_by_the_lower_end(values: list, shown: bool | None,
 
 
 def _seed(federated: float, central: float, *, pairs: dict | None = None) -> dict:
-    arms = {
+    models = {
         name: {"pooled": value, "cross_site_mean": value, "from_histograms": value + 0.001}
         for name, value in {
             "federated": federated,
@@ -501,17 +503,17 @@ def _seed(federated: float, central: float, *, pairs: dict | None = None) -> dic
             BEST: 0.6,
         }.items()
     }
-    return {"arms": arms, "pairs": pairs or {}}
+    return {"models": models, "pairs": pairs or {}}
 
 
 def test_differences_are_taken_within_a_seed() -> None:
-    """The mean difference has an interval of its own, narrower than those of the arms."""
+    """The mean difference has an interval of its own, narrower than those of the models."""
     seeds = {"0": _seed(0.9, 0.91), "1": _seed(0.8, 0.81), "2": _seed(0.7, 0.71)}
     found = summarise(seeds, margin=0.05, new_patients=True, same_sites=True)
     difference = found["federated_minus"]["centralised"]["pooled"]
     assert difference["mean"] == pytest.approx(-0.01)
     assert np.ptp(difference["ci95"]) < 1e-9
-    assert np.ptp(found["arms"]["federated"]["pooled"]["ci95"]) > 0.1
+    assert np.ptp(found["models"]["federated"]["pooled"]["ci95"]) > 0.1
     assert found["non_inferiority"]["shown"] is True
     assert found["estimation_error"]["worst"] == pytest.approx(0.001)
 

@@ -25,7 +25,7 @@ from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Instruction, decode_instruction, decode_report, encode
 from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
-from stic_server.federation.sites import Answer, Exchange
+from stic_server.federation.sites import Answer, Exchange, RunObserver
 from stic_server.setup import NewFederation, initialise
 
 CLASSES = TASKS["malignant"].classes
@@ -70,7 +70,7 @@ def write_site_dataset(
 
 
 class InProcessSites:
-    """`asking.Sites` with participants in this process; every message goes through its JSON text."""
+    """`sites.Sites` with participants in this process; every message goes through its JSON text."""
 
     def __init__(self, participants: Mapping[str, Participant]) -> None:
         self.participants = dict(participants)
@@ -99,7 +99,7 @@ class InProcessSites:
 
 
 @dataclass
-class Recorder:
+class Recorder(RunObserver):
     """An observer that keeps what it is told."""
 
     notes: list[str] = field(default_factory=list)
@@ -108,18 +108,6 @@ class Recorder:
     def note(self, text: str) -> None:
         """Keep it."""
         self.notes.append(text)
-
-    def stage(self, text: str) -> None:
-        """Not kept."""
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Not kept."""
-
-    def waiting(self, sites: Sequence[str], seconds: float) -> None:
-        """Not kept."""
-
-    def round_begins(self, number: int, *, rounds: int) -> None:
-        """Not kept."""
 
     def round_done(self, row: Mapping[str, object], *, rounds: int) -> None:
         """Keep it."""

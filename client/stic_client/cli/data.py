@@ -151,8 +151,8 @@ def show_checks(result: Result) -> None:
         named = f": {', '.join(who[:_NAMED])}" + (" ..." if len(who) > _NAMED else "") if who else ""
         console.print(f"{one.status:8}", style=_STYLES[one.status], end="")
         console.print(f" {one.name:12} {one.found}{named}", markup=False)
-        if one.mend:
-            console.print(f"{'':22}-> {one.mend}", markup=False)
+        if one.remedy:
+            console.print(f"{'':22}-> {one.remedy}", markup=False)
     counts = {status: result.outcome.count(status) for status in ("problem", "warning", "skipped")}
     parts = [
         f"{n} {status}{'s' if n != 1 and status != 'skipped' else ''}" for status, n in counts.items() if n

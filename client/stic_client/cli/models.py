@@ -71,10 +71,12 @@ def crossval(
     model = config.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
-        from stic_client.inference.crossval import RESULT_FILE, Study, described
+        from stic_client.inference.crossval import RESULT_FILE, CrossValidationConfig, described
         from stic_client.inference.crossval import crossval as run
 
-        study = Study(TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test)
+        study = CrossValidationConfig(
+            TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
+        )
         document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
     print("\n".join(described(document)))
     print(f"written: {out / RESULT_FILE}")

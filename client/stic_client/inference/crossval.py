@@ -27,7 +27,7 @@ from stic_core.models.parameters import get_flat, set_flat
 from stic_core.models.stic import initial_module
 from stic_core.statistics import log_loss_sum
 from stic_core.tasks import Task
-from stic_core.training.setup import Means, Workbench, assemble
+from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_core.training.trainer import Trainer, fit, predict
 
 RESULT_FILE = "crossval.json"
@@ -37,7 +37,7 @@ PAPER = TrainingConfig(schedule="plateau", plateau_rounds=5, early_stopping=15)
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class CrossValidationConfig:
     """What is cross-validated.
 
     Args:
@@ -58,7 +58,7 @@ class Study:
 
 def crossval(
     config: SiteConfig,
-    study: Study,
+    study: CrossValidationConfig,
     *,
     out: Path,
     progress: Callable[[str, int, int], None] | None = None,
@@ -80,13 +80,13 @@ def crossval(
     tell = progress or _silent
     dataset = _all_train(load_dataset(config.dataset.prepared), with_test=study.with_test)
     torch.use_deterministic_algorithms(True)
-    bench = assemble(
+    setup = assemble(
         dataset,
         model=study.model,
         training=study.training,
         task=study.task,
         seed=study.seed,
-        means=Means(
+        compute=ComputeConfig(
             pick_device(config.device),
             precision=config.precision,
             weights=config.backbone_weights.get(study.model.backbone),
@@ -97,7 +97,7 @@ def crossval(
             ),
         ),
     )
-    labels = bench.examples["train"].labels
+    labels = setup.batches["train"].labels
     counts = np.bincount(labels, minlength=len(study.task.classes))
     if counts.min() < study.folds:
         few = study.task.classes[int(counts.argmin())]
@@ -116,8 +116,8 @@ def crossval(
             seed=study.seed * 1000 + number,
             weights=config.backbone_weights.get(study.model.backbone),
         )
-        set_flat(bench.module, get_flat(fresh))
-        results.append(_run(bench, fold, study=study, number=number, tell=tell))
+        set_flat(setup.module, get_flat(fresh))
+        results.append(_run(setup, fold, study=study, number=number, tell=tell))
     document: dict[str, Any] = {
         "schema": 1,
         "task": study.task.name,
@@ -137,7 +137,7 @@ def crossval(
 
 
 def described(document: dict[str, Any]) -> list[str]:
-    """Means over the folds, line by line for people."""
+    """ComputeConfig over the folds, line by line for people."""
     lines = []
     if document["phantom"]:
         lines.append("PHANTOM DATA: synthetic patients; nothing here says how the model does on real ones")
@@ -165,17 +165,22 @@ def _all_train(dataset: SiteDataset, *, with_test: bool) -> SiteDataset:
 
 
 def _run(
-    bench: Workbench, fold: Fold, *, study: Study, number: int, tell: Callable[[str, int, int], None]
+    setup: TrainingSetup,
+    fold: Fold,
+    *,
+    study: CrossValidationConfig,
+    number: int,
+    tell: Callable[[str, int, int], None],
 ) -> FoldResult:
-    """Train on a fold from the bench's fresh weights, and judge the best epoch on who was held out."""
-    everyone = bench.examples["train"]
+    """Train on a fold from the setup's fresh weights, and judge the best epoch on who was held out."""
+    everyone = setup.batches["train"]
     train, val, test = (everyone.subset(rows) for rows in (fold.train, fold.val, fold.test))
     trainer = Trainer(
-        bench.module, train, config=study.training, seed=[study.seed, number], device=bench.device
+        setup.module, train, config=study.training, seed=[study.seed, number], device=setup.device
     )
 
     def validate() -> float | None:
-        return log_loss_sum(predict(bench.module, val, device=bench.device), labels=val.labels) / len(val)
+        return log_loss_sum(predict(setup.module, val, device=setup.device), labels=val.labels) / len(val)
 
     outcome = fit(
         trainer,
@@ -183,6 +188,6 @@ def _run(
         validate=validate,
         on_epoch=lambda done, total: tell(f"fold {number + 1} of {study.folds}", done, total),
     )
-    set_flat(bench.module, outcome.best)
-    logits = predict(bench.module, test, device=bench.device)
+    set_flat(setup.module, outcome.best)
+    logits = predict(setup.module, test, device=setup.device)
     return judge(softmax(logits, axis=1), test.labels)

@@ -19,7 +19,7 @@ from stic_client.ingest.manifest import PatientRow, read_manifest
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.preparation import worker_pool
 from stic_client.preparation.prepare import LIMIT_S
-from stic_client.preparation.quarantine import Refusal, lost_refusal, refusal_of
+from stic_client.preparation.quarantine import QuarantineEntry, lost_refusal, refusal_of
 from stic_core.config import ImageConfig, SiteConfig
 from stic_core.data.clinical import Levels, as_columns, read_levels
 from stic_core.errors import DataError, PatientError
@@ -27,7 +27,7 @@ from stic_core.models.devices import pick_device
 from stic_core.models.saved import ModelDescription, read_model
 from stic_core.models.stic import Network
 from stic_core.training.augmentation import to_images
-from stic_core.training.setup import Means, restore
+from stic_core.training.setup import ComputeConfig, restore
 
 SCORES_FILE, REFUSED_FILE, PAGES = "scores.csv", "refused.csv", "patients"
 _BATCH = 32
@@ -48,7 +48,7 @@ class Prediction:
     scores: Path
     pages: Path
     patients: int
-    refused: tuple[Refusal, ...]
+    refused: tuple[QuarantineEntry, ...]
     phantom: bool
 
 
@@ -93,8 +93,8 @@ def predict(
     saved = read_model(model)
     device = pick_device(config.device)
     backbone = saved.description.architecture.backbone
-    means = Means(device, precision=config.precision, weights=config.backbone_weights.get(backbone))
-    network = restore(saved, means=means)
+    compute = ComputeConfig(device, precision=config.precision, weights=config.backbone_weights.get(backbone))
+    network = restore(saved, compute=compute)
     table = read_manifest(manifest)
     refused = [refusal_of(error) for error in table.refused]
     base = (root or manifest.parent).resolve()
@@ -154,7 +154,7 @@ def _read(
     base: Path,
     image: ImageConfig,
     workers: int,
-    refused: list[Refusal],
+    refused: list[QuarantineEntry],
     progress: Callable[[int, int], None] | None,
 ) -> list[_Patient]:
     """The patients who can be used, in the manifest's order; the others go into `refused`."""
@@ -171,7 +171,7 @@ def _read(
     for done, (task, outcome) in enumerate(outcomes, start=1):
         if isinstance(outcome, worker_pool.Lost):
             refused.append(lost_refusal(task.row.subject, outcome))
-        elif isinstance(outcome, Refusal):
+        elif isinstance(outcome, QuarantineEntry):
             refused.append(outcome)
         else:
             found[task.row.subject] = outcome
@@ -180,7 +180,7 @@ def _read(
     return [_Patient(row, found[row.subject], levels[row.subject]) for row in rows if row.subject in found]
 
 
-def _work(task: _Task) -> PreparedPatient | Refusal:
+def _work(task: _Task) -> PreparedPatient | QuarantineEntry:
     """One patient, in a worker."""
     try:
         return prepare_patient(task.row, root=task.root, image=task.image)
@@ -188,7 +188,7 @@ def _work(task: _Task) -> PreparedPatient | Refusal:
         return refusal_of(error)
     except Exception as error:  # noqa: BLE001 - a file that nobody foresaw: the others go on
         what = f"it cannot be prepared ({type(error).__name__})"
-        return Refusal(task.row.subject, "", what, f"{task.row.subject}: {what}.")
+        return QuarantineEntry(task.row.subject, "", what, f"{task.row.subject}: {what}.")
 
 
 def _notes(patient: _Patient) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ def _write_scores(
             )
 
 
-def _write_refused(path: Path, refused: list[Refusal]) -> None:
+def _write_refused(path: Path, refused: list[QuarantineEntry]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("subject_id", "file", "reason", "message"))

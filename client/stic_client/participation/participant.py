@@ -31,9 +31,10 @@ from stic_core.protocol.messages import (
     SiteDescription,
     Unprepared,
 )
-from stic_core.site_run import LocalRun, Observer, Silent
+from stic_core.site_run import LocalRun
+from stic_core.system.observer import Observer
 from stic_core.tensors.flat import digest
-from stic_core.training.setup import Means, assemble
+from stic_core.training.setup import ComputeConfig, assemble
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Participant:
     def __init__(
         self, config: SiteConfig, observer: Observer | None = None, *, plans: PlanStore | None = None
     ) -> None:
-        self.config, self.observer = config, observer or Silent()
+        self.config, self.observer = config, observer or Observer()
         self.device = pick_device(config.device)
         self.finished: str | None = None
         """Status of the last run that the server ended."""
@@ -162,13 +163,13 @@ class Participant:
         dataset = load_dataset(self.config.dataset.prepared)
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
-        bench = assemble(
+        setup = assemble(
             dataset,
             model=plan.model,
             training=plan.training,
             task=plan.task,
             seed=plan.seed,
-            means=Means(
+            compute=ComputeConfig(
                 device=self.device,
                 precision=self.config.precision,
                 weights=self.config.backbone_weights.get(plan.model.backbone),
@@ -184,7 +185,7 @@ class Participant:
             run_id,
             plan,
             dataset,
-            bench,
+            setup,
             policy=self.config.policy,
             observer=self.observer,
         )
@@ -203,7 +204,7 @@ class Participant:
                     model=run.plan.model,
                     image=run.plan.image,
                     run_id=run.run_id,
-                    backbone_digest=run.bench.backbone_digest,
+                    backbone_digest=run.setup.backbone_digest,
                     best_round=instruction.best_round,
                     phantom=run.dataset.phantom,
                     plan_digest=run.plan.digest,

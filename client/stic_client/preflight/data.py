@@ -140,8 +140,8 @@ def _judge_classes(dataset: SiteDataset, *, task: Task, policy: PolicyConfig) ->
     )
     parts: list[Check] = []
 
-    def note(status: str, found: str, mend: str) -> None:
-        parts.append(Check("classes", "problem" if status == "problem" else "warning", found, mend))
+    def note(status: str, found: str, remedy: str) -> None:
+        parts.append(Check("classes", "problem" if status == "problem" else "warning", found, remedy))
 
     if empty := _empty(dataset, task, "test"):
         note(

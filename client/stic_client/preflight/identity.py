@@ -74,17 +74,17 @@ def check_ca(config: SiteConfig, *, now: dt.datetime) -> Check:
     # Several while the operator exchanges the CA: the one that ends last is the one that counts.
     certificate = max(certificates, key=lambda one: one.not_valid_after_utc)
     shown = ", ".join(f"CA {fingerprint_of(one)[:23]}..." for one in certificates)
-    mend = "Ask the operator for the new ca.crt, and compare its fingerprint by telephone."
-    return dates("ca", certificate, now=now, mend=mend, good=shown)
+    remedy = "Ask the operator for the new ca.crt, and compare its fingerprint by telephone."
+    return dates("ca", certificate, now=now, remedy=remedy, good=shown)
 
 
-def dates(name: str, certificate: x509.Certificate, *, now: dt.datetime, mend: str, good: str) -> Check:
+def dates(name: str, certificate: x509.Certificate, *, now: dt.datetime, remedy: str, good: str) -> Check:
     """A certificate's dates: expired, or soon to be.
 
     Args:
         name: of the check.
         now: the time here, aware.
-        mend: what to do about an old one.
+        remedy: what to do about an old one.
         good: what is said of it beside its last day.
     """
     until = certificate.not_valid_after_utc
@@ -96,7 +96,7 @@ def dates(name: str, certificate: x509.Certificate, *, now: dt.datetime, mend: s
             "Set this machine's clock, best with NTP.",
         )
     if now >= until:
-        return Check(name, "problem", f"the certificate expired on {until:%Y-%m-%d}", mend)
+        return Check(name, "problem", f"the certificate expired on {until:%Y-%m-%d}", remedy)
     if until - now < EXPIRES_SOON:
-        return Check(name, "warning", f"the certificate expires on {until:%Y-%m-%d}", mend)
+        return Check(name, "warning", f"the certificate expires on {until:%Y-%m-%d}", remedy)
     return Check(name, "ok", f"{good}, valid until {until:%Y-%m-%d}")

@@ -93,7 +93,7 @@ def check_disk(config: SiteConfig, dataset: SiteDataset | None, *, backbone: Bac
         views=VIEWS,
     )
     found = f"{_gb(free)} free, {_gb(needed)} for the features of {backbone} with {VIEWS} views"
-    mend = "Free some, or set dataset.prepared in site.yaml to a folder on a larger disk and prepare again."
+    remedy = "Free some, or set dataset.prepared in site.yaml to a folder on a larger disk and prepare again."
     if needed > config.cache_limit_gb * 1e9:
         return Check(
             "disk",
@@ -103,9 +103,9 @@ def check_disk(config: SiteConfig, dataset: SiteDataset | None, *, backbone: Bac
         )
     # What is cached already is not subtracted: another federation's seed needs a cache of its own.
     if free < needed * 1.05:
-        return Check("disk", "problem", found, mend)
+        return Check("disk", "problem", found, remedy)
     if free < needed * 2:
-        return Check("disk", "warning", found, mend)
+        return Check("disk", "warning", found, remedy)
     return Check("disk", "ok", found)
 
 

@@ -141,9 +141,9 @@ def _unreached(config: SiteConfig, error: Exception) -> Check:
 def _certificate(greeting: Greeting) -> Check:
     if greeting.certificate is None:
         return Check("certificate", "skipped", "the connection does not show it")
-    mend = "Tell the operator to renew it; nothing is to be done here."
+    remedy = "Tell the operator to renew it; nothing is to be done here."
     return dates(
-        "certificate", greeting.certificate, now=dt.datetime.now(dt.UTC), mend=mend, good="the server's"
+        "certificate", greeting.certificate, now=dt.datetime.now(dt.UTC), remedy=remedy, good="the server's"
     )
 
 
@@ -157,12 +157,12 @@ def check_clock(greeting: Greeting) -> Check:
     if not surely:
         return Check("clock", "ok", "agrees with the server's to the second")
     found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
-    mend = "Set this machine's clock, best with NTP (timedatectl set-ntp true)."
+    remedy = "Set this machine's clock, best with NTP (timedatectl set-ntp true)."
     limit, early = (AHEAD_S, AHEAD_WARNING_S) if ahead > 0 else (BEHIND_S, BEHIND_WARNING_S)
     if surely > limit:
-        return Check("clock", "problem", f"{found}: it refuses this site's signatures", mend)
+        return Check("clock", "problem", f"{found}: it refuses this site's signatures", remedy)
     if surely > early:
-        return Check("clock", "warning", f"{found}; from {limit:.0f} s on it refuses", mend)
+        return Check("clock", "warning", f"{found}; from {limit:.0f} s on it refuses", remedy)
     return Check("clock", "ok", found)
 
 

@@ -16,7 +16,7 @@ class Check:
     Args:
         name: short and stable; programs go by it.
         found: what was found, a clause.
-        mend: what to do, a sentence; "" where there is nothing to do.
+        remedy: what to do, a sentence; "" where there is nothing to do.
         patients: the rows of the prepared dataset that it is about, from 0. Rows, because what
             is written outside the dataset holds no pseudonyms.
     """
@@ -24,7 +24,7 @@ class Check:
     name: str
     status: Status
     found: str
-    mend: str = ""
+    remedy: str = ""
     patients: tuple[int, ...] = ()
 
 
@@ -45,7 +45,7 @@ def worst(name: str, *parts: Check | None, good: str) -> Check:
         name,
         bad[0].status,
         "; ".join(part.found for part in bad),
-        " ".join(dict.fromkeys(part.mend for part in bad if part.mend)),
+        " ".join(dict.fromkeys(part.remedy for part in bad if part.remedy)),
         tuple(dict.fromkeys(row for part in bad for row in part.patients)),
     )
 

@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from stic_client.preflight import data, images, machine
 from stic_client.preflight.identity import check_ca, check_key
@@ -15,21 +14,10 @@ from stic_client.preflight.outcome import Check, Outcome, worst
 from stic_client.preflight.page import write_page
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import SiteDataset
+from stic_core.system.observer import Observer
 from stic_core.tasks import Task
 
 PAGE = "check.html"
-
-
-class Observer(Protocol):
-    """Is told what goes on."""
-
-    def stage(self, text: str) -> None:
-        """What is being done from now on."""
-        ...
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """How far a piece of work is."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.preparation import patient_cache, worker_pool
 from stic_client.preparation.quarantine import (
     QUARANTINE_FILE,
-    Refusal,
+    QuarantineEntry,
     check_enough,
     duplicates,
     lost_refusal,
@@ -61,7 +61,7 @@ class PrepareSummary:
 
     dataset: SiteDataset
     counts: Mapping[str, Mapping[str, int]]
-    quarantined: tuple[Refusal, ...]
+    quarantined: tuple[QuarantineEntry, ...]
     prepared: int
     reused: int
     missing: Mapping[str, float]
@@ -94,7 +94,7 @@ class _Done:
 
     key: str = ""
     reused: bool = False
-    refusal: Refusal | None = None
+    refusal: QuarantineEntry | None = None
     known: Mapping[str, patient_cache.Stamped] | None = None
 
 
@@ -168,7 +168,7 @@ def prepare(  # noqa: PLR0915 - three stages in a row, numbered
         patient = patient_cache.load(folder, subject=subject, key=key)
         if patient is None:
             refused.append(
-                Refusal(
+                QuarantineEntry(
                     subject,
                     "",
                     "its prepared image is gone",
@@ -252,7 +252,7 @@ def _check_units(settings: DatasetConfig) -> None:
 
 def _read_clinical(
     rows: Iterable[PatientRow], *, settings: DatasetConfig, task: Task | None
-) -> tuple[list[PatientRow], dict[str, Levels], list[Refusal]]:
+) -> tuple[list[PatientRow], dict[str, Levels], list[QuarantineEntry]]:
     """Clinical values and labels; cheap, so they are judged before any image is read."""
     good, levels, refused = [], {}, []
     for row in rows:
@@ -332,7 +332,9 @@ def _work(task: _Task) -> _Done:
     except Exception as error:  # noqa: BLE001 - a fault of this project, or a file that nobody foresaw: the others go on
         what = f"it cannot be prepared ({type(error).__name__})"
         return _Done(
-            refusal=Refusal(row.subject, "", what, f"{row.subject}: {what}. Leave it out, and report this.")
+            refusal=QuarantineEntry(
+                row.subject, "", what, f"{row.subject}: {what}. Leave it out, and report this."
+            )
         )
 
 
@@ -350,7 +352,7 @@ def _missing(levels: list[Levels]) -> dict[str, float]:
     return {name: counts[name] / len(levels) for name in VARIABLES}
 
 
-def _cells(refusal: Refusal) -> tuple[str, ...]:
+def _cells(refusal: QuarantineEntry) -> tuple[str, ...]:
     return refusal.subject, refusal.file, refusal.reason, refusal.message
 
 

@@ -17,7 +17,7 @@ QUARANTINE_FILE = "quarantine.csv"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class QuarantineEntry:
     """A patient who was quarantined.
 
     Args:
@@ -33,15 +33,15 @@ class Refusal:
     message: str
 
 
-def refusal_of(error: PatientError) -> Refusal:
+def refusal_of(error: PatientError) -> QuarantineEntry:
     """A patient's error as a row of `quarantine.csv`."""
-    return Refusal(error.subject, error.file or "", error.what, str(error))
+    return QuarantineEntry(error.subject, error.file or "", error.what, str(error))
 
 
-def lost_refusal(subject: str, lost: worker_pool.Lost) -> Refusal:
+def lost_refusal(subject: str, lost: worker_pool.Lost) -> QuarantineEntry:
     """A patient whose worker did not answer."""
     what = f"reading its files {lost.reason}"
-    return Refusal(
+    return QuarantineEntry(
         subject,
         "",
         what,
@@ -49,14 +49,14 @@ def lost_refusal(subject: str, lost: worker_pool.Lost) -> Refusal:
     )
 
 
-def duplicates(rows: list[PatientRow], *, patients: Mapping[str, PreparedPatient]) -> list[Refusal]:
+def duplicates(rows: list[PatientRow], *, patients: Mapping[str, PreparedPatient]) -> list[QuarantineEntry]:
     """Patients who are the same: all of them where they span splits, else all but the first."""
     holders: dict[str, list[PatientRow]] = defaultdict(list)
     for row in rows:
         if row.subject in patients:
             for digest in set(patients[row.subject].digests):
                 holders[digest].append(row)
-    refused: dict[str, Refusal] = {}
+    refused: dict[str, QuarantineEntry] = {}
     for same in holders.values():
         if len(same) < 2:
             continue
@@ -72,7 +72,12 @@ def duplicates(rows: list[PatientRow], *, patients: Mapping[str, PreparedPatient
 
 
 def check_enough(
-    left: list[PatientRow], *, refused: list[Refusal], settings: DatasetConfig, total: int, task: Task | None
+    left: list[PatientRow],
+    *,
+    refused: list[QuarantineEntry],
+    settings: DatasetConfig,
+    total: int,
+    task: Task | None,
 ) -> None:
     """Refuse to go on where too much is missing; `quarantine.csv` is written by then."""
     reasons = Counter(refusal.reason for refusal in refused).most_common(3)

@@ -50,7 +50,7 @@ def computed_scores(
 
     from stic_core.models.devices import pick_device
     from stic_core.training.augmentation import to_images
-    from stic_core.training.setup import Means, restore
+    from stic_core.training.setup import ComputeConfig, restore
 
     description = saved.description
     if dataset.image != description.image:
@@ -62,7 +62,7 @@ def computed_scores(
         )
     device = pick_device(config.device)
     weights = config.backbone_weights.get(description.architecture.backbone)
-    network = restore(saved, means=Means(device, precision=config.precision, weights=weights))
+    network = restore(saved, compute=ComputeConfig(device, precision=config.precision, weights=weights))
     rows = dataset.indices("test")
     parts = []
     with torch.inference_mode():

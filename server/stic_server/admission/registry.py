@@ -52,7 +52,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Registry:
     """What a look into the folder found.
 
     Args:
@@ -69,7 +69,7 @@ class Look:
         return {site.name for site in self.sites} | {name for name in self.unreadable if "/" not in name}
 
 
-def look(folder: Path) -> Look:
+def scan(folder: Path) -> Registry:
     """All admitted sites, and the files that cannot be read: one of them does not hide the others."""
     gone, unreadable = _revoked(folder)
     never = {site.fingerprint for site in gone}
@@ -82,7 +82,7 @@ def look(folder: Path) -> Look:
         else:
             if site.fingerprint not in never:
                 sites.append(site)
-    return Look(sites, unreadable)
+    return Registry(sites, unreadable)
 
 
 def admitted(folder: Path) -> Sequence[AdmittedSite]:
@@ -91,7 +91,7 @@ def admitted(folder: Path) -> Sequence[AdmittedSite]:
     Raises:
         UsageError: a file in the folder is not a site's public key.
     """
-    found = look(folder)
+    found = scan(folder)
     for error in found.unreadable.values():
         raise error
     return found.sites

@@ -270,11 +270,13 @@ def export(
 
     from stic_core.models.onnx_export import export_onnx
     from stic_core.models.saved import read_model
-    from stic_core.training.setup import Means, restore
+    from stic_core.training.setup import ComputeConfig, restore
 
     folder = run / "model" if (run / "model").is_dir() else run
     saved = read_model(folder)
-    network = restore(saved, means=Means(torch.device("cpu"), precision="float32", weights=backbone_weights))
+    network = restore(
+        saved, compute=ComputeConfig(torch.device("cpu"), precision="float32", weights=backbone_weights)
+    )
     print(export_onnx(network, out or folder / "model.onnx", description=saved.description))
 
 

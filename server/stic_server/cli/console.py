@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stic_core.system.terminal import Terminal
+from stic_server.federation.sites import RunObserver
 
 
-class ConsoleObserver:
+class ConsoleObserver(RunObserver):
     """A session's observer on a terminal.
 
     Args:
@@ -30,9 +31,6 @@ class ConsoleObserver:
         """Whom we wait for."""
         if sites:
             self._terminal.detail(f"waiting for {', '.join(sites)}, {seconds:.0f} s")
-
-    def round_begins(self, number: int, *, rounds: int) -> None:
-        """The bar says it."""
 
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
         """One line a round."""

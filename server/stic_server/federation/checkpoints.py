@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from stic_core.protocol.messages import Digest
 from stic_core.system.files import write_atomically
-from stic_server.federation.round import Best, FederationState
+from stic_server.federation.round import BestModel, FederationState
 
 _NAME = re.compile(r"^round-(\d{5})-([0-9a-f]{16})\.safetensors$")
 _KEEP = 2  # the newest, and the one before it in case the newest is damaged
@@ -74,7 +74,7 @@ def load_state(folder: Path, *, plan_digest: Digest) -> tuple[FederationState | 
         if facts["plan_digest"] != plan_digest:
             passed_over.append(f"{path.name} belongs to another plan")
             continue
-        best = facts["best"] and Best(weights=tensors["best"], **facts["best"])
+        best = facts["best"] and BestModel(weights=tensors["best"], **facts["best"])
         state = FederationState(
             facts["completed"], tensors["weights"], best, facts["seconds"], facts["pending"]
         )

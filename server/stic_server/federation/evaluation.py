@@ -17,15 +17,15 @@ from stic_core.protocol.messages import (
     TrainLocal,
 )
 from stic_core.tensors.flat import FlatArray, digest
-from stic_server.federation.participants import Roster
-from stic_server.federation.round import Best
+from stic_server.federation.participants import Participants
+from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import answers_of
 from stic_server.strategies.fed_avg import Contribution, check
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ModelResult:
     """One model on every site's held-out patients.
 
     Args:
@@ -46,19 +46,19 @@ class _Model:
     members: tuple[str, ...] = ()
 
 
-class Examination:
+class HeldOutEvaluation:
     """Held-out evaluation.
 
     Args:
-        roster: the sites that take part.
+        participants: the sites that take part.
         run: the folder that keeps the model.
     """
 
-    def __init__(self, roster: Roster, run: RunFolder) -> None:
-        self._roster, self._run = roster, run
+    def __init__(self, participants: Participants, run: RunFolder) -> None:
+        self._participants, self._run = participants, run
 
     def evaluate(
-        self, best: Best, *, initial: FlatArray, others: Mapping[str, FlatArray] | None = None
+        self, best: BestModel, *, initial: FlatArray, others: Mapping[str, FlatArray] | None = None
     ) -> dict[str, Any]:
         """Write the model, open each held-out set once a model, and add up the answers.
 
@@ -70,9 +70,9 @@ class Examination:
         Returns:
             The evaluation, as `evaluation.json` has it.
         """
-        plan = self._roster.plan
-        backbone = next(iter(self._roster.descriptions.values())).backbone_digest
-        self._roster.observer.stage("held-out evaluation of the federated model")
+        plan = self._participants.plan
+        backbone = next(iter(self._participants.descriptions.values())).backbone_digest
+        self._participants.observer.stage("held-out evaluation of the federated model")
         edges = self._edges(_Model("federated", best.weights))
         model_digest = self._run.write_model(
             best.weights,
@@ -80,48 +80,50 @@ class Examination:
             backbone_digest=backbone,
             best_round=best.round,
             histogram_edges=edges,
-            phantom=self._roster.phantom,
+            phantom=self._participants.phantom,
         )
-        federated = self._judge(_Model("federated", best.weights), edges=edges)
-        local: dict[str, Judged] = {}
-        extra: dict[str, Judged] = {}
+        federated = self._evaluate(_Model("federated", best.weights), edges=edges)
+        local: dict[str, ModelResult] = {}
+        extra: dict[str, ModelResult] = {}
         if plan.local_only and plan.evaluates is None:
             own = self._train_local(initial)
             for site, weights in own.items():
-                self._roster.observer.stage(f"held-out evaluation of {site}'s own model")
-                local[site] = self._judge(_Model(site, weights), against=model_digest)
+                self._participants.observer.stage(f"held-out evaluation of {site}'s own model")
+                local[site] = self._evaluate(_Model(site, weights), against=model_digest)
             if len(own) > 1:
-                self._roster.observer.stage("held-out evaluation of the ensemble of the sites' own models")
+                self._participants.observer.stage(
+                    "held-out evaluation of the ensemble of the sites' own models"
+                )
                 members = tuple(digest(weights, plan.tensors) for weights in own.values())
-                extra["ensemble"] = self._judge(_Model("ensemble", members=members), against=model_digest)
+                extra["ensemble"] = self._evaluate(_Model("ensemble", members=members), against=model_digest)
         for name, weights in (others or {}).items():
-            self._roster.observer.stage(f"held-out evaluation of the {name} model")
-            extra[name] = self._judge(_Model(name, weights), against=model_digest)
+            self._participants.observer.stage(f"held-out evaluation of the {name} model")
+            extra[name] = self._evaluate(_Model(name, weights), against=model_digest)
         return evaluation_document(
             model_digest=model_digest,
             task=plan.task.name,
             classes=plan.task.classes,
-            phantom=self._roster.phantom,
+            phantom=self._participants.phantom,
             federated=federated.reports,
-            local_only={site: judged.reports for site, judged in local.items()},
-            extra={name: judged.reports for name, judged in extra.items()},
-            paired={name: judged.paired for name, judged in (local | extra).items()},
+            local_only={site: result.reports for site, result in local.items()},
+            extra={name: result.reports for name, result in extra.items()},
+            paired={name: result.paired for name, result in (local | extra).items()},
         )
 
-    def _judge(
+    def _evaluate(
         self,
         model: _Model,
         *,
         edges: dict[str, tuple[float, ...]] | None = None,
         against: str | None = None,
-    ) -> Judged:
+    ) -> ModelResult:
         """Ask every site; a model whose weights the sites have seen does not travel again."""
         edges = self._edges(model) if edges is None else edges
-        plan = self._roster.plan
+        plan = self._participants.plan
         weights_digest = None if model.weights is None else digest(model.weights, plan.tensors)
         questions = {
             site: EvaluateHeldOut(
-                run_id=self._roster.run_id,
+                run_id=self._participants.run_id,
                 plan_digest=plan.digest,
                 weights_digest=weights_digest,
                 members=model.members,
@@ -130,40 +132,42 @@ class Examination:
                 edges=edges,
                 test_fingerprint=description.test_fingerprint,
             )
-            for site, description in self._roster.descriptions.items()
+            for site, description in self._participants.descriptions.items()
         }
-        exchange = self._roster.put(questions, weights=model.weights)
-        found = answers_of(exchange, HeldOutAnswer, observer=self._roster.observer)
-        return Judged(
+        exchange = self._participants.ask_each(questions, weights=model.weights)
+        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer)
+        return ModelResult(
             {site: answer.report for site, (answer, _) in found.items()},
             {site: answer.paired for site, (answer, _) in found.items() if answer.paired is not None},
         )
 
     def _edges(self, model: _Model) -> dict[str, tuple[float, ...]]:
         """Inner bin edges of each class, from where the validation scores lie."""
-        plan = self._roster.plan
+        plan = self._participants.plan
         question = HistogramRequest(
-            run_id=self._roster.run_id,
+            run_id=self._participants.run_id,
             plan_digest=plan.digest,
             weights_digest=None if model.weights is None else digest(model.weights, plan.tensors),
             members=model.members,
         )
         found = answers_of(
-            self._roster.ask(question, weights=model.weights), HistogramReport, observer=self._roster.observer
+            self._participants.ask(question, weights=model.weights),
+            HistogramReport,
+            observer=self._participants.observer,
         )
         reports = {site: report.validation for site, (report, _) in found.items()}
         return score_edges(reports, classes=plan.task.classes)
 
     def _train_local(self, initial: FlatArray) -> dict[str, FlatArray]:
-        self._roster.observer.stage("each site trains its own model, for comparison")
+        self._participants.observer.stage("each site trains its own model, for comparison")
         question = TrainLocal(
-            run_id=self._roster.run_id,
-            plan_digest=self._roster.plan.digest,
-            weights_digest=digest(initial, self._roster.plan.tensors),
+            run_id=self._participants.run_id,
+            plan_digest=self._participants.plan.digest,
+            weights_digest=digest(initial, self._participants.plan.tensors),
         )
-        able = [site for site, about in self._roster.descriptions.items() if about.patients["train"].n]
-        exchange = self._roster.put(dict.fromkeys(able, question), weights=initial)
-        found = answers_of(exchange, LocalReport, observer=self._roster.observer)
+        able = [site for site, about in self._participants.descriptions.items() if about.patients["train"].n]
+        exchange = self._participants.ask_each(dict.fromkeys(able, question), weights=initial)
+        found = answers_of(exchange, LocalReport, observer=self._participants.observer)
         self._run.update_record(
             local_only={
                 site: {
@@ -176,15 +180,15 @@ class Examination:
         )
         out = {}
         for site, (report, weights) in found.items():
-            if weights is None or digest(weights, self._roster.plan.tensors) != report.weights_digest:
-                self._roster.observer.note(
+            if weights is None or digest(weights, self._participants.plan.tensors) != report.weights_digest:
+                self._participants.observer.note(
                     f"{site}: its own model does not have the digest that it names; left out"
                 )
                 continue
             try:
                 check(site, Contribution(weights, 1), size=len(initial))
             except SiteReportError as error:
-                self._roster.observer.note(f"{error} Its own model is left out.")
+                self._participants.observer.note(f"{error} Its own model is left out.")
             else:
                 out[site] = weights
         return out

@@ -9,10 +9,10 @@ from dataclasses import replace
 from stic_core.errors import FederationError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Describe, Instruction, Refusal, RunPlan, SiteDescription, Unprepared
-from stic_server.federation.sites import Answer, Exchange, Limits, Observer, Sites, answers_of
+from stic_server.federation.sites import Answer, Exchange, RunLimits, RunObserver, Sites, answers_of
 
 
-class Roster:
+class Participants:
     """The sites of one run.
 
     Args:
@@ -24,7 +24,7 @@ class Roster:
     """
 
     def __init__(
-        self, plan: RunPlan, *, run_id: str, sites: Sites, limits: Limits, observer: Observer
+        self, plan: RunPlan, *, run_id: str, sites: Sites, limits: RunLimits, observer: RunObserver
     ) -> None:
         self.plan, self.run_id, self.limits, self.observer = plan, run_id, limits, observer
         self.descriptions: dict[str, SiteDescription] = {}
@@ -47,7 +47,7 @@ class Roster:
         self.observer.stage("waiting for the sites")
         present = self._sites.wait_for(at_least=limits.min_sites, timeout=limits.join_timeout_s)
         self.observer.stage("sites load their data and compute the backbone's features")
-        accepted = self._told_the_plan(present)
+        accepted = self._collect_acceptances(present)
         answered = set(accepted)
         self._agree(accepted)
         self._declined |= answered - accepted.keys()
@@ -60,7 +60,7 @@ class Roster:
             )
         self.descriptions = accepted
 
-    def _told_the_plan(self, sites: Sequence[str]) -> dict[str, SiteDescription]:
+    def _collect_acceptances(self, sites: Sequence[str]) -> dict[str, SiteDescription]:
         """What the sites take part with; those whose operator has to approve the plan are asked again."""
         began = time.monotonic()
         question = Describe(run_id=self.run_id, plan=self.plan)
@@ -95,7 +95,7 @@ class Roster:
             time.sleep(self.limits.ask_again_s)
             open_ones = list(pending)
 
-    def ready(self) -> None:
+    def admit_late_sites(self) -> None:
         """Before a round: wait where too few sites are online, and take in those that came since.
 
         Raises:
@@ -130,9 +130,9 @@ class Roster:
     ) -> Exchange:
         """The same question to every site that takes part."""
         questions = dict.fromkeys(sorted(self.descriptions), instruction)
-        return self.put(questions, weights=weights, timeout=timeout)
+        return self.ask_each(questions, weights=weights, timeout=timeout)
 
-    def put(
+    def ask_each(
         self,
         questions: Mapping[str, Instruction],
         *,

@@ -19,7 +19,7 @@ from stic_server.strategies.fed_avg import Contribution, average, check, check_n
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class BestModel:
     """The best global model so far.
 
     Args:
@@ -46,7 +46,7 @@ class FederationState:
 
     completed: int
     weights: FlatArray
-    best: Best | None = None
+    best: BestModel | None = None
     seconds: float = 0.0
     pending: Mapping[str, Any] | None = None
 
@@ -85,7 +85,9 @@ class SiteRound:
     weights: FlatArray | None
 
 
-def score(state: FederationState, reports: Mapping[str, SiteRound]) -> tuple[FederationState, Validation]:
+def record_validation(
+    state: FederationState, reports: Mapping[str, SiteRound]
+) -> tuple[FederationState, Validation]:
     """Take in the validation of `state.weights`, and keep them if none was better."""
     by_site = {site: reports[site].report.validation for site in sorted(reports)}
     pooled = pooled_validation(by_site)
@@ -95,11 +97,11 @@ def score(state: FederationState, reports: Mapping[str, SiteRound]) -> tuple[Fed
     loss = pooled["loss"] if pooled else None
     better = state.best is None or loss is None or state.best.loss is None or loss < state.best.loss
     if better:
-        return replace(state, best=Best(state.completed, loss, state.weights)), validation
+        return replace(state, best=BestModel(state.completed, loss, state.weights)), validation
     return state, validation
 
 
-def advance(
+def finish_round(
     state: FederationState,
     reports: Mapping[str, SiteRound],
     *,
@@ -118,7 +120,7 @@ def advance(
     Raises:
         FederationError: too few usable reports, or no training patient anywhere.
     """
-    state, validation = score(state, reports)
+    state, validation = record_validation(state, reports)
     usable: dict[str, Contribution] = {}
     refused: dict[str, str] = {}
     for site in sorted(reports):

@@ -9,11 +9,11 @@ from typing import Any
 from stic_core.models.saved import read_model
 from stic_core.protocol.messages import Finish, RunPlan
 from stic_core.tensors.flat import FlatArray, digest
-from stic_server.federation.evaluation import Examination
-from stic_server.federation.participants import Roster
-from stic_server.federation.round import Best
+from stic_server.federation.evaluation import HeldOutEvaluation
+from stic_server.federation.participants import Participants
+from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder, now
-from stic_server.federation.sites import Limits, Observer, Sites
+from stic_server.federation.sites import RunLimits, RunObserver, Sites
 from stic_server.federation.training import Rounds
 
 _FINISH_TIMEOUT_S = 20.0
@@ -25,8 +25,8 @@ def execute(
     *,
     run: RunFolder,
     sites: Sites,
-    limits: Limits,
-    observer: Observer,
+    limits: RunLimits,
+    observer: RunObserver,
     others: Mapping[str, FlatArray] | None = None,
 ) -> dict[str, Any]:
     """Gather the sites, train, evaluate; or only evaluate, where the plan says so.
@@ -49,24 +49,24 @@ def execute(
     began = time.monotonic()
     if run.read_record()["status"] == "complete":
         return _finished_before(plan, run, sites=sites, observer=observer)
-    roster = Roster(plan, run_id=run.run_id, sites=sites, limits=limits, observer=observer)
-    roster.gather()
-    run.update_record(sites=_described(roster), phantom=roster.phantom)
+    participants = Participants(plan, run_id=run.run_id, sites=sites, limits=limits, observer=observer)
+    participants.gather()
+    run.update_record(sites=_described(participants), phantom=participants.phantom)
     if plan.evaluates is None:
-        state = Rounds(roster, run).train(initial)
+        state = Rounds(participants, run).train(initial)
         assert state.best is not None  # at least one round was validated
         best, completed = state.best, state.completed
     else:
-        best, completed = Best(0, None, initial), 0
+        best, completed = BestModel(0, None, initial), 0
     model_digest = digest(best.weights, plan.tensors)
     run.update_record(
-        sites=_described(roster),  # some may have come later
-        phantom=roster.phantom,
+        sites=_described(participants),  # some may have come later
+        phantom=participants.phantom,
         best_round=best.round,
         model_digest=model_digest,
         rounds=completed,
     )
-    document = Examination(roster, run).evaluate(best, initial=initial, others=others)
+    document = HeldOutEvaluation(participants, run).evaluate(best, initial=initial, others=others)
     run.write_evaluation(document)
     run.update_record(
         status="complete",
@@ -75,18 +75,18 @@ def execute(
         participation={str(row["round"]): row["sites"] for row in run.read_rounds()},
     )
     finish = Finish(run_id=run.run_id, status="complete", weights_digest=model_digest, best_round=best.round)
-    roster.ask(finish, weights=best.weights, timeout=_FINISH_TIMEOUT_S)
+    participants.ask(finish, weights=best.weights, timeout=_FINISH_TIMEOUT_S)
     return document
 
 
-def _described(roster: Roster) -> dict[str, Any]:
+def _described(participants: Participants) -> dict[str, Any]:
     return {
         site: description.model_dump(mode="json", exclude={"version", "kind"})
-        for site, description in roster.descriptions.items()
+        for site, description in participants.descriptions.items()
     }
 
 
-def _finished_before(plan: RunPlan, run: RunFolder, *, sites: Sites, observer: Observer) -> dict[str, Any]:
+def _finished_before(plan: RunPlan, run: RunFolder, *, sites: Sites, observer: RunObserver) -> dict[str, Any]:
     """The evaluation of a run whose server was killed after it: the sites may not know that it is over."""
     observer.note(f"run {run.run_id} was complete; its report is written")
     record = run.read_record()

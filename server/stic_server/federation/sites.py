@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Failure, Instruction, Refusal, Report
+from stic_core.system.observer import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,51 +167,21 @@ class AuditedSites:
         )
 
 
-class Observer(Protocol):
-    """Is told what goes on; shows it or not."""
-
-    def note(self, text: str) -> None:
-        """Something that is worth a line."""
-        ...
-
-    def stage(self, text: str) -> None:
-        """What is being done from now on."""
-        ...
+class RunObserver(Observer):
+    """Receives a run's progress events. This one shows nothing."""
 
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """Whom we wait for, and how long so far."""
-        ...
 
     def round_begins(self, number: int, *, rounds: int) -> None:
         """The sites are asked to train the round."""
-        ...
 
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
         """A round with its scores, as `rounds.jsonl` has it."""
-        ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def stage(self, text: str) -> None:
-        """Nothing."""
-
-    def waiting(self, sites: Sequence[str], seconds: float) -> None:
-        """Nothing."""
-
-    def round_begins(self, number: int, *, rounds: int) -> None:
-        """Nothing."""
-
-    def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunLimits:
     """How few sites, and how long.
 
     Args:
@@ -235,7 +206,7 @@ ReportT = TypeVar("ReportT")
 
 
 def answers_of(
-    exchange: Exchange, kind: type[ReportT], *, observer: Observer
+    exchange: Exchange, kind: type[ReportT], *, observer: RunObserver
 ) -> dict[str, tuple[ReportT, WireArray | None]]:
     """The answers of one kind; a refusal, a failure or another kind is noted and left out."""
     out: dict[str, tuple[ReportT, WireArray | None]] = {}

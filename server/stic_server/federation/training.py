@@ -10,13 +10,20 @@ from typing import Any
 from stic_core.errors import FederationError, ProtocolError, SiteReportError
 from stic_core.evaluation import ValidationReport
 from stic_core.evaluation.pooling import as_json
-from stic_core.protocol.compression import WireArray, downward, pack, restore, rounded
+from stic_core.protocol.compression import WireArray, downlink, pack, restore, rounded
 from stic_core.protocol.messages import RoundReport, TrainRound
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.schedules import rate_of_round, should_stop
 from stic_server.federation.checkpoints import load_state, save_state
-from stic_server.federation.participants import Roster
-from stic_server.federation.round import Diagnostics, FederationState, SiteRound, Validation, advance, score
+from stic_server.federation.participants import Participants
+from stic_server.federation.round import (
+    Diagnostics,
+    FederationState,
+    SiteRound,
+    Validation,
+    finish_round,
+    record_validation,
+)
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import Exchange, answers_of
 
@@ -31,12 +38,12 @@ class Rounds:
     """Training.
 
     Args:
-        roster: the sites that take part.
+        participants: the sites that take part.
         run: the folder that keeps rows and checkpoints.
     """
 
-    def __init__(self, roster: Roster, run: RunFolder) -> None:
-        self._roster, self._run = roster, run
+    def __init__(self, participants: Participants, run: RunFolder) -> None:
+        self._participants, self._run = participants, run
 
     def train(self, initial: FlatArray) -> FederationState:
         """All rounds that are still to do.
@@ -47,31 +54,33 @@ class Rounds:
         Raises:
             FederationError: a round had too few usable reports.
         """
-        state, passed_over = load_state(self._run.checkpoints, plan_digest=self._roster.plan.digest)
+        state, passed_over = load_state(self._run.checkpoints, plan_digest=self._participants.plan.digest)
         for word in passed_over:
-            self._roster.observer.note(word)
+            self._participants.observer.note(word)
         if state is None:
             state = FederationState(0, self._travelled(initial))
         else:
-            self._roster.observer.note(f"run {self._roster.run_id} goes on after round {state.completed}")
+            self._participants.observer.note(
+                f"run {self._participants.run_id} goes on after round {state.completed}"
+            )
         # The last round's row waits for its scores in the checkpoint: the next exchange brings them.
         self._run.keep_rounds(state.completed - 1)
-        self._roster.observer.stage("training")
+        self._participants.observer.stage("training")
         mark = time.monotonic()
-        while state.completed < self._roster.plan.rounds and not self._stops(state):
+        while state.completed < self._participants.plan.rounds and not self._stops(state):
             number = state.completed + 1
-            self._roster.observer.round_begins(number, rounds=self._roster.plan.rounds)
+            self._participants.observer.round_begins(number, rounds=self._participants.plan.rounds)
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
             for reason in diagnostics.refused.values():
-                self._roster.observer.note(reason)
+                self._participants.observer.note(reason)
             self._write_row(before, diagnostics.validation)
             # A round lasts until the next one begins: the checkpoint of the one before is in it.
             seconds, mark = time.monotonic() - mark, time.monotonic()
             row = self._row(number, seconds, exchange, reports, diagnostics)
             state = replace(state, pending=row, seconds=state.seconds + seconds)
-            save_state(state, self._run.checkpoints, plan_digest=self._roster.plan.digest)
-        state, validation = score(state, self._last_look(state))
+            save_state(state, self._run.checkpoints, plan_digest=self._participants.plan.digest)
+        state, validation = record_validation(state, self._last_look(state))
         self._write_row(state.pending, validation)
         return state
 
@@ -80,20 +89,20 @@ class Rounds:
     ) -> tuple[FederationState, Diagnostics, Exchange, dict[str, SiteRound]]:
         """One round, tried again when too few reports are usable: sites may be back by then."""
         for attempt in range(1, ATTEMPTS + 1):
-            self._roster.ready()
+            self._participants.admit_late_sites()
             exchange, reports = self._round(state, number, train=True)
             try:
-                after, diagnostics = advance(
+                after, diagnostics = finish_round(
                     state,
                     reports,
-                    min_sites=self._roster.limits.min_sites,
+                    min_sites=self._participants.limits.min_sites,
                     past_norms=self._past_norms(state),
-                    max_update_ratio=self._roster.limits.max_update_ratio,
+                    max_update_ratio=self._participants.limits.max_update_ratio,
                 )
             except FederationError as error:
                 if attempt == ATTEMPTS:
                     raise
-                self._roster.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
+                self._participants.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
             else:
                 after = replace(after, weights=self._travelled(after.weights))
                 return after, diagnostics, exchange, reports
@@ -103,14 +112,14 @@ class Rounds:
         """Validation of the last model, by as many sites as a round needs: which model is best hangs on it."""
         reports: dict[str, SiteRound] = {}
         for _ in range(ATTEMPTS):
-            self._roster.ready()
+            self._participants.admit_late_sites()
             _, reports = self._round(state, state.completed + 1, train=False)
-            if len(reports) >= self._roster.limits.min_sites:
+            if len(reports) >= self._participants.limits.min_sites:
                 return reports
         raise FederationError(
             "the last model cannot be scored",
             got=f"reports of {len(reports)} sites ({', '.join(reports) or 'none'}), {ATTEMPTS} times",
-            expected=f"at least {self._roster.limits.min_sites} (min_sites)",
+            expected=f"at least {self._participants.limits.min_sites} (min_sites)",
             advice="Start the server again when the sites are back: the run goes on here.",
         )
 
@@ -118,24 +127,24 @@ class Rounds:
         self, state: FederationState, number: int, *, train: bool
     ) -> tuple[Exchange, dict[str, SiteRound]]:
         question = TrainRound(
-            run_id=self._roster.run_id,
-            plan_digest=self._roster.plan.digest,
+            run_id=self._participants.run_id,
+            plan_digest=self._participants.plan.digest,
             round=number,
-            weights_digest=digest(state.weights, self._roster.plan.tensors),
+            weights_digest=digest(state.weights, self._participants.plan.tensors),
             learning_rate=self._rate(number) if train else None,
             train=train,
         )
-        plan = self._roster.plan
-        wire = pack(state.weights, plan.tensors, transport=downward(plan.transport))
-        exchange = self._roster.ask(question, weights=wire)
-        found = answers_of(exchange, RoundReport, observer=self._roster.observer)
+        plan = self._participants.plan
+        wire = pack(state.weights, plan.tensors, transport=downlink(plan.transport))
+        exchange = self._participants.ask(question, weights=wire)
+        found = answers_of(exchange, RoundReport, observer=self._participants.observer)
         reports = {}
         for site, (report, answered) in found.items():
             try:
                 weights = self._restored(site, answered, base=state.weights)
                 self._check_round(site, report, weights, number=number)
             except SiteReportError as error:
-                self._roster.observer.note(str(error))
+                self._participants.observer.note(str(error))
             else:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports
@@ -150,13 +159,13 @@ class Rounds:
 
     def _travelled(self, weights: FlatArray) -> FlatArray:
         """A global model as the sites will have it, so that what is scored is what is kept."""
-        plan = self._roster.plan
-        return rounded(weights, plan.tensors, transport=downward(plan.transport))
+        plan = self._participants.plan
+        return rounded(weights, plan.tensors, transport=downlink(plan.transport))
 
     def _restored(self, site: str, wire: WireArray | None, *, base: FlatArray) -> FlatArray | None:
         if wire is None:
             return None
-        plan = self._roster.plan
+        plan = self._participants.plan
         try:
             return restore(wire, plan.tensors, transport=plan.transport, base=base)
         except ProtocolError as error:
@@ -169,22 +178,22 @@ class Rounds:
         return [row["val"].get("pooled", {}).get("loss") for row in self._run.read_rounds()]
 
     def _rate(self, number: int) -> float:
-        plan = self._roster.plan
+        plan = self._participants.plan
         return rate_of_round(plan.training, number=number, rounds=plan.rounds, losses=self._losses())
 
     def _stops(self, state: FederationState) -> bool:
-        stops = should_stop(self._roster.plan.training, self._losses())
+        stops = should_stop(self._participants.plan.training, self._losses())
         if stops:
-            self._roster.observer.note(
+            self._participants.observer.note(
                 f"stopped early after round {state.completed}: no better validation loss for "
-                f"{self._roster.plan.training.early_stopping} rounds"
+                f"{self._participants.plan.training.early_stopping} rounds"
             )
         return stops
 
     def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
         if report.round != number:
             raise SiteReportError("answered for another round", site=site, got=report.round, expected=number)
-        announced = self._roster.descriptions[site].patients["train"].n
+        announced = self._participants.descriptions[site].patients["train"].n
         if report.examples not in (0, announced):
             raise SiteReportError(
                 "claims training patients that it did not announce",
@@ -192,7 +201,7 @@ class Rounds:
                 got=report.examples,
                 expected=announced,
             )
-        if weights is not None and report.weights_digest != digest(weights, self._roster.plan.tensors):
+        if weights is not None and report.weights_digest != digest(weights, self._participants.plan.tensors):
             raise SiteReportError("its weights do not have the digest that it names", site=site)
 
     def _row(
@@ -227,7 +236,7 @@ class Rounds:
             scores["pooled"] = dict(validation.pooled)
         complete = {**row, "val": scores}
         self._run.add_round(complete)
-        self._roster.observer.round_done(complete, rounds=self._roster.plan.rounds)
+        self._participants.observer.round_done(complete, rounds=self._participants.plan.rounds)
 
 
 def _figures(report: ValidationReport) -> dict[str, Any]:

@@ -56,7 +56,10 @@ class BoundedConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops: an idle connection is not asked to say goodbye, which it may never do."""
+        closing = self.transport.is_closing()
         super().shutdown()
+        if closing:
+            return  # closing it a second time has detached it from its TLS layer: it has no buffer to ask about
         if self.cycle is None or (
             self.cycle.response_complete and not self.transport.get_write_buffer_size()
         ):

@@ -19,12 +19,12 @@ from stic_core.errors import ListenError
 from stic_server.http.connection_limits import MAX_CONNECTIONS
 
 MAX_PER_ADDRESS = MAX_CONNECTIONS // 2
-"""One address never takes all places. Sites behind one proxy share an address, so it may take many."""
+"""One address never takes every connection. Sites behind one proxy share an address, so it may take many."""
 
 _CLOSED_AT_ONCE = 200
 
 
-class Places:
+class ConnectionLimiter:
     """How many connections are open, in all and by address.
 
     Args:
@@ -66,13 +66,13 @@ class _Accepted(socket.socket):
             on_close()
 
 
-class Door(socket.socket):
-    """A listening socket that accepts no more connections than there are places.
+class LimitedListener(socket.socket):
+    """A listening socket that accepts no more connections than the limiter allows.
 
     asyncio calls `accept`; uvloop would not, so the server runs on asyncio's own loop.
     """
 
-    places: Places
+    limiter: ConnectionLimiter
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection for which there is a place; those before it are closed.
@@ -83,37 +83,37 @@ class Door(socket.socket):
         for _ in range(_CLOSED_AT_ONCE):
             plain, peer = super().accept()
             address = str(peer[0])
-            if self.places.take(address):
+            if self.limiter.take(address):
                 connection = _Accepted(plain.family, plain.type, plain.proto, fileno=plain.detach())
-                connection.on_close = partial(self.places.leave, address)
+                connection.on_close = partial(self.limiter.leave, address)
                 return connection, peer
             plain.close()
         raise ConnectionAbortedError
 
 
-def open_doors(host: str, port: int, places: Places) -> list[socket.socket]:
+def open_listeners(host: str, port: int, limiter: ConnectionLimiter) -> list[socket.socket]:
     """Bind every address that a host name stands for; uvicorn listens on them and closes them.
 
     Raises:
         ListenError: an address cannot be had.
     """
-    doors: list[socket.socket] = []
+    listeners: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, proto, _, address in dict.fromkeys(found):
-            door = Door(family, kind, proto)
-            doors.append(door)
-            door.places = places
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener = LimitedListener(family, kind, proto)
+            listeners.append(listener)
+            listener.limiter = limiter
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            door.bind(address)
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
     except OSError as error:
-        for door in doors:
-            door.close()
+        for listener in listeners:
+            listener.close()
         raise ListenError(
             f"cannot listen on {host}:{port}",
             got=error.strerror,
             advice="Stop what uses it, perhaps another stic-server, or change listen.port in federation.yaml.",
         ) from None
-    return doors
+    return listeners

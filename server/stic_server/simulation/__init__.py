@@ -1,10 +1,10 @@
 """A whole federation in one process, over several seeds, beside what it is compared with.
 
 Data may be pooled here, as no federation of hospitals may: a model trained on all patients in
-one place is the yardstick. The federated arm is the real thing (`session.execute` with its
+one place is the yardstick. The federated model is the real thing (`run.execute` with its
 coordinator and checkpoints); only the way over the network is missing.
 """
 
-from stic_server.simulation.study import Registered, Study, simulate
+from stic_server.simulation.study import Registered, SimulationConfig, simulate
 
-__all__ = ["Registered", "Study", "simulate"]
+__all__ = ["Registered", "SimulationConfig", "simulate"]

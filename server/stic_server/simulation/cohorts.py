@@ -13,7 +13,7 @@ from stic_core.data.dataset import SUMMARY_FILE, SiteDataset, load_dataset, writ
 from stic_core.errors import UsageError
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS, GENERATOR_VERSION
 from stic_core.phantom.prepared import write_prepared
-from stic_server.simulation.dirichlet_partition import deal
+from stic_server.simulation.dirichlet_partition import dirichlet_partition
 
 Datasets: TypeAlias = Mapping[str, SiteDataset]
 """By site's name."""
@@ -91,13 +91,13 @@ def dealt_out(datasets: Datasets, folder: Path, *, sites: int, alpha: float, see
 
     Args:
         folder: of the new datasets.
-        sites, alpha, seed: see `deal`.
+        sites, alpha, seed: see `dirichlet_partition`.
 
     Raises:
-        UsageError: see `deal`.
+        UsageError: see `dirichlet_partition`.
     """
     rows = [(name, row) for name, dataset in datasets.items() for row in range(len(dataset))]
-    dealt = deal(
+    dealt = dirichlet_partition(
         [datasets[name].labels[row] for name, row in rows],
         [datasets[name].splits[row] for name, row in rows],
         sites=sites,

@@ -1,4 +1,4 @@
-"""One seed: every arm trained with the same plan, and judged on every site's held-out patients."""
+"""One seed: every model trained with the same plan, and judged on every site's held-out patients."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from stic_core.config import FederationConfig, PolicyConfig
 from stic_core.data.dataset import SiteDataset
 from stic_core.protocol.messages import LocalReport, RunPlan, TrainLocal
 from stic_core.site_run import LocalRun
+from stic_core.system.observer import Observer
 from stic_core.tensors.flat import FlatArray, digest
-from stic_core.training.setup import Means
+from stic_core.training.setup import ComputeConfig
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Limits, Observer
+from stic_server.federation.sites import RunLimits, RunObserver
 from stic_server.report import write_report
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import Scores
-from stic_server.simulation.sites import SimulatedSites, bench_of
+from stic_server.simulation.sites import SimulatedSites, setup_of
 
 CENTRALISED = "centralised"
 
 
-def run_arms(
+def train_compared_models(
     federation: FederationConfig,
     datasets: Datasets,
     pooled: SiteDataset,
     *,
     policy: PolicyConfig,
-    means: Means,
-    observer: Observer,
+    compute: ComputeConfig,
+    observer: RunObserver,
     progress: Progress,
 ) -> tuple[RunFolder, Mapping[str, Scores]]:
     """Train and evaluate federated, each site alone, their ensemble, and centralised.
@@ -41,7 +42,7 @@ def run_arms(
         datasets: by site.
         pooled: training and validation patients of all of them.
         policy: of every site.
-        means: what is computed with.
+        compute: what is computed with.
         observer: is told what goes on.
         progress: told how far longer pieces of work are.
 
@@ -58,17 +59,17 @@ def run_arms(
         pooled,
         run_id=run.run_id,
         policy=policy,
-        means=means,
+        compute=compute,
         progress=progress,
     )
     run.update_record(simulated=True, centralised=about)
-    sites = SimulatedSites(datasets, policy=policy, means=means, progress=progress)
+    sites = SimulatedSites(datasets, policy=policy, compute=compute, progress=progress)
     execute(
         proposal.plan,
         proposal.weights,
         run=run,
         sites=sites,
-        limits=Limits(
+        limits=RunLimits(
             min_sites=len(datasets),
             join_timeout_s=federation.join_timeout_s,
             round_timeout_s=federation.round_timeout_s,
@@ -88,7 +89,7 @@ def train_centralised(
     *,
     run_id: str,
     policy: PolicyConfig,
-    means: Means,
+    compute: ComputeConfig,
     progress: Progress,
 ) -> tuple[FlatArray, dict[str, Any]]:
     """Train on all sites' patients in one place, as a site trains its own model.
@@ -99,8 +100,8 @@ def train_centralised(
     Returns:
         The weights, and what the run's record says of them.
     """
-    bench = bench_of(pooled, plan, means=means, name="all patients", progress=progress)
-    site = LocalRun(CENTRALISED, run_id, plan, pooled, bench, policy=policy, observer=_Told(progress))
+    setup = setup_of(pooled, plan, compute=compute, name="all patients", progress=progress)
+    site = LocalRun(CENTRALISED, run_id, plan, pooled, setup, policy=policy, observer=_Told(progress))
     question = TrainLocal(
         run_id=run_id, plan_digest=plan.digest, weights_digest=digest(initial, plan.tensors)
     )
@@ -118,14 +119,11 @@ def train_centralised(
     return weights, about
 
 
-class _Told:
+class _Told(Observer):
     """A local run's observer that passes on how far it is."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
     def progress(self, what: str, done: int, total: int) -> None:
         """How far it is, under the name that a reader of a simulation expects."""

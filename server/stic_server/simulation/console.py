@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stic_core.system.terminal import Terminal
-from stic_server.federation.sites import Silent
+from stic_server.federation.sites import RunObserver
 
 
-class SeedObserver(Silent):
+class SeedObserver(RunObserver):
     """A session's observer that shows a seed's rounds as one bar.
 
     Args:

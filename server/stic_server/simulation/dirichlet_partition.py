@@ -16,7 +16,7 @@ LEAST = 5
 _DRAWS = 1000
 
 
-def deal(
+def dirichlet_partition(
     labels: Sequence[str], splits: Sequence[Split], *, sites: int, alpha: float, seed: int, least: int = LEAST
 ) -> LabelVector:
     """Which site each patient goes to.

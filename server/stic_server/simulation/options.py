@@ -9,7 +9,7 @@ from typing import Literal, cast
 from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig
 from stic_core.errors import UsageError
 from stic_server.demo import CROP_MM, LOCAL_EPOCHS, ROUNDS, VIEWS
-from stic_server.simulation.study import Study
+from stic_server.simulation.study import SimulationConfig
 
 SPLITS = ("centre", "dirichlet")
 
@@ -36,7 +36,7 @@ def study_of(
     sites: int = 0,
     alpha: float = 0.5,
     cohorts: Path | None = None,
-) -> Study:
+) -> SimulationConfig:
     """Check the words and put them together.
 
     Args:
@@ -57,7 +57,7 @@ def study_of(
         raise UsageError("--split", got=repr(split), expected=" or ".join(SPLITS))
     if federation is None and not phantom:
         raise UsageError("no federation for prepared data", advice="Name a federation.yaml with --config.")
-    return Study(
+    return SimulationConfig(
         federation=federation or demo_federation(),
         seeds=parse_seeds(seeds),
         prepared=tuple(prepared),

@@ -23,15 +23,15 @@ from stic_core.protocol.messages import (
     encode,
 )
 from stic_core.site_run import LocalRun
-from stic_core.training.setup import Means, Workbench, assemble
+from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_server.federation.sites import Answer, Exchange, Traffic
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import SiteScores
 
 
-def bench_of(
-    dataset: SiteDataset, plan: RunPlan, *, means: Means, name: str, progress: Progress
-) -> Workbench:
+def setup_of(
+    dataset: SiteDataset, plan: RunPlan, *, compute: ComputeConfig, name: str, progress: Progress
+) -> TrainingSetup:
     """A plan's model with a dataset's patients, as a hospital's client assembles it."""
     if plan.determinism:
         torch.use_deterministic_algorithms(True)
@@ -41,14 +41,14 @@ def bench_of(
         training=plan.training,
         task=plan.task,
         seed=plan.seed,
-        means=replace(
-            means, progress=lambda done, total: progress(f"backbone features of {name}", done, total)
+        compute=replace(
+            compute, progress=lambda done, total: progress(f"backbone features of {name}", done, total)
         ),
     )
 
 
 class SimulatedSites:
-    """`asking.Sites` without a network: one site after the other, in the order of the questions.
+    """`sites.Sites` without a network: one site after the other, in the order of the questions.
 
     Questions and answers go through their JSON text, and weights are copied, so that a site
     computes what a hospital's would. Bytes are those of text and weights, without what Flower
@@ -57,12 +57,14 @@ class SimulatedSites:
     Args:
         datasets: by site.
         policy: of every site.
-        means: what they compute with.
+        compute: what they compute with.
         progress: told how far a site's features are.
     """
 
-    def __init__(self, datasets: Datasets, *, policy: PolicyConfig, means: Means, progress: Progress) -> None:
-        self._datasets, self._policy, self._means, self._progress = datasets, policy, means, progress
+    def __init__(
+        self, datasets: Datasets, *, policy: PolicyConfig, compute: ComputeConfig, progress: Progress
+    ) -> None:
+        self._datasets, self._policy, self._compute, self._progress = datasets, policy, compute, progress
         self._runs: dict[str, LocalRun] = {}
         self.scores: dict[str, dict[str, SiteScores]] = {}
         """Of held-out patients, by model and site: what no hospital would give away."""
@@ -102,10 +104,10 @@ class SimulatedSites:
                     question.run_id,
                     question.plan,
                     self._datasets[site],
-                    bench_of(
+                    setup_of(
                         self._datasets[site],
                         question.plan,
-                        means=self._means,
+                        compute=self._compute,
                         name=site,
                         progress=self._progress,
                     ),
@@ -117,7 +119,7 @@ class SimulatedSites:
             case EvaluateHeldOut():
                 run = self._runs[site]
                 report = run.answer(question, weights)
-                labels = run.bench.examples["test"].labels
+                labels = run.setup.batches["test"].labels
                 self.scores.setdefault(question.model, {})[site] = (
                     run.logits("test", question, weights),
                     labels,

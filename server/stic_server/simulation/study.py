@@ -17,12 +17,12 @@ from stic_core.models.devices import pick_device
 from stic_core.phantom import GENERATOR_VERSION
 from stic_core.system.files import write_atomically
 from stic_core.system.terminal import Terminal
-from stic_core.training.setup import Means
+from stic_core.training.setup import ComputeConfig
 from stic_server.federation.run_folder import now, versions
 from stic_server.simulation.cohorts import Datasets, dealt_out, phantom_centres, prepared_sites, union
-from stic_server.simulation.compared_models import evaluation_folder, run_arms
+from stic_server.simulation.compared_models import evaluation_folder, train_compared_models
 from stic_server.simulation.console import SeedObserver
-from stic_server.simulation.summary import arms_of, pairs_of, summarise
+from stic_server.simulation.summary import models_of_seed, pairs_of, summarise
 from stic_server.simulation.tables import markdown, write_csv
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Study:
+class SimulationConfig:
     """What is simulated.
 
     Args:
@@ -117,7 +117,7 @@ class Study:
         }
 
 
-def simulate(study: Study, out: Path, *, terminal: Terminal) -> dict[str, Any]:
+def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[str, Any]:
     """Run every seed that has no result yet, and sum up.
 
     Args:
@@ -142,7 +142,9 @@ def simulate(study: Study, out: Path, *, terminal: Terminal) -> dict[str, Any]:
         )
     simulation = _registered(study, out, settings=study.settings(given))
     device = pick_device("auto")
-    means = Means(device, weights=study.federation.backbone_weights.get(study.federation.model.backbone))
+    compute = ComputeConfig(
+        device, weights=study.federation.backbone_weights.get(study.federation.model.backbone)
+    )
     for place, seed in enumerate(study.seeds, start=1):
         result = out / "seeds" / f"seed-{seed}.json"
         which = f"seed {seed} ({place} of {len(study.seeds)})"
@@ -150,7 +152,9 @@ def simulate(study: Study, out: Path, *, terminal: Terminal) -> dict[str, Any]:
             terminal.note(f"{which}: done before")
         else:
             observer = SeedObserver(terminal, which=which)
-            _write_json(result, _one_seed(study, seed, out=out, given=given, means=means, observer=observer))
+            _write_json(
+                result, _one_seed(study, seed, out=out, given=given, compute=compute, observer=observer)
+            )
         simulation["results"][str(seed)] = json.loads(result.read_text(encoding="utf-8"))
     results = simulation["results"]
     summary = summarise(
@@ -174,7 +178,13 @@ def simulate(study: Study, out: Path, *, terminal: Terminal) -> dict[str, Any]:
 
 
 def _one_seed(
-    study: Study, seed: int, *, out: Path, given: Datasets | None, means: Means, observer: SeedObserver
+    study: SimulationConfig,
+    seed: int,
+    *,
+    out: Path,
+    given: Datasets | None,
+    compute: ComputeConfig,
+    observer: SeedObserver,
 ) -> dict[str, Any]:
     """A seed's result; what it made on the way goes when it is done, but for cohorts that are kept."""
     work = out / "work" / f"seed-{seed}"
@@ -199,12 +209,12 @@ def _one_seed(
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
     federation = study.federation.model_copy(update={"seed": seed, "runs": out / "runs" / f"seed-{seed}"})
-    run, scores = run_arms(
+    run, scores = train_compared_models(
         federation,
         sites,
         union(sites, pool),
         policy=POLICY,
-        means=means,
+        compute=compute,
         observer=observer,
         progress=observer.progress,
     )
@@ -225,12 +235,12 @@ def _one_seed(
             "down": round(sum(row["bytes_down"] for row in rounds) / len(rounds)),
             "up": round(sum(row["bytes_up"] for row in rounds) / len(rounds)),
         },
-        "arms": arms_of(document, scores),
+        "models": models_of_seed(document, scores),
         "pairs": pairs_of(document),
     }
 
 
-def _registered(study: Study, out: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _registered(study: SimulationConfig, out: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The simulation's record: found, or written before anything is computed."""
     path = out / "simulation.json"
     if path.exists():

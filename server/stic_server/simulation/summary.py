@@ -1,4 +1,4 @@
-"""What several seeds say together: means, t intervals, differences between arms, non-inferiority.
+"""What several seeds say together: means, t intervals, differences between models, non-inferiority.
 
 Seeds are the replicates: each draws its own patients (or deals them anew) and its own first
 weights, so the intervals hold the chance of both. All differences are paired within a seed.
@@ -28,7 +28,7 @@ FIGURES = (POOLED, CROSS)
 LEVEL = 0.95
 
 
-def arms_of(document: Mapping[str, Json], scores: Mapping[str, Scores]) -> dict[str, dict[str, Json]]:
+def models_of_seed(document: Mapping[str, Json], scores: Mapping[str, Scores]) -> dict[str, dict[str, Json]]:
     """Macro AUCs of each model of an evaluation, from the scores.
 
     Args:
@@ -62,10 +62,10 @@ def arms_of(document: Mapping[str, Json], scores: Mapping[str, Scores]) -> dict[
 def estimation_error(seeds: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]:
     """How far the federation's figure from histograms is from that of the scores, over seeds and models."""
     errors = [
-        abs(arm["from_histograms"] - arm[POOLED])
+        abs(model["from_histograms"] - model[POOLED])
         for one in seeds.values()
-        for name, arm in one["arms"].items()
-        if name != BEST and arm["from_histograms"] is not None and arm[POOLED] is not None
+        for name, model in one["models"].items()
+        if name != BEST and model["from_histograms"] is not None and model[POOLED] is not None
     ]
     if not errors:
         return {"not_estimable": "no model has both figures"}
@@ -118,18 +118,18 @@ def summarise(
     every = list(seeds.values())
     names = [
         name
-        for name in every[0]["arms"]
-        if all(name in one["arms"] for one in every)
+        for name in every[0]["models"]
+        if all(name in one["models"] for one in every)
         and (same_sites or name == BEST or not name.endswith(" alone"))
     ]
-    arms = {
-        name: {figure: spread([one["arms"][name][figure] for one in every]) for figure in FIGURES}
+    models = {
+        name: {figure: spread([one["models"][name][figure] for one in every]) for figure in FIGURES}
         for name in names
     }
     differences = {
         other: {
             figure: spread(
-                [_minus(one["arms"][FEDERATED][figure], one["arms"][other][figure]) for one in every]
+                [_minus(one["models"][FEDERATED][figure], one["models"][other][figure]) for one in every]
             )
             for figure in FIGURES
         }
@@ -137,7 +137,7 @@ def summarise(
         if other in names
     }
     return {
-        "arms": arms,
+        "models": models,
         "federated_minus": differences,
         "estimation_error": estimation_error(seeds),
         "non_inferiority": non_inferiority(differences[CENTRALISED][POOLED], margin=margin),
@@ -173,12 +173,12 @@ def _added_pairs(every: Sequence[Mapping[str, Json]], *, names: Sequence[str]) -
     """McNemar's counts of all seeds added up, for each model that every seed compares."""
     out: dict[str, Json] = {}
     for name in every[0]["pairs"]:
-        arm = name if name in names else f"{name} alone"
-        if arm not in names or not all(name in one["pairs"] for one in every):
+        model = name if name in names else f"{name} alone"
+        if model not in names or not all(name in one["pairs"] for one in every):
             continue
         n, b, c = (sum(one["pairs"][name][key] for one in every) for key in ("n", "b", "c"))
         difference = statistics.paired_difference(b=b, c=c, n=n)
-        out[arm] = {"n": n, "b": b, "c": c, "p": statistics.mcnemar(b=b, c=c).p} | as_json(difference)
+        out[model] = {"n": n, "b": b, "c": c, "p": statistics.mcnemar(b=b, c=c).p} | as_json(difference)
     return out
 
 

@@ -20,9 +20,9 @@ ORDER = (FEDERATED, CENTRALISED, ENSEMBLE, BEST)
 def summary_rows(simulation: Mapping[str, Json]) -> list[Row]:
     """Macro AUC of each model and the federated one's differences, mean (95 % t interval) over seeds."""
     summary = simulation["summary"]
-    arms = summary["arms"]
+    models = summary["models"]
     rows = [("Macro AUC", *(TITLES[figure] for figure in FIGURES))]
-    rows += [(name, *(_spread(arms[name][figure]) for figure in FIGURES)) for name in models(simulation)]
+    rows += [(name, *(_spread(models[name][figure]) for figure in FIGURES)) for name in models(simulation)]
     rows += [
         (f"federated minus {other}", *(_spread(block[figure], signed=True) for figure in FIGURES))
         for other, block in summary["federated_minus"].items()
@@ -36,7 +36,7 @@ def seed_rows(simulation: Mapping[str, Json], figure: str) -> list[Row]:
     return [
         ("Seed", *names),
         *(
-            (seed, *(_number(one["arms"][name][figure]) for name in names))
+            (seed, *(_number(one["models"][name][figure]) for name in names))
             for seed, one in simulation["results"].items()
         ),
     ]
@@ -44,8 +44,8 @@ def seed_rows(simulation: Mapping[str, Json], figure: str) -> list[Row]:
 
 def models(simulation: Mapping[str, Json]) -> list[str]:
     """The models, in the order of the tables."""
-    arms = simulation["summary"]["arms"]
-    return [*(name for name in ORDER if name in arms), *(name for name in arms if name not in ORDER)]
+    models = simulation["summary"]["models"]
+    return [*(name for name in ORDER if name in models), *(name for name in models if name not in ORDER)]
 
 
 def claim(simulation: Mapping[str, Json]) -> str:
@@ -180,15 +180,15 @@ def write_csv(folder: Path, simulation: Mapping[str, Json]) -> None:
 
 def _every_figure(results: Mapping[str, Json]) -> Iterator[Sequence[object]]:
     for seed, one in results.items():
-        for model, arm in one["arms"].items():
-            where = {**arm["sites"], **{figure: arm[figure] for figure in FIGURES}}
-            for name, value in where.items():
-                yield seed, model, name, "" if value is None else value
+        for name, model in one["models"].items():
+            where = {**model["sites"], **{one: model[one] for one in FIGURES}}
+            for figure, value in where.items():
+                yield seed, name, figure, "" if value is None else value
 
 
 def _every_mean(summary: Mapping[str, Json]) -> Iterator[Sequence[object]]:
     blocks = {
-        **summary["arms"],
+        **summary["models"],
         **{f"federated minus {other}": block for other, block in summary["federated_minus"].items()},
     }
     for name, block in blocks.items():

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 from pydantic import TypeAdapter, ValidationError
 
 from stic_server.admission.registry import Presence
-from stic_server.federation.sites import Observer
+from stic_server.federation.sites import RunObserver
 
 LOG = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _process_began(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-class StatusFile:
+class StatusFile(RunObserver):
     """An observer that keeps `status.json`, and passes on what it is told.
 
     Args:
@@ -111,7 +111,7 @@ class StatusFile:
     """
 
     def __init__(
-        self, folder: Path, observer: Observer, *, presence: Callable[[], Mapping[str, Presence]]
+        self, folder: Path, observer: RunObserver, *, presence: Callable[[], Mapping[str, Presence]]
     ) -> None:
         self._path, self._observer, self._presence = folder / FILE, observer, presence
         now = time.time()
@@ -137,27 +137,31 @@ class StatusFile:
     # ---- what the run tells -------------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """See `asking.Observer`."""
+        """See `RunObserver`."""
         self._observer.note(text)
 
     def stage(self, text: str) -> None:
-        """See `asking.Observer`."""
+        """See `RunObserver`."""
         self._change(stage=text, waiting=(), waiting_s=0.0)
         self._observer.stage(text)
 
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
-        """See `asking.Observer`."""
+        """See `RunObserver`."""
         self._waiting_since = time.monotonic()
         self._change(waiting=tuple(sites), waiting_s=round(seconds, 1))
         self._observer.waiting(sites, seconds)
 
     def round_begins(self, number: int, *, rounds: int) -> None:
-        """See `asking.Observer`."""
+        """See `RunObserver`."""
         self._change(round=number, rounds=rounds, waiting=(), waiting_s=0.0)
         self._observer.round_begins(number, rounds=rounds)
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """See `RunObserver`."""
+        self._observer.progress(what, done, total)
+
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
-        """See `asking.Observer`."""
+        """See `RunObserver`."""
         self._observer.round_done(row, rounds=rounds)
 
     # ---- the file -----------------------------------------------------------------------

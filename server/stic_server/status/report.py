@@ -33,7 +33,7 @@ def status(folder: Path, federation: FederationConfig, *, now: dt.datetime) -> d
     activity = read_activity(folder)
     state = state_of(activity, now=now.timestamp()) if activity is not None else None
     certificates = expiries(folder)
-    found = registry.look(folder / "sites")
+    found = registry.scan(folder / "sites")
     warnings = [
         *(text for one in certificates if (text := one.warning(now))),
         *(f"sites/{name}.pub: {error.what}" for name, error in found.unreadable.items()),

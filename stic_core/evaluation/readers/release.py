@@ -136,7 +136,7 @@ def release(
     def pair(comparison: Comparison) -> Discordant | Absent:
         return nothing or Discordant(b=comparison.b, c=comparison.c)
 
-    def test(found: statistics.Test | NotEstimable) -> QTest | Absent:
+    def test(found: statistics.TestResult | NotEstimable) -> QTest | Absent:
         if nothing is not None:
             return nothing
         if isinstance(found, NotEstimable):

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from stic_core import statistics
 from stic_core.errors import DataError
-from stic_core.statistics import Interval, NotEstimable, PairedDifference, Test
+from stic_core.statistics import Interval, NotEstimable, PairedDifference, TestResult
 
 Condition: TypeAlias = Literal["alone", "aided"]
 CONDITIONS: tuple[Condition, ...] = ("alone", "aided")
@@ -72,7 +72,7 @@ class Comparison:
     b: int
     c: int
     difference: PairedDifference | NotEstimable
-    mcnemar: Test
+    mcnemar: TestResult
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ReaderStudy:
     model: Performance
     helped: Mapping[str, Comparison]
     against_model: Mapping[str, Comparison]
-    between: Mapping[Condition, Test | NotEstimable]
+    between: Mapping[Condition, TestResult | NotEstimable]
 
 
 def read_diagnoses(

@@ -16,9 +16,9 @@ from stic_core.errors import PlanRefusedError, UsageError
 from stic_core.protocol.messages import Describe, Refusal, RunPlan, SiteDescription, TrainLocal, TrainRound
 from stic_core.protocol.plan_summary import described, differences
 from stic_core.tensors.flat import digest
-from stic_server.federation.participants import Roster
+from stic_server.federation.participants import Participants
 from stic_server.federation.plan import training_of
-from stic_server.federation.sites import Limits
+from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, await_line, make_home, participant
 
 
@@ -222,11 +222,11 @@ def test_what_the_policy_does_not_release_is_suppressed(site: Participant, plan:
 # ---- the server --------------------------------------------------------------------------
 
 
-def _roster(plan: RunPlan, sites: InProcessSites, recorder: Recorder, **limits: object) -> Roster:
-    made = Limits(
+def _participants(plan: RunPlan, sites: InProcessSites, recorder: Recorder, **limits: object) -> Participants:
+    made = RunLimits(
         **{"min_sites": 2, "join_timeout_s": 5, "round_timeout_s": 5, "ask_again_s": 0.01, **limits}
     )
-    return Roster(plan, run_id="r", sites=sites, limits=made, observer=recorder)
+    return Participants(plan, run_id="r", sites=sites, limits=made, observer=recorder)
 
 
 def test_the_server_asks_again_until_the_plan_is_approved(
@@ -245,9 +245,9 @@ def test_the_server_asks_again_until_the_plan_is_approved(
         return ask(questions, **kwargs)
 
     sites.ask = approving
-    roster = _roster(plan, sites, recorder)
-    roster.gather()
-    assert list(roster.descriptions) == ["center1", "center2"]
+    participants = _participants(plan, sites, recorder)
+    participants.gather()
+    assert list(participants.descriptions) == ["center1", "center2"]
     assert sum("is not approved at this site yet" in note for note in recorder.notes) == 1
 
 
@@ -257,9 +257,9 @@ def test_a_site_that_does_not_approve_in_time_is_left_out(
     """The others go on without it where they are enough."""
     second = participant(tmp_path / "center2", site="center2", seed=1)
     sites, recorder = InProcessSites({"center1": site, "center2": second}), Recorder()
-    roster = _roster(plan, sites, recorder, min_sites=1, approval_s=0.05)
-    roster.gather()
-    assert list(roster.descriptions) == ["center2"]
+    participants = _participants(plan, sites, recorder, min_sites=1, approval_s=0.05)
+    participants.gather()
+    assert list(participants.descriptions) == ["center2"]
     assert any("center1 is left out: its operator did not approve" in note for note in recorder.notes)
 
 

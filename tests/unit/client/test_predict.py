@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stic_client.inference.crossval import Study, crossval, described
+from stic_client.inference.crossval import CrossValidationConfig, crossval, described
 from stic_client.inference.predict import REFUSED_FILE, predict
 from stic_core.config import ImageConfig, ModelConfig, TrainingConfig
 from stic_core.data.dataset import load_dataset
 from stic_core.errors import DataError
 from stic_core.evaluation.crossvalidation import (
-    GRID,
+    FPR_GRID,
     FoldResult,
     judge,
     roc_at_grid,
@@ -154,7 +154,7 @@ def test_the_roc_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     scores, positive = rng.integers(0, 12, 80) / 12, rng.random(80) < 0.4
     false, true, _ = roc_curve(positive, scores, drop_intermediate=False)
-    expected = np.interp(GRID, false, true)
+    expected = np.interp(FPR_GRID, false, true)
     expected[0], expected[-1] = 0, 1
     np.testing.assert_allclose(roc_at_grid(scores, positive), expected, atol=1e-12)
     both = np.stack([1 - scores, scores], axis=1)
@@ -163,7 +163,7 @@ def test_the_roc_is_scikit_learns() -> None:
 
 def test_means_over_folds_by_hand() -> None:
     """Two folds, one perfect and one of chance: means, deviation, and the curve between them."""
-    perfect, chance = tuple(np.ones(101)), tuple(GRID)
+    perfect, chance = tuple(np.ones(101)), tuple(FPR_GRID)
     results = [FoldResult(1.0, (1.0, 1.0), (perfect,) * 2), FoldResult(0.5, (0.5, 0.5), (chance,) * 2)]
     found = summarise(results, classes=("A", "B"))
     assert found["accuracy"] == {"mean": 0.75, "sd": pytest.approx(0.353553, abs=1e-5), "values": [1.0, 0.5]}
@@ -177,7 +177,7 @@ def test_crossval_in_one_site(tmp_path: Path) -> None:
     """Three folds over the training patients; the held-out ones stay closed; equal seeds, equal results."""
     write_site_dataset(tmp_path / "prepared", seed=0, counts={"train": 12, "val": 6, "test": 6})
     config = site_config(tmp_path, site="s1")
-    study = Study(
+    study = CrossValidationConfig(
         TASK,
         ModelConfig(backbone="tiny"),
         training=TrainingConfig(views=1, batch_size=8),
@@ -194,4 +194,4 @@ def test_crossval_in_one_site(tmp_path: Path) -> None:
     assert described(one)[1] == "3 folds, patients: HCC 6, ICC 6, META 6"
     assert load_dataset(tmp_path / "prepared").splits.count("test") == 6
     with pytest.raises(DataError, match="too few patients for so many folds"):
-        crossval(config, Study(TASK, study.model, folds=7), out=tmp_path)
+        crossval(config, CrossValidationConfig(TASK, study.model, folds=7), out=tmp_path)

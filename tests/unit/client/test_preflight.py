@@ -169,7 +169,7 @@ def _left_out(made: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plant", "name", "status", "found", "mend", "rows"),
+    ("plant", "name", "status", "found", "remedy", "rows"),
     [
         (_blank, "images", "problem", r"1 patient \(ART 1\)", "in a viewer", (4,)),
         (
@@ -194,7 +194,7 @@ def _left_out(made: dict) -> None:
     ],
 )
 def test_a_planted_fault_is_found(
-    site: Path, plant: Plant, name: str, status: str, found: str, mend: str, rows: tuple[int, ...]
+    site: Path, plant: Plant, name: str, status: str, found: str, remedy: str, rows: tuple[int, ...]
 ) -> None:
     """The right check says it, with the patients and what to do; no other check has a problem."""
     import re
@@ -206,7 +206,7 @@ def test_a_planted_fault_is_found(
     check = named(result, name)
     assert check.status == status
     assert re.search(found, check.found), check.found
-    assert re.search(mend, check.mend), check.mend
+    assert re.search(remedy, check.remedy), check.remedy
     assert check.patients == rows
     assert {c.name for c in result.outcome.checks if c.status == "problem"} == (
         {name} if status == "problem" else set()
@@ -227,7 +227,7 @@ def test_a_dataset_that_is_missing_torn_or_of_another_setting(site: Path) -> Non
     shutil.rmtree(site / "prepared")
     result = checked(site)
     assert "is missing" in named(result, "dataset").found
-    assert "stic-client --site center1 prepare" in named(result, "dataset").mend
+    assert "stic-client --site center1 prepare" in named(result, "dataset").remedy
     assert result.page is None
     assert named(result, "key").status == named(result, "device").status == "ok"
 
@@ -260,7 +260,7 @@ def test_keys_certificates_and_weights(site: Path) -> None:
     check = named(checked(site), "key")
     assert check.status == "problem"
     assert "mode 0644" in check.found
-    assert "chmod 600" in check.mend
+    assert "chmod 600" in check.remedy
     (site / "site.key").chmod(0o600)
     enroll(site / "other", site="other", address="h:1", ca=site / "ca.crt", root=site, crop_mm=None)
     shutil.copy(site / "other" / "site.pub", site / "site.pub")
@@ -285,7 +285,7 @@ def test_a_certificate_is_warned_of_thirty_days_before_its_end(site: Path) -> No
         (now - dt.timedelta(days=1), "problem"),
     ):
         check = check_ca(loaded, now=at)
-        assert (check.status, bool(check.mend)) == (status, status != "ok")
+        assert (check.status, bool(check.remedy)) == (status, status != "ok")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_the_clock(ahead: float, status: str) -> None:
     """Flower takes signatures up to 5 s from the future and 300 s old."""
     check = check_clock(Greeting(certificate=None, ahead_s=ahead, uncertain_s=0.5))
     assert check.status == status
-    assert ("NTP" in check.mend) == (status != "ok")
+    assert ("NTP" in check.remedy) == (status != "ok")
 
 
 def test_no_server_is_one_problem(site: Path) -> None:
@@ -307,7 +307,7 @@ def test_no_server_is_one_problem(site: Path) -> None:
 
     result = checked(site, ask=never)
     assert "not reached: connection refused" in named(result, "server").found
-    assert "HTTPS_PROXY" in named(result, "server").mend
+    assert "HTTPS_PROXY" in named(result, "server").remedy
     assert named(result, "clock").status == named(result, "admitted").status == "skipped"
 
 
@@ -385,7 +385,7 @@ def test_pseudonyms_that_only_look_alike(tmp_path: Path) -> None:
 
 
 def test_facts_are_those_of_the_pixels(tmp_path: Path) -> None:
-    """Means, window ends and histogram against plain numpy."""
+    """ComputeConfig, window ends and histogram against plain numpy."""
     dataset = write(tmp_path, cohort())
     facts = image_checks.measure(dataset)
     images = np.asarray(dataset.images).astype(float)
@@ -435,7 +435,7 @@ def test_check_against_a_real_server(tmp_path: Path) -> None:
     refused = {check["name"]: check for check in json.loads(bad.stdout)["checks"]}
     assert refused["server"]["status"] == "ok"
     assert refused["admitted"]["status"] == "problem"
-    assert "stic-server admit stranger" in refused["admitted"]["mend"]
+    assert "stic-server admit stranger" in refused["admitted"]["remedy"]
     assert "center1 is ready" in shown.stdout
     assert "Traceback" not in good.stderr + bad.stderr + shown.stderr
 

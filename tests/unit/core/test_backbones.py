@@ -14,7 +14,7 @@ from torchvision import models
 
 from stic_core.config import Architecture, BackboneName, ModelConfig
 from stic_core.errors import ConfigError, WeightsError
-from stic_core.models.backbones import IMAGENET_MEAN, IMAGENET_STD, SHAPES, FirstConv, TinyBackbone
+from stic_core.models.backbones import IMAGENET_MEAN, IMAGENET_STD, SHAPES, GreyFoldedConv2d, TinyBackbone
 from stic_core.models.parameters import count_parameters, get_flat, set_flat, trainable_specs
 from stic_core.models.pretrained import PRETRAINED, backbone_digest, build_backbone, load_backbone
 from stic_core.models.stic import Network, extract, head_of, initial_module, network_of
@@ -186,7 +186,7 @@ def test_folding_grey_is_exact(normalise: str, kernel: int, stride: int, padding
     expected.square().sum().backward()
     gradient = conv.weight.grad.clone()
     conv.weight.grad = None
-    folded = FirstConv.of(conv, normalise=normalise).double()
+    folded = GreyFoldedConv2d.of(conv, normalise=normalise).double()
     found = folded(grey)
     found.square().sum().backward()
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stic_core.errors import ProtocolError
-from stic_core.protocol.compression import Changes, downward, pack, restore, rounded, unpack
+from stic_core.protocol.compression import UpdateEncoder, downlink, pack, restore, rounded, unpack
 from stic_core.tensors.flat import MEAN, TensorSpec
 
 SPECS = (
@@ -57,8 +57,8 @@ def test_int8_of_zeros_is_zeros() -> None:
 @pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
 def test_both_ends_hold_the_same_weights(transport: str) -> None:
     """What a site says that it sent is bit for bit what the server has."""
-    base, trained = rounded(_values(1), SPECS, transport=downward(transport)), _values(2)
-    wire, said = Changes(SPECS, transport=transport).pack(trained, base=base)
+    base, trained = rounded(_values(1), SPECS, transport=downlink(transport)), _values(2)
+    wire, said = UpdateEncoder(SPECS, transport=transport).encode(trained, base=base)
     assert np.array_equal(restore(wire, SPECS, transport=transport, base=base), said)
 
 
@@ -67,9 +67,9 @@ def test_error_feedback_carries_the_rounding_on() -> None:
     base = np.zeros(SIZE, dtype=np.float32)
     change = np.full(SIZE, 0.003, dtype=np.float32)
     change[0] = 1.0  # makes a step of 1/127 = .0079: .003 alone rounds to 0
-    changes, arrived, alone = Changes(SPECS, transport="int8"), np.zeros(SIZE), np.zeros(SIZE)
+    encoder, arrived, alone = UpdateEncoder(SPECS, transport="int8"), np.zeros(SIZE), np.zeros(SIZE)
     for _ in range(50):
-        wire, _ = changes.pack(change, base=base)
+        wire, _ = encoder.encode(change, base=base)
         arrived += unpack(wire, SPECS, transport="int8")
         alone += rounded(change, SPECS, transport="int8")
     assert alone[1] == 0

@@ -15,7 +15,7 @@ from stic_core.models.stic import build_head, extract
 from stic_core.tasks import TASKS
 from stic_core.training import feature_cache
 from stic_core.training.feature_cache import FeatureCache, load_or_build, sample_transforms, to_images, warp
-from stic_core.training.trainer import Examples, Trainer, class_weights, examples_of, predict
+from stic_core.training.trainer import FeatureBatches, Trainer, batches_of, class_weights, predict
 from support.federation_kit import write_site_dataset, write_tiny_weights
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_one_transform_serves_all_three_phases() -> None:
 
 
 def _trained(dataset: SiteDataset, *, seed: list[int], epochs: int = 45, **config: object) -> tuple:
-    examples = examples_of(dataset, _cache(dataset), split="train", task=TASK)
+    examples = batches_of(dataset, _cache(dataset), split="train", task=TASK)
     head = build_head(channels=32, classes=3, seed=0)
     training = TrainingConfig(batch_size=4, **config)
     outcome = Trainer(head, examples, config=training, seed=seed, device=CPU).run(epochs)
@@ -147,7 +147,7 @@ def test_class_weights_have_mean_one_over_patients() -> None:
 def test_no_patients_train_nothing() -> None:
     """An empty split gives no loss, no step, no logits and no error."""
     empty = np.empty((0, 3, 64, 7, 7), dtype=np.float16)
-    examples = Examples((empty,), np.empty((0, 20), dtype=np.float32), np.empty(0, dtype=np.int64))
+    examples = FeatureBatches((empty,), np.empty((0, 20), dtype=np.float32), np.empty(0, dtype=np.int64))
     head = build_head(channels=64, classes=3, seed=0)
     before = get_flat(head)
     outcome = Trainer(head, examples, config=TrainingConfig(), seed=[0], device=CPU).run(2)

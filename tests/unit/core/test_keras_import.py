@@ -16,7 +16,7 @@ from stic_core.models.keras_import import config_of, load_keras, save_keras
 from stic_core.models.parameters import count_parameters
 from stic_core.models.saved import read_model
 from stic_core.tasks import TASKS
-from stic_core.training.setup import Means, restore
+from stic_core.training.setup import ComputeConfig, restore
 
 BLOCKS = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
 """VGG16: channels in, channels out, convolutions."""
@@ -177,8 +177,8 @@ def test_an_imported_model_is_one_of_ours(tmp_path: Path, vgg: dict, patient: tu
     """Written as a model's folder and a backbone file, it comes back with the same scores."""
     _stic_file(tmp_path / "stic.h5", vgg, gates="hard_sigmoid")
     backbone = save_keras(tmp_path / "stic.h5", out=tmp_path / "model", task=TASKS["malignant"])
-    means = Means(torch.device("cpu"), precision="float32", weights=backbone)
-    again = restore(read_model(tmp_path / "model"), means=means)
+    compute = ComputeConfig(torch.device("cpu"), precision="float32", weights=backbone)
+    again = restore(read_model(tmp_path / "model"), compute=compute)
     expected = _scores(load_keras(tmp_path / "stic.h5"), *patient)
     np.testing.assert_allclose(_scores(again, *patient), expected, atol=1e-6)
     with pytest.raises(WeightsError, match="tells 3 classes apart; expected 2"):

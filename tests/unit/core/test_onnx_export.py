@@ -19,7 +19,7 @@ from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.saved import read_model, warm_start, write_model
 from stic_core.models.stic import Network, network_of
 from stic_core.tasks import TASKS
-from stic_core.training.setup import Means, restore
+from stic_core.training.setup import ComputeConfig, restore
 from stic_server.cli.app import app
 from support.federation_kit import write_tiny_weights
 
@@ -73,7 +73,7 @@ def test_onnx_gives_our_scores(tmp_path: Path, changes: dict) -> None:
 def test_a_saved_model_comes_back(tmp_path: Path) -> None:
     """The same scores as before it was saved, with blocks of the backbone that trained."""
     network, weights = _saved(tmp_path, trainable_blocks=2)
-    again = restore(read_model(tmp_path / "model"), means=Means(CPU, weights=weights))
+    again = restore(read_model(tmp_path / "model"), compute=ComputeConfig(CPU, weights=weights))
     images, clinical = _inputs(2)
     with torch.inference_mode():
         torch.testing.assert_close(again(images, clinical), network(images, clinical), atol=1e-5, rtol=1e-5)
@@ -86,14 +86,16 @@ def test_a_model_on_another_backbone_is_refused(tmp_path: Path) -> None:
     content = json.loads(path.read_text()) | {"backbone_digest": "0" * 64}
     path.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match="not those of the model"):
-        restore(read_model(tmp_path / "model"), means=Means(CPU, weights=tmp_path / "tiny.safetensors"))
+        restore(
+            read_model(tmp_path / "model"), compute=ComputeConfig(CPU, weights=tmp_path / "tiny.safetensors")
+        )
 
 
 def test_a_model_without_statistics_is_refused(tmp_path: Path) -> None:
     """With `local` they stayed at the sites: scores without them would mean nothing."""
     _, weights = _saved(tmp_path, trainable_blocks="all", batch_norm="local")
     with pytest.raises(DataError, match="no batch-norm statistics"):
-        restore(read_model(tmp_path / "model"), means=Means(CPU, weights=weights))
+        restore(read_model(tmp_path / "model"), compute=ComputeConfig(CPU, weights=weights))
 
 
 def test_the_command_exports(tmp_path: Path) -> None:

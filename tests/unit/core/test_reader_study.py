@@ -16,7 +16,7 @@ from stic_core.evaluation.readers.study import (
     read_diagnoses,
     response_patterns,
 )
-from stic_core.statistics import PairedDifference, Test
+from stic_core.statistics import PairedDifference, TestResult
 
 CLASSES = ("HCC", "ICC")
 TRUTH = {"p1": "HCC", "p2": "HCC", "p3": "HCC", "p4": "ICC", "p5": "ICC"}
@@ -69,7 +69,7 @@ def test_study_end_to_end(tmp_path: Path) -> None:
     assert (study.helped["r1"].b, study.helped["r1"].c) == (1, 0)
     assert (study.against_model["r1"].b, study.against_model["r1"].c) == (2, 1)
     assert set(study.between) == set(CONDITIONS)
-    assert isinstance(study.between["alone"], Test)
+    assert isinstance(study.between["alone"], TestResult)
 
 
 def test_golden_comparison() -> None:

@@ -11,7 +11,7 @@ from stic_core.statistics import (
     MetaAnalysis,
     NotEstimable,
     PairedDifference,
-    Test,
+    TestResult,
     clopper_pearson,
     cochran_q,
     independent_proportions,
@@ -69,12 +69,12 @@ def test_cochran_q() -> None:
     """Cochran's Q of four readers, and of readers that agree throughout."""
     patterns = {"1111": 8, "0111": 5, "0110": 1, "0011": 1, "1011": 1, "0001": 1, "0000": 4}
     result = cochran_q(patterns)
-    assert isinstance(result, Test)
+    assert isinstance(result, TestResult)
     assert result.statistic == pytest.approx(13.551724138, abs=1e-9)
     assert result.df == 3
     assert result.p == pytest.approx(0.003583413, abs=1e-9)
     alike = cochran_q({"1111": 9, "0000": 4})
-    assert isinstance(alike, Test)
+    assert isinstance(alike, TestResult)
     assert alike.p == 1.0
 
 

@@ -18,7 +18,7 @@ from stic_core.statistics import (
     IndependentProportions,
     NotEstimable,
     Recalibration,
-    Test,
+    TestResult,
     brier_sum,
     calibration_groups,
     clopper_pearson,
@@ -206,7 +206,7 @@ def test_cochran_q_is_statsmodels(rows: list[tuple[int, int, int]]) -> None:
         key = "".join(map(str, row))
         patterns[key] = patterns.get(key, 0) + 1
     result = cochran_q(patterns)
-    assert isinstance(result, Test)
+    assert isinstance(result, TestResult)
     if any(len(set(row)) > 1 for row in rows):
         expected = cochrans_q(np.array(rows))
         assert result.statistic == pytest.approx(expected.statistic)

@@ -11,14 +11,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stic_server.federation.checkpoints import load_state, save_state
-from stic_server.federation.round import Best, FederationState
+from stic_server.federation.round import BestModel, FederationState
 
 PLAN = "a" * 64
 
 
 def _state(completed: int) -> FederationState:
     weights = np.full(10, completed, dtype=np.float32)
-    return FederationState(completed, weights, Best(1, 0.5, weights / 2), 12.5, {"round": completed})
+    return FederationState(completed, weights, BestModel(1, 0.5, weights / 2), 12.5, {"round": completed})
 
 
 def test_a_state_survives_the_disk(tmp_path: Path) -> None:

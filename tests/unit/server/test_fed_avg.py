@@ -13,7 +13,7 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport
 from stic_core.protocol.messages import RoundReport
 from stic_core.statistics import Suppressed
-from stic_server.federation.round import FederationState, SiteRound, advance, score
+from stic_server.federation.round import FederationState, SiteRound, finish_round, record_validation
 from stic_server.strategies.fed_avg import Contribution, average, check, check_norm, norm_of, update_norm
 
 
@@ -88,7 +88,7 @@ def test_a_round_averages_and_counts() -> None:
     """A round of two sites; the state that went in is unchanged."""
     state = FederationState(0, _weights(0))
     reports = {"b": _round(_weights(4)), "a": _round(_weights(2))}
-    after, diagnostics = advance(state, reports, min_sites=2)
+    after, diagnostics = finish_round(state, reports, min_sites=2)
     assert (after.completed, after.weights.tolist(), state.completed) == (1, [3.0], 0)
     assert list(diagnostics.train_loss) == ["a", "b"]
     assert after.best is None  # nobody's model is no candidate
@@ -98,34 +98,36 @@ def test_quorum_holds_at_aggregation() -> None:
     """Two answered but one is unusable: the error says whom and why."""
     reports = {"a": _round(_weights(1)), "b": _round(_weights(np.nan))}
     with pytest.raises(FederationError, match=r"usable reports of 1 sites \(a\).*at least 2.*b: weights"):
-        advance(FederationState(0, _weights(0)), reports, min_sites=2)
+        finish_round(FederationState(0, _weights(0)), reports, min_sites=2)
 
 
 def test_a_site_with_patients_and_no_weights_is_refused() -> None:
     """Claiming patients without sending weights is no report."""
     reports = {"a": _round(_weights(1)), "b": _round(None)}
-    _, diagnostics = advance(FederationState(0, _weights(0)), reports, min_sites=1)
+    _, diagnostics = finish_round(FederationState(0, _weights(0)), reports, min_sites=1)
     assert "no weights came" in diagnostics.refused["b"]
 
 
 def test_the_best_model_is_the_one_with_the_lowest_pooled_loss() -> None:
     """Losses add up over patients: 10 at 1.0 and 30 at 0.2 are 0.4."""
     state = FederationState(1, _weights(1))
-    state, validation = score(state, {"a": _round(None, loss=1.0), "b": _round(None, loss=0.2, n=30)})
+    state, validation = record_validation(
+        state, {"a": _round(None, loss=1.0), "b": _round(None, loss=0.2, n=30)}
+    )
     assert validation.pooled is not None
     assert validation.pooled["loss"] == pytest.approx(0.4)
     assert state.best is not None
-    worse, _ = score(FederationState(2, _weights(2), state.best), {"a": _round(None, loss=0.5)})
+    worse, _ = record_validation(FederationState(2, _weights(2), state.best), {"a": _round(None, loss=0.5)})
     assert worse.best is state.best
-    better, _ = score(FederationState(3, _weights(3), state.best), {"a": _round(None, loss=0.3)})
+    better, _ = record_validation(FederationState(3, _weights(3), state.best), {"a": _round(None, loss=0.3)})
     assert better.best is not None
     assert better.best.round == 3
 
 
 def test_without_validation_the_last_model_is_kept() -> None:
     """No site releases a validation loss: each model replaces the one before."""
-    state, _ = score(FederationState(1, _weights(1)), {"a": _round(None, loss=None)})
-    state, _ = score(FederationState(2, _weights(2), state.best), {"a": _round(None, loss=None)})
+    state, _ = record_validation(FederationState(1, _weights(1)), {"a": _round(None, loss=None)})
+    state, _ = record_validation(FederationState(2, _weights(2), state.best), {"a": _round(None, loss=None)})
     assert state.best is not None
     assert (state.best.round, state.best.loss) == (2, None)
 
@@ -143,7 +145,9 @@ def test_an_update_far_outside_the_others_is_refused_and_the_round_goes_on(hones
     """With one honest site or five, from the first round: the site, its norm and the bound are named."""
     reports = {f"center{number}": _round(_weights(1.5 + number / 10)) for number in range(honest)}
     reports["evil"] = _round(_weights(1e4))
-    after, diagnostics = advance(FederationState(0, _weights(1)), reports, min_sites=1, max_update_ratio=100)
+    after, diagnostics = finish_round(
+        FederationState(0, _weights(1)), reports, min_sites=1, max_update_ratio=100
+    )
     assert list(diagnostics.refused) == ["evil"]
     usual = 0.5 + (honest - 1) // 2 / 10  # the lower median
     assert (
@@ -160,7 +164,7 @@ def test_without_a_quorum_of_plausible_updates_the_round_fails() -> None:
     with pytest.raises(
         FederationError, match=r"usable reports of 1 sites \(a\).*evil: its update is far outside"
     ):
-        advance(FederationState(0, _weights(1)), reports, min_sites=2, max_update_ratio=100)
+        finish_round(FederationState(0, _weights(1)), reports, min_sites=2, max_update_ratio=100)
 
 
 def test_sites_of_very_different_sizes_are_taken() -> None:
@@ -171,7 +175,7 @@ def test_sites_of_very_different_sizes_are_taken() -> None:
         "many-steps": _round(start + np.float32(0.044), examples=5000),
         "idle": _round(start.copy()),
     }
-    _, diagnostics = advance(FederationState(0, start), reports, min_sites=3, max_update_ratio=100)
+    _, diagnostics = finish_round(FederationState(0, start), reports, min_sites=3, max_update_ratio=100)
     assert not diagnostics.refused
 
 
@@ -179,7 +183,7 @@ def test_a_site_that_sends_almost_nothing_cannot_have_another_refused() -> None:
     """An update smaller than the model itself is taken, however small the others' are."""
     start = _weights(3, 4)
     reports = {"evil": _round(start + np.float32(1e-6)), "honest": _round(_weights(6, 8))}
-    _, diagnostics = advance(FederationState(0, start), reports, min_sites=2, max_update_ratio=100)
+    _, diagnostics = finish_round(FederationState(0, start), reports, min_sites=2, max_update_ratio=100)
     assert not diagnostics.refused
 
 

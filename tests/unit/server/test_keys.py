@@ -27,7 +27,7 @@ from stic_core.system.keys import (
     write_private,
 )
 from stic_server.admission.certificates import load_key, make_certificates
-from stic_server.admission.registry import admit, admitted, look, revoke, revoked
+from stic_server.admission.registry import admit, admitted, revoke, revoked, scan
 from stic_server.admission.renewal import check_keys, expiries, make_next_ca, renew, switch_ca
 from stic_server.flower_link import FleetServer, Listen
 
@@ -228,7 +228,7 @@ def test_a_file_that_is_no_key_does_not_hide_the_others(tmp_path: Path) -> None:
     sites = tmp_path / "sites"
     site = admit(sites, name="center1", public_key=make_key_pair(tmp_path / "a.key"))
     (sites / "center2.pub").write_text("ecdsa-sha2-nistp384 AAAA")
-    found = look(sites)
+    found = scan(sites)
     assert ([one.fingerprint for one in found.sites], found.names) == (
         [site.fingerprint],
         {"center1", "center2"},
@@ -258,7 +258,7 @@ def test_the_server_forgets_a_site_and_takes_it_again(fleet: FleetServer, server
         "center1": (False, None)
     }
     revoke(sites, name="center1")
-    fleet.admit(look(sites).sites)
+    fleet.admit(scan(sites).sites)
     assert fleet.presence() == {}
     admit(sites, name="center1", public_key=key, again=True)
     fleet.admit(admitted(sites))
@@ -274,7 +274,7 @@ def test_a_site_keeps_its_place_while_its_file_is_being_copied(fleet: FleetServe
     (sites / "center1.pub").write_text("ecdsa-")
     revoke_by_hand = sites / "center2.pub"
     revoke_by_hand.unlink()
-    found = look(sites)
+    found = scan(sites)
     fleet.admit(found.sites, keep=found.unreadable)
     assert list(fleet.presence()) == ["center1"]
 

@@ -143,9 +143,9 @@ def test_a_server_that_fails_leaves_no_server_behind(folder: Path) -> None:
 _KILLED = """
 import time
 from pathlib import Path
-from stic_server.asking import Silent
+from stic_server.federation.sites import RunObserver
 from stic_server.status_file import StatusFile
-with StatusFile(Path({folder!r}), Silent(), presence=dict) as observer:
+with StatusFile(Path({folder!r}), RunObserver(), presence=dict) as observer:
     observer.stage("training")
     observer.round_begins(7, rounds=20)
     print("ready", flush=True)

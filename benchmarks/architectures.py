@@ -1,7 +1,7 @@
 """The paper's three models beside each other on phantoms: STIC, naive joint, naive RGB.
 
-    python benchmarks/arms.py --work build/arms --out benchmarks/results/arms.json
-    python benchmarks/arms.py --choose --setups paper --work build/arms
+    python benchmarks/architectures.py --work build/architectures --out benchmarks/results/architectures.json
+    python benchmarks/architectures.py --choose --setups paper --work build/architectures
 
 Each seed draws a phantom centre's patients anew; every arm trains on the same ones, from the
 same backbone, as long, and the epoch with the best validation loss counts. A phantom result
@@ -44,8 +44,8 @@ from stic_core.models.stic import NaiveHead, extract
 from stic_core.statistics.calibration import log_loss_sum
 from stic_core.tasks import TASKS
 from stic_core.training.augmentation import to_images
-from stic_core.training.batches import AnyExamples, Examples, ImageExamples
-from stic_core.training.setup import Means, Workbench, assemble
+from stic_core.training.batches import AnyBatches, FeatureBatches, ImageBatches
+from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_core.training.trainer import Trainer, fit, predict
 
 TASK = TASKS["malignant"]
@@ -140,7 +140,7 @@ def training_of(rates: Rates) -> TrainingConfig:
     )
 
 
-def exchanged(examples: AnyExamples, *, seed: int) -> AnyExamples:
+def exchanged(examples: AnyBatches, *, seed: int) -> AnyBatches:
     """Each patient's clinical columns are another one's."""
     order = np.random.default_rng(seed).permutation(len(examples))
     return replace(examples, clinical=examples.clinical[order])
@@ -152,22 +152,22 @@ def greyed(dataset: SiteDataset) -> SiteDataset:
     return replace(dataset, images=np.repeat(grey, 3, axis=-1))
 
 
-def test_of(dataset: SiteDataset, bench: Workbench) -> AnyExamples:
+def test_of(dataset: SiteDataset, setup: TrainingSetup) -> AnyBatches:
     """The test patients as a trained model takes them, straight from the images."""
     rows = dataset.indices("test")
     labels = dataset.label_indices(TASK)[rows]
     clinical = np.asarray(dataset.clinical[rows])
-    if bench.module is bench.network:
-        return ImageExamples(dataset.images, rows, clinical, labels, TrainingConfig())
-    colour = bench.network.images == 1
+    if setup.module is setup.network:
+        return ImageBatches(dataset.images, rows, clinical, labels, TrainingConfig())
+    colour = setup.network.images == 1
     with torch.inference_mode():
         maps = [
             extract(
-                bench.network.backbone, to_images(dataset.images[rows[n : n + 16]], DEVICE), colour=colour
+                setup.network.backbone, to_images(dataset.images[rows[n : n + 16]], DEVICE), colour=colour
             )
             for n in range(0, len(rows), 16)
         ]
-    return Examples((torch.cat(maps).half().numpy(),), clinical, labels)
+    return FeatureBatches((torch.cat(maps).half().numpy(),), clinical, labels)
 
 
 def run(dataset: SiteDataset, arm: str, *, setup: Setup, rates: Rates, seed: int) -> Cell:
@@ -182,33 +182,35 @@ def run(dataset: SiteDataset, arm: str, *, setup: Setup, rates: Rates, seed: int
     )
     training = training_of(rates)
     # bfloat16 halves the time of a tiny backbone that trains; the frozen one is cached anyway.
-    means = Means(DEVICE, precision="bfloat16" if setup.blocks else "auto")
-    bench = assemble(dataset, model=model, training=training, task=TASK, seed=seed, means=means)
+    compute = ComputeConfig(DEVICE, precision="bfloat16" if setup.blocks else "auto")
+    made = assemble(dataset, model=model, training=training, task=TASK, seed=seed, compute=compute)
     if setup.phases and arm != "stic":
-        channels = len(PHASES) * bench.network.backbone.channels
+        channels = len(PHASES) * made.network.backbone.channels
         torch.manual_seed(seed)
         head = NaiveHead(channels=channels, classes=len(TASK.classes), clinical=arm == "naive-joint")
-        bench = replace(bench, module=head)
-    examples: Mapping[Split, AnyExamples] = bench.examples
+        made = replace(made, module=head)
+    examples: Mapping[Split, AnyBatches] = made.batches
     if arm == CLINIC:
-        examples = {k: without_images(part) for k, part in examples.items() if isinstance(part, Examples)}
+        examples = {
+            k: without_images(part) for k, part in examples.items() if isinstance(part, FeatureBatches)
+        }
     val, test = examples["val"], examples["test"]
 
     def validate() -> float:
-        return log_loss_sum(predict(bench.module, val, device=DEVICE), labels=val.labels) / len(val)
+        return log_loss_sum(predict(made.module, val, device=DEVICE), labels=val.labels) / len(val)
 
-    def judge(part: AnyExamples) -> tuple[float, list[float]]:
-        return macro_auc(predict(bench.module, part, device=DEVICE), part.labels)
+    def judge(part: AnyBatches) -> tuple[float, list[float]]:
+        return macro_auc(predict(made.module, part, device=DEVICE), part.labels)
 
-    trainer = Trainer(bench.module, examples["train"], config=training, seed=[seed], device=DEVICE)
+    trainer = Trainer(made.module, examples["train"], config=training, seed=[seed], device=DEVICE)
     found = fit(trainer, rounds=setup.epochs, validate=validate)
-    bench.put(found.best)
+    made.load_weights(found.best)
     auc, by_class = judge(test)
     leaning = None
     if arm != "naive-rgb":
         leaning = float(np.mean([judge(exchanged(test, seed=number))[0] for number in range(5)]))
     sees_colours = arm.startswith("naive") and not setup.phases
-    colourless = judge(test_of(greyed(dataset), bench))[0] if sees_colours else None
+    colourless = judge(test_of(greyed(dataset), made))[0] if sees_colours else None
     return Cell(
         auc=round(auc, 4),
         by_class=[round(value, 4) for value in by_class],
