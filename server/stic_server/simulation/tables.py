@@ -22,7 +22,7 @@ def summary_rows(simulation: Mapping[str, Json]) -> list[Row]:
     summary = simulation["summary"]
     models = summary["models"]
     rows = [("Macro AUC", *(TITLES[figure] for figure in FIGURES))]
-    rows += [(name, *(_spread(models[name][figure]) for figure in FIGURES)) for name in models(simulation)]
+    rows += [(name, *(_spread(models[name][figure]) for figure in FIGURES)) for name in ordered_models(simulation)]
     rows += [
         (f"federated minus {other}", *(_spread(block[figure], signed=True) for figure in FIGURES))
         for other, block in summary["federated_minus"].items()
@@ -32,7 +32,7 @@ def summary_rows(simulation: Mapping[str, Json]) -> list[Row]:
 
 def seed_rows(simulation: Mapping[str, Json], figure: str) -> list[Row]:
     """One row a seed, one column a model."""
-    names = models(simulation)
+    names = ordered_models(simulation)
     return [
         ("Seed", *names),
         *(
@@ -42,7 +42,7 @@ def seed_rows(simulation: Mapping[str, Json], figure: str) -> list[Row]:
     ]
 
 
-def models(simulation: Mapping[str, Json]) -> list[str]:
+def ordered_models(simulation: Mapping[str, Json]) -> list[str]:
     """The models, in the order of the tables."""
     models = simulation["summary"]["models"]
     return [*(name for name in ORDER if name in models), *(name for name in models if name not in ORDER)]
