@@ -7,7 +7,6 @@ cannot be used is quarantined with the reason and never stops the others.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
@@ -33,6 +32,7 @@ from stic_core.config import DatasetConfig, ImageConfig, SiteConfig
 from stic_core.data.clinical import MARKERS, VARIABLES, Levels, as_columns, read_levels
 from stic_core.data.dataset import SPLITS, SiteDataset, draw_val, write_dataset
 from stic_core.errors import ConfigError, DataError, PatientError
+from stic_core.system.files import write_atomically, write_csv
 from stic_core.tasks import Task
 
 LIMIT_S = 900.0
@@ -190,8 +190,8 @@ def prepare(  # noqa: PLR0915 - three stages in a row, numbered
             *_row_warnings(patients[row.subject], levels[row.subject]),
         )
     ]
-    _write_table(folder / QUARANTINE_FILE, ("subject_id", "file", "reason", "message"), map(_cells, refused))
-    _write_table(folder / WARNINGS_FILE, ("subject_id", "warning"), warnings)
+    write_csv(folder / QUARANTINE_FILE, ("subject_id", "file", "reason", "message"), map(_cells, refused))
+    write_csv(folder / WARNINGS_FILE, ("subject_id", "warning"), warnings)
     check_enough(left, refused=refused, settings=settings, total=total, task=task)
 
     # 3. The dataset.
@@ -356,15 +356,6 @@ def _cells(refusal: QuarantineEntry) -> tuple[str, ...]:
     return refusal.subject, refusal.file, refusal.reason, refusal.message
 
 
-def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    partial.replace(path)
-
-
 def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
     """What `check` shows later without reading the files again."""
     content = {
@@ -377,6 +368,4 @@ def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
         "rejected": summary.rejected,
         "warnings": len(summary.warnings),
     }
-    partial = folder / f"{STATISTICS_FILE}.part"
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    partial.replace(folder / STATISTICS_FILE)
+    write_atomically(folder / STATISTICS_FILE, json.dumps(content, indent=1))

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from stic_client.ingest.manifest import OPTIONAL, REQUIRED
 from stic_core.data.clinical import read_age, read_gender
 from stic_core.errors import DataError, UsageError
+from stic_core.system.files import write_csv
 from stic_core.tasks import TASKS, Task
 
 TABLE = "meta_info_patient.csv"
@@ -117,13 +118,10 @@ def import_mct_ltdiag(
                 {**row, "split": "test" if place < held_out else "train", "label": label}
                 for place, row in enumerate(mine)
             ]
-    out.mkdir(parents=True, exist_ok=True)
     manifests = {name: out / f"{name or 'manifest'}.csv" for name in names}
     for name, path in manifests.items():
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, MANIFEST_COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(sorted(dealt[name], key=lambda row: row["subject_id"]))
+        rows = sorted(dealt[name], key=lambda row: row["subject_id"])
+        write_csv(path, MANIFEST_COLUMNS, ([row.get(name, "") for name in MANIFEST_COLUMNS] for row in rows))
     return ImportSummary(
         root=directory,
         manifests=manifests,

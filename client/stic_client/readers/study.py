@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from stic_core.evaluation.readers.release import document, numbered, release
 from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers, read_diagnoses
 from stic_core.models.saved import ModelDescription, read_model
 from stic_core.protocol.audit_log import AuditLog, Entry
+from stic_core.system.files import PRIVATE, write_atomically, write_csv
 from stic_core.tasks import Task
 
 Json: TypeAlias = Any
@@ -121,13 +121,13 @@ def study_readers(
         "confusion": _confusions(found),
         "exported_as": called,
     }
-    out.mkdir(parents=True, exist_ok=True)
+    # All of it has the readers' names and small counts: for its owner alone.
     result, page = out / RESULT_FILE, out / PAGE_FILE
-    _private(result, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_atomically(result, json.dumps(content, indent=1, allow_nan=False) + "\n", mode=PRIVATE)
     _write_tables(out, content)
     from stic_client.readers.page import render
 
-    _private(page, render(content))
+    write_atomically(page, render(content), mode=PRIVATE)
     if export is not None:
         let_out = release(found, policy=config.policy, names=called, classes=task.classes, **facts)
         _export(config, let_out.model_dump_json(indent=1) + "\n", path=export, run=description.run_id)
@@ -184,14 +184,7 @@ def _export(config: SiteConfig, text: str, *, path: Path, run: str) -> None:
             decision="exported",
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def _private(path: Path, text: str) -> None:
-    """A file with the readers' names and small counts: for its owner alone."""
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, data)
 
 
 def _write_tables(out: Path, content: Json) -> None:
@@ -204,12 +197,7 @@ def _write_tables(out: Path, content: Json) -> None:
         ),
     }
     for name, (heading, rows) in tables.items():
-        path = out / name
-        path.touch(mode=0o600)
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(heading)
-            writer.writerows(rows)
+        write_csv(out / name, heading, rows, mode=PRIVATE)
 
 
 def _performance_rows(content: Json) -> Iterator[Row]:
