@@ -1,1 +1,8 @@
 """The coordinator's side: admits sites, averages weights, collects the evaluation, writes the report."""
+
+import os
+
+# Here, since flwr reads them when it is imported, and whatever imports it lies below:
+# no process contacts anything but its own server.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

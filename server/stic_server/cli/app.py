@@ -318,4 +318,6 @@ def show_evaluation(document: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point."""
+    # What a site did wrong is answered to the site, and is no error of the server.
+    command_errors.adopt_log("flwr", name="flower", minor="[ApiError:")
     command_errors.run(app, name="stic-server")
