@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,14 +104,11 @@ def plan(
     config_file: ConfigOption = None,
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
-    from stic_core.models.saved import read_model
     from stic_core.protocol.plan_summary import described
-    from stic_server.federation.plan import evaluation_of, training_of
+    from stic_server.federation.plan import propose
 
     federation = config.load(federation_file(config_file), FederationConfig)
-    proposal = (
-        training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
-    )
+    proposal = propose(federation, evaluate=evaluate)
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
     if out is not None:
@@ -130,8 +128,8 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
-        from stic_server import flower_app
         from stic_server.cli.console import ConsoleObserver
+        from stic_server.flower_app import run_federation
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
 
@@ -152,14 +150,10 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
         server.start()
         terminal.note(f"listening on https://{listen.host}:{listen.port}")
         try:
-            run_config = {"federation": str(path)} | ({"evaluate": str(evaluate)} if evaluate else {})
             with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
-                flower_app.surroundings.observer = observer
-                server.execute(flower_app.app, run_config=run_config)
+                run = server.execute(partial(run_federation, path=path, observer=observer, evaluate=evaluate))
         finally:
             server.stop()
-        run = flower_app.surroundings.run
-        assert run is not None  # the app ran
     show_evaluation(run.read_evaluation())
     print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
 

@@ -144,7 +144,7 @@ _KILLED = """
 import time
 from pathlib import Path
 from stic_server.federation.sites import RunObserver
-from stic_server.status_file import StatusFile
+from stic_server.status.file import StatusFile
 with StatusFile(Path({folder!r}), RunObserver(), presence=dict) as observer:
     observer.stage("training")
     observer.round_begins(7, rounds=20)
