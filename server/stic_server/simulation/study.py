@@ -117,13 +117,13 @@ class SimulationConfig:
         }
 
 
-def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[str, Any]:
+def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = None) -> dict[str, Any]:
     """Run every seed that has no result yet, and sum up.
 
     Args:
         study: what is simulated.
         out: the simulation's folder; one of the same study goes on.
-        terminal: shows how far it is.
+        terminal: shows how far it is; None shows nothing.
 
     Returns:
         The simulation, as `simulation.json` has it.
@@ -131,7 +131,15 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[
     Raises:
         UsageError: the folder holds a simulation of another study.
         SticError: what a federation may raise.
+
+    Example:
+        ```python
+        federation = stic_core.config.load(Path("federation.yaml"), FederationConfig)
+        study = stic_server.SimulationConfig(federation, seeds=(0, 1, 2), prepared=(Path("a"), Path("b")))
+        simulation = stic_server.simulate(study, Path("runs/simulation"))
+        ```
     """
+    terminal = terminal or Terminal(quiet=True)
     given = prepared_sites(study.prepared) if study.prepared else None
     wrong = {name for name, dataset in (given or {}).items() if dataset.image != study.federation.image}
     if wrong:
