@@ -59,11 +59,6 @@ def restore_model(
     Raises:
         WeightsError: the backbone's file is missing, or is not the one that the model was trained on.
         DataError: the model's batch-norm statistics stayed at the sites.
-
-    Example:
-        ```python
-        model = stic_core.restore_model(stic_core.read_model(Path("runs/RUN-ID/model")))
-        ```
     """
     where = pick_device(device)
     compute = ComputeConfig(where, precision=precision, weights=backbone_weights)
@@ -86,13 +81,6 @@ def predict(model: RestoredModel, images: npt.ArrayLike, clinical: npt.ArrayLike
 
     Raises:
         DataError: images or clinical columns of another shape or kind.
-
-    Example:
-        ```python
-        dataset = stic_core.load_dataset(Path("prepared"))
-        scores = stic_core.predict(model, dataset.images, dataset.clinical)
-        scores.index = dataset.subjects
-        ```
     """
     found = torch.from_numpy(logits(model, images, clinical)).softmax(1).numpy()
     return pd.DataFrame(found, columns=list(model.description.classes))

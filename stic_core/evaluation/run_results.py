@@ -145,12 +145,6 @@ def load_run(path: Path | str) -> Run:
     Raises:
         UsageError: the folder holds no run, or a file of it was altered. A frame of figures raises
             it too where the run was not evaluated.
-
-    Example:
-        ```python
-        run = stic_core.load_run("runs/RUN-ID")
-        aucs = run.held_out.query("model == 'federated' and figure == 'auc'")
-        ```
     """
     folder = Path(path)
     record = _read_object(folder / "record.json")
@@ -179,12 +173,6 @@ def compare_runs(*runs: Run | Path | str) -> pd.DataFrame:
     Raises:
         UsageError: fewer than two runs, one that cannot be read or was not evaluated, or runs of
             other tasks or other held-out patients.
-
-    Example:
-        ```python
-        both = stic_core.compare_runs("runs/RUN-1", "runs/RUN-2")
-        both.query("figure == 'auc_macro' and held_out_set == 'pooled'")
-        ```
     """
     found = [run if isinstance(run, Run) else load_run(run) for run in runs]
     names = names_of(found)

@@ -131,13 +131,6 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = 
     Raises:
         UsageError: the folder holds a simulation of another study.
         SticError: what a federation may raise.
-
-    Example:
-        ```python
-        federation = stic_core.config.load(Path("federation.yaml"), FederationConfig)
-        study = stic_server.SimulationConfig(federation, seeds=(0, 1, 2), prepared=(Path("a"), Path("b")))
-        simulation = stic_server.simulate(study, Path("runs/simulation"))
-        ```
     """
     terminal = terminal or Terminal(quiet=True)
     given = prepared_sites(study.prepared) if study.prepared else None
