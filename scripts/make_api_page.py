@@ -80,7 +80,7 @@ def make_page() -> str:
     return "\n".join(parts)
 
 
-def _entry(found: griffe.Object, title: str) -> Iterator[str]:
+def _entry(found: griffe.Object | griffe.Alias, title: str) -> Iterator[str]:
     """One name: heading, signature, and what its docstring says."""
     yield f"### {title}\n"
     if isinstance(found, griffe.Function):
@@ -131,7 +131,7 @@ def _sections(found: griffe.Object | griffe.Alias) -> list[griffe.DocstringSecti
     return griffe.parse_google(found.docstring, **options)
 
 
-def _docstring(found: griffe.Object) -> Iterator[str]:
+def _docstring(found: griffe.Object | griffe.Alias) -> Iterator[str]:
     """The sections of a docstring as Markdown."""
     named = "**Fields**" if isinstance(found, griffe.Class) else "**Arguments**"
     sections = _sections(found)

@@ -18,7 +18,7 @@ Example:
     ...     )
     >>> pooled = stic_core.pool(reports)
     >>> pooled["n"], round(pooled["auc"]["HCC"]["value"], 2)
-    (180, 0.89)
+    (180, 0.97)
 """
 
 import lazy_loader

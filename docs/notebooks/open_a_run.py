@@ -9,6 +9,7 @@
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 import stic_core
 
@@ -75,7 +76,8 @@ roc_figure
 # %%
 training_figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for site, rows in run.rounds.groupby("site"):
-    axis.plot(rows["round"], rows["validation_loss"], label=site)  # a round that a site missed is a gap
+    axis.plot(rows["round"], rows["validation_loss"], label=site)  # a round without a figure is a gap
+axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 axis.set(xlabel="Round", ylabel="Validation loss")
 axis.legend()
 training_figure

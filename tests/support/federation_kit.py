@@ -72,8 +72,8 @@ def write_site_dataset(
     )
 
 
-def write_small_model(folder: Path, *, backbone: Path, phantom: bool = True) -> Path:
-    """A model's folder as a run leaves it: fresh weights behind the tiny backbone."""
+def write_small_model(folder: Path, *, backbone: Path, **facts: object) -> Path:
+    """A model's folder as a run leaves it: fresh weights behind the tiny backbone, and other facts of it."""
     model = ModelConfig(backbone="tiny")
     head = network_of(model, classes=len(CLASSES), seed=5, weights=backbone).head
     write_model(
@@ -83,7 +83,7 @@ def write_small_model(folder: Path, *, backbone: Path, phantom: bool = True) -> 
         task=TASKS["malignant"],
         model=model,
         image=ImageConfig(),
-        phantom=phantom,
+        **facts,
     )
     return folder
 
