@@ -10,16 +10,8 @@ import pandas as pd
 import pytest
 
 from stic_core.errors import UsageError
-from stic_core.evaluation.run_results import (
-    CALIBRATION,
-    COMPARISON,
-    HELD_OUT,
-    ROC,
-    ROUNDS,
-    Run,
-    compare_runs,
-    load_run,
-)
+from stic_core.evaluation.run_frames import CALIBRATION, COMPARISON, HELD_OUT, ROC, ROUNDS
+from stic_core.evaluation.run_results import Run, compare_runs, load_run
 from support.sample_run import CLASSES, write_sample_run
 
 SETS = ["center1", "center2", "center3", "pooled"]
