@@ -35,6 +35,7 @@ patients' refusals."""
 TOLD_ELSEWHERE = {
     ("server/stic_server/admission/renewal.py", "warning"),
     ("server/stic_server/federation/checkpoints.py", "load_state"),
+    ("server/stic_server/federation/participants.py", "_misfit"),
     ("client/stic_client/connection/tls.py", "why"),
     ("stic_core/protocol/audit_log.py", "read"),
     ("stic_core/protocol/audit_log.py", "_checked"),

@@ -144,6 +144,7 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
             "audit": folder / "audit.jsonl",
             "models": folder / "models",
             "plans": folder / "plans",
+            "between_rounds": folder / "between-rounds",
             "policy": {"plans": "any"},
             "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},
         }
