@@ -2,7 +2,11 @@
 
 import os
 
+import lazy_loader
+
 # Here, since flwr reads them when it is imported, and whatever imports it lies below:
 # no process contacts anything but its own server.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_tree
 
 from stic_client import flower_app as client_app
@@ -116,27 +116,24 @@ class Federation:
         server.start()
         over = threading.Event()
         links = [self._serve(_Evil, "evil", over, do), self._serve(FleetLink, "honest", over, None)]
-        recorder, found = Recorder(), []
-        app = ServerApp()
+        recorder = Recorder()
 
-        @app.main()
-        def main(grid: Grid, context: Context) -> None:
+        def work(grid: Grid) -> tuple[Exchange, float]:
             sites = FlowerSites(grid, expected=["evil", "honest"], grace_s=20, observer=recorder)
             sites.wait_for(at_least=2, timeout=20)
             question = Finish(run_id="r", status="complete")
             began = time.monotonic()
-            answers = sites.ask({"evil": question, "honest": question}, weights=None, timeout=timeout)
-            found.append((answers, time.monotonic() - began))
+            exchange = sites.ask({"evil": question, "honest": question}, weights=None, timeout=timeout)
+            return exchange, time.monotonic() - began
 
         try:
-            server.execute(app, run_config={})
+            exchange, seconds = server.execute(work)
         finally:
             over.set()
             for thread, link in links:
                 thread.join(10)
                 link._client._client.close()
             server.stop()
-        ((exchange, seconds),) = found
         return exchange, recorder.notes, seconds
 
     def _serve(

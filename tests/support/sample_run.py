@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ Scores = dict[str, tuple[np.ndarray, np.ndarray]]
 """Logits and labels of one model on each site's held-out patients."""
 
 
-def scores(skill: dict[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]]) -> Scores:
+def scores(skill: Mapping[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]]) -> Scores:
     """One model's logits; patients are the same for every model, and hard for all or for none."""
     found = {}
     for i, (site, parts) in enumerate(splits.items()):
@@ -156,6 +156,8 @@ def write_sample_run(
     min_cell: int = 5,
     rounds: int = 20,
     simulated: bool = False,
+    run_id: str = "20250607-101500-liver",
+    skill: Mapping[str, float] = FEDERATED_SKILL,
 ) -> Path:
     """Write record.json, rounds.jsonl and evaluation.json into `folder`, and return it.
 
@@ -166,12 +168,14 @@ def write_sample_run(
         min_cell: the sites' policy.
         rounds: of the training; center2 drops out of round 7.
         simulated: add the model that a simulation trains on all patients in one place.
+        run_id: names the run.
+        skill: of the federated model at each site; other models and all patients stay as they are.
     """
     splits = dict(SPLITS) | ({"center3": TINY} if tiny_site else {})
     policy = PolicyConfig(min_cell=min_cell)
     seeds = {"federated": 1, "center1": 11, "center2": 21, "ensemble": 31, "centralised": 41}
     models = {
-        "federated": scores(FEDERATED_SKILL, seed=1, splits=splits),
+        "federated": scores(skill, seed=1, splits=splits),
         "center1": scores({"center1": 1.5, "center2": 0.9}, seed=11, splits=splits),
         "center2": scores({"center1": 0.8, "center2": 1.3}, seed=21, splits=splits),
     }
@@ -199,7 +203,7 @@ def write_sample_run(
     best = min(lines, key=lambda line: line["val"]["pooled"]["loss"])["round"]
     record = {
         "schema": 1,
-        "run_id": "20250607-101500-liver",
+        "run_id": run_id,
         "name": "liver",
         "status": "complete",
         "started": "2025-06-07T10:15:00+00:00",

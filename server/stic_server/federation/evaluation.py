@@ -21,7 +21,8 @@ from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import answers_of
-from stic_server.strategies.fed_avg import Contribution, check
+from stic_server.strategies.algorithm import Contribution
+from stic_server.strategies.screening import check
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class HeldOutEvaluation:
         federated = self._evaluate(_Model("federated", best.weights), edges=edges)
         local: dict[str, ModelResult] = {}
         extra: dict[str, ModelResult] = {}
-        if plan.local_only and plan.evaluates is None:
+        if plan.local_only:
             own = self._train_local(initial)
             for site, weights in own.items():
                 self._participants.observer.stage(f"held-out evaluation of {site}'s own model")

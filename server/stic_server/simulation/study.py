@@ -117,13 +117,13 @@ class SimulationConfig:
         }
 
 
-def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[str, Any]:
+def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = None) -> dict[str, Any]:
     """Run every seed that has no result yet, and sum up.
 
     Args:
         study: what is simulated.
         out: the simulation's folder; one of the same study goes on.
-        terminal: shows how far it is.
+        terminal: shows how far it is; None shows nothing.
 
     Returns:
         The simulation, as `simulation.json` has it.
@@ -132,6 +132,7 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[
         UsageError: the folder holds a simulation of another study.
         SticError: what a federation may raise.
     """
+    terminal = terminal or Terminal(quiet=True)
     given = prepared_sites(study.prepared) if study.prepared else None
     wrong = {name for name, dataset in (given or {}).items() if dataset.image != study.federation.image}
     if wrong:
