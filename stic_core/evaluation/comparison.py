@@ -13,8 +13,9 @@ from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
 from stic_core.evaluation.pooling import Json, as_json
-from stic_core.evaluation.site import LabelArray, LogitArray, checked, too_few, withheld
-from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
+from stic_core.evaluation.site import LabelArray, LogitArray, checked
+from stic_core.privacy.release import small_class, too_few, withheld
+from stic_core.statistics import Absent, Auc, AucTest, NotEstimable
 from stic_core.statistics.values import FORBID
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
@@ -137,8 +138,8 @@ def _auc_difference(
     auc = statistics.delong(first, positive=positive)
     if isinstance(auc, NotEstimable):
         return auc
-    if min(auc.positives, auc.negatives) < policy.min_class:
-        return Suppressed(f"fewer than {policy.min_class} patients of this class or of the others")
+    if (kept := small_class(positives=auc.positives, negatives=auc.negatives, policy=policy)) is not None:
+        return kept
     other = statistics.delong(second, positive=positive)
     assert isinstance(other, Auc)  # same patients, so same classes
     variance = statistics.paired_variance(first, second, positive=positive)

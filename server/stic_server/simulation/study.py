@@ -15,6 +15,7 @@ from stic_core.config import FederationConfig, PolicyConfig
 from stic_core.errors import DataError, UsageError
 from stic_core.models.devices import pick_device
 from stic_core.phantom import GENERATOR_VERSION
+from stic_core.statistics import MARGIN
 from stic_core.system.files import write_atomically
 from stic_core.system.terminal import Terminal
 from stic_core.training.setup import ComputeConfig
@@ -29,9 +30,6 @@ SCHEMA = 1
 
 POLICY = PolicyConfig()
 """Of every site: what hospitals release where they change nothing."""
-
-MARGIN = 0.05
-"""Macro AUC by which the federated model may be worse and still count as non-inferior."""
 
 
 @dataclass(frozen=True)

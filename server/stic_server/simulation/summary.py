@@ -159,14 +159,20 @@ def non_inferiority(difference: Mapping[str, Json], *, margin: float) -> dict[st
         why = difference.get("not_estimable") or difference["ci95"]["not_estimable"]
         return {"margin": margin, "shown": None, "words": f"No conclusion: {why}."}
     low, high = ends
+    verdict = statistics.NonInferiority(difference["mean"], (low, high), margin=margin).verdict
     interval = f"the 95 % interval of the difference, {low:+.3f} to {high:+.3f}"
-    if low > -margin:
+    if verdict == "non-inferior":
         words = f"Non-inferior at the margin of {margin:g}: {interval}, lies wholly above {-margin:+g}."
-    elif high < -margin:
+    elif verdict == "inferior":
         words = f"Inferior by more than the margin of {margin:g}: {interval}, lies wholly below {-margin:+g}."
     else:
         words = f"Not shown at the margin of {margin:g}: {interval}, holds {-margin:+g}."
-    return {"margin": margin, "shown": low > -margin, "difference": dict(difference), "words": words}
+    return {
+        "margin": margin,
+        "shown": verdict == "non-inferior",
+        "difference": dict(difference),
+        "words": words,
+    }
 
 
 def _added_pairs(every: Sequence[Mapping[str, Json]], *, names: Sequence[str]) -> dict[str, Json]:

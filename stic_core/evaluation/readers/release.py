@@ -28,8 +28,8 @@ from stic_core.evaluation.readers.study import (
     Rate,
     ReaderStudy,
 )
-from stic_core.evaluation.site import Accuracy, too_few
-from stic_core.privacy.small_cells import hidden_cells, releasable_columns
+from stic_core.evaluation.site import Accuracy
+from stic_core.privacy.release import released_rates, too_few
 from stic_core.statistics import Absent, NotEstimable, Suppressed
 
 Json: TypeAlias = Any
@@ -242,22 +242,16 @@ def _judge(
     if nothing:
         everywhere: dict[str, Accuracy | Absent] = dict.fromkeys(classes, nothing)
         return JudgeCounts(accuracy=nothing, sensitivity=everywhere, specificity=everywhere)
-    confusion = np.array(performance.confusion, dtype=np.int64)
-    hidden = hidden_cells(confusion, min_cell=policy.min_cell)
-    columns = releasable_columns(confusion, hidden=hidden)
-    # Those told apart from a class are a cell as those found are: the diagonal's rule holds for both.
-    enough = [
-        policy.min_cell == 1 or performance.specificity[name].hits >= policy.min_cell for name in classes
-    ]
+    found, apart = released_rates(np.array(performance.confusion), policy=policy)
     kept = Suppressed(f"fewer than {policy.min_cell} patients, or a count that would reveal so few")
     return JudgeCounts(
         accuracy=_counts(performance.accuracy),
         sensitivity={
-            name: kept if hidden[k, k] else _counts(performance.sensitivity[name])
+            name: _counts(performance.sensitivity[name]) if found[k] else kept
             for k, name in enumerate(classes)
         },
         specificity={
-            name: _counts(performance.specificity[name]) if columns[k] and enough[k] else kept
+            name: _counts(performance.specificity[name]) if apart[k] else kept
             for k, name in enumerate(classes)
         },
     )
