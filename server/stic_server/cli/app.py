@@ -298,7 +298,7 @@ def import_keras(
 
 def show_evaluation(document: dict[str, Any]) -> None:
     """The held-out table on stdout."""
-    from stic_core.evaluation import held_out_table
+    from stic_core.evaluation import evaluation_of, held_out_table
 
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.width = max(console.width, 104)  # a wrapped line is better than a cut figure
@@ -307,7 +307,7 @@ def show_evaluation(document: dict[str, Any]) -> None:
             "\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n"
         )
     # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
-    heading, *rows = held_out_table(document, class_intervals=False)
+    heading, *rows = held_out_table(evaluation_of(document), class_intervals=False)
     table = Table(title="Held-out patients (95 % intervals)", title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(heading):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
