@@ -252,10 +252,14 @@ def read_evaluation(path: Path) -> Evaluation:
 
     Raises:
         FileNotFoundError: there is none.
-        UsageError: it is not what a run writes; names the first place that is not.
+        UsageError: it cannot be read, or is not what a run writes; names the first place that is not.
     """
     try:
         return _EVALUATION.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", got=type(error).__name__) from None
     except ValidationError as error:
         raise _refused(error, source=str(path)) from None
 

@@ -222,6 +222,28 @@ def test_a_folder_that_is_no_run(tmp_path: Path, text: str | None) -> None:
         write_report(tmp_path)
 
 
+def test_a_run_whose_files_were_altered(tmp_path: Path) -> None:
+    """An evaluation or a record that no run writes is a usage error for report and card, which says where."""
+    run = write_sample_run(tmp_path, rounds=2)
+    good = (run / "evaluation.json").read_text()
+    document = json.loads(good)
+    document["pooled"]["auc_macro"] = {"value": "high"}
+    (run / "evaluation.json").write_text(json.dumps(document))
+    for write in (write_report, write_model_card):
+        with pytest.raises(UsageError) as caught:
+            write(run)
+        assert str(caught.value.got).startswith("pooled.auc_macro")
+    (run / "evaluation.json").write_text(good)
+    record = json.loads((run / "record.json").read_text())
+    for wrong in ({"n": -1, "classes": {}}, None):
+        record["sites"]["center1"]["patients"]["val"] = wrong
+        if wrong is None:
+            del record["sites"]["center1"]["patients"]["val"]
+        (run / "record.json").write_text(json.dumps(record))
+        with pytest.raises(UsageError):
+            write_report(run)
+
+
 def test_figures_lie_beside_as_tables(phantom_run: Path, page: tuple[str, Page]) -> None:
     """Every figure is a CSV too, with the numbers of evaluation.json and the reasons of what is absent."""
     assert page
