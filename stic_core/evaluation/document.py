@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
 from stic_core.errors import UsageError
-from stic_core.evaluation.figures import AucFigure, Json, PairedAccuracy, Proportion
+from stic_core.evaluation.figures import AucFigure, Json, PairedAccuracy, Proportion, Written
 from stic_core.statistics import (
     Absent,
     Auc,
@@ -26,7 +26,6 @@ from stic_core.statistics import (
     Summary,
     Suppressed,
 )
-from stic_core.statistics.values import FORBID
 
 Confusion: TypeAlias = tuple[tuple[int | Suppressed, ...], ...]
 """Rows are true classes, columns predicted ones."""
@@ -36,29 +35,25 @@ Curve: TypeAlias = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class ReliabilityBin:
+class ReliabilityBin(Written):
     """Patients whose predicted probabilities are neighbours: how many, the share observed, the mean predicted."""
 
     n: int
     observed: float
     predicted: float
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class ClassCalibration:
+class ClassCalibration(Written):
     """Calibration of one class's probabilities."""
 
     ece: float | NotEstimable
     recalibration: Recalibration | NotEstimable
     bins: tuple[ReliabilityBin, ...]
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Written):
     """Calibration over n patients; `ece` and `bins` are of the predicted class's probability."""
 
     n: int
@@ -68,11 +63,9 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
     classes: dict[str, ClassCalibration]
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Written):
     """One model on one held-out set, or on all of them together.
 
     Args:
@@ -94,17 +87,13 @@ class Figures:
     roc: dict[str, Curve | Absent | Auc]
     left_out: dict[str, str] | None = None
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class ModelFigures:
+class ModelFigures(Written):
     """One model on each site's held-out set, and on all of them together."""
 
     sites: dict[str, Figures]
     pooled: Figures
-
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     @property
     def sets(self) -> dict[str, Figures]:
@@ -113,17 +102,15 @@ class ModelFigures:
 
 
 @dataclass(frozen=True)
-class StratifiedFigures:
+class StratifiedFigures(Written):
     """AUCs that compare patients within sites only."""
 
     auc: dict[str, AucFigure | Absent]
     auc_macro: AucFigure | Absent
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class SitesMeta:
+class SitesMeta(Written):
     """Meta-analysis of the sites' AUCs of one class (`statistics.MetaAnalysis`), and of which sites."""
 
     sites: tuple[str, ...]
@@ -135,49 +122,39 @@ class SitesMeta:
     p: float
     i2: float
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class SitePair:
+class SitePair(Written):
     """Two sites under the federated model: different patients."""
 
     sites: tuple[str, str]
     accuracy: IndependentProportions | Absent
     auc: dict[str, AucTest | Absent]
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class BetweenSites:
+class BetweenSites(Written):
     """Do sites differ: meta-analysis by class, and every pair of sites."""
 
     auc: dict[str, SitesMeta | NotEstimable]
     pairs: tuple[SitePair, ...]
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class PairFigures:
+class PairFigures(Written):
     """The federated model against another one on the same n patients."""
 
     n: int
     accuracy: PairedAccuracy | Absent
     auc: dict[str, AucTest | Absent]
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Written):
     """The federated model against another one on each site's held-out set, and on all of them together."""
 
     sites: dict[str, PairFigures | Absent]
     pooled: PairFigures
-
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     @property
     def sets(self) -> dict[str, PairFigures | Absent]:
@@ -186,7 +163,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Written):
     """A run's held-out evaluation.
 
     Args:
@@ -213,8 +190,6 @@ class Evaluation:
     centralised: ModelFigures | None = None
     ensemble: ModelFigures | None = None
     comparison: dict[str, Comparison] = field(default_factory=dict)
-
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     @property
     def models(self) -> dict[str, ModelFigures]:

@@ -20,16 +20,20 @@ Json: TypeAlias = Any
 """What `json.dumps` takes, without NaN or infinity."""
 
 
+class Written:
+    """Base of what is written and read back: a key that no field has is refused."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+
 @dataclass(frozen=True)
-class Proportion:
+class Proportion(Written):
     """A share of patients with its exact (Clopper-Pearson) interval."""
 
     value: float
     correct: int
     total: int
     ci95: Interval | NotEstimable
-
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     @property
     def interval(self) -> Interval | NotEstimable:
@@ -38,7 +42,7 @@ class Proportion:
 
 
 @dataclass(frozen=True)
-class AucFigure:
+class AucFigure(Written):
     """An AUC, or a mean of AUCs, with standard error and both intervals.
 
     Args:
@@ -58,8 +62,6 @@ class AucFigure:
     note: str | None = None
     sites: tuple[str, ...] | None = None
 
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
-
     @property
     def interval(self) -> Interval | NotEstimable:
         """The interval that tables show."""
@@ -67,7 +69,7 @@ class AucFigure:
 
 
 @dataclass(frozen=True)
-class PairedAccuracy:
+class PairedAccuracy(Written):
     """Two judges of the same patients: accuracy of the first minus that of the second.
 
     Args:
@@ -80,8 +82,6 @@ class PairedAccuracy:
     b: int
     c: int
     p: float
-
-    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
 
 def proportion(accuracy: Accuracy | Absent) -> Proportion | Absent:

@@ -40,8 +40,8 @@ def figure(value: Proportion | AucFigure | Absent) -> str:
     Example:
         >>> figure(Proportion(0.9, 18, 20, ci95=(0.683, 0.988)))
         '0.900 (0.683-0.988)'
-        >>> figure(Suppressed("fewer than 5 patients"))
-        'suppressed'
+        >>> figure(NotEstimable("no patients"))
+        'not estimable'
     """
     if isinstance(value, Absent):
         return value.word
