@@ -97,7 +97,7 @@ def judge(probabilities: ScoreMatrix, labels: LabelVector) -> FoldResult:
 
 
 def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[str, object]:
-    """ComputeConfig and standard deviations over the folds, and the mean curve of each class.
+    """Means and standard deviations over the folds, and the mean curve of each class.
 
     The folds share training patients, so the deviation describes the folds and is no
     standard error.
