@@ -114,3 +114,9 @@ def test_few_told_apart_from_a_class_stay() -> None:
     assert releasable_columns(confusion, hidden=hidden)[0]
     assert not released_rates(confusion, policy=POLICY)[1][0]
     assert released_rates(confusion, policy=PolicyConfig(min_cell=4))[1][0]
+
+
+def test_a_site_that_keeps_nothing_back_releases_zeros() -> None:
+    """With min_cell 1 even a specificity of nobody told apart leaves."""
+    _, specificity = released_rates(np.array([[5, 0], [3, 0]]), policy=PolicyConfig(min_cell=1))
+    assert specificity.tolist() == [True, True]
