@@ -17,12 +17,14 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from scipy.special import log_softmax, logsumexp
 
 from stic_core.config import PolicyConfig
 from stic_core.data.dataset import SPLITS, SiteDataset, Split
 from stic_core.errors import PlanRefusedError, ProtocolError
 from stic_core.evaluation import ValidationReport, paired_report, site_report, validation_report
 from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.privacy.release import class_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
@@ -37,7 +39,7 @@ from stic_core.protocol.messages import (
     TrainLocal,
     TrainRound,
 )
-from stic_core.statistics import Suppressed, log_loss_sum
+from stic_core.statistics import log_loss_sum
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
@@ -132,9 +134,7 @@ class LocalRun:
 
     def _counts(self, split: Split) -> SplitCounts:
         counts = self.dataset.counts(self.plan.task)[split]
-        n, least = sum(counts.values()), self.policy.min_cell
-        few = 0 < n < least
-        return SplitCounts(n=n, classes=Suppressed(f"fewer than {least} patients") if few else counts)
+        return SplitCounts(n=sum(counts.values()), classes=class_counts(counts, policy=self.policy))
 
     def _checked(self, question: Work, wire: WireArray | None) -> FlatArray:
         """The weights that came with a question."""
@@ -180,7 +180,7 @@ class LocalRun:
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
             wire, arrived = self._encode(question.round, base=weights)
         self._note_round(question, loss)
-        tells = examples >= self.policy.min_cell and "training-loss" in self.policy.release
+        tells = tells_mean("training-loss", n=examples, policy=self.policy)
         report = RoundReport(
             round=question.round,
             validation=validation,
@@ -241,7 +241,7 @@ class LocalRun:
             validate=self._own_loss,
             on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
         )
-        tells = len(self.setup.batches["val"]) >= self.policy.min_cell and "validation" in self.policy.release
+        tells = tells_mean("validation", n=len(self.setup.batches["val"]), policy=self.policy)
         report = LocalReport(
             epochs=len(outcome.losses),
             best_epoch=outcome.best_epoch,
@@ -290,10 +290,7 @@ class LocalRun:
                 advice="The site was restarted in between; the ensemble is left out at this site.",
             )
         logits = np.stack([self._scores[split, member].astype(np.float64) for member in members])
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-        highest = log_p.max(axis=0)
-        return highest + np.log(np.exp(log_p - highest).mean(axis=0))
+        return logsumexp(log_softmax(logits, axis=-1), axis=0) - np.log(len(members))
 
     def _histograms(self, question: HistogramRequest, wire: WireArray | None) -> HistogramReport:
         logits = self.logits("val", question, wire)

@@ -7,11 +7,16 @@ reason beside it; it is never 0 and its row is never missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import fields
+from typing import Any, TypeAlias, TypeVar
 
 import pandas as pd
 
-from stic_core.evaluation.table import models_of
+from stic_core.evaluation.document import Calibration, Evaluation, Figures, PairFigures
+from stic_core.evaluation.figures import AucFigure, PairedAccuracy, Proportion
+from stic_core.statistics import Absent, AucTest, Interval, NotEstimable, Suppressed
+
+T = TypeVar("T")
 
 Json: TypeAlias = Any
 """What `json.loads` gives."""
@@ -22,7 +27,7 @@ Row: TypeAlias = dict[str, Any]
 POOLED = "pooled"
 """Stands in the column `held_out_set` or `site` for all sites together."""
 
-UNANSWERED = {"not_estimable": "the site did not answer for this model"}
+UNANSWERED = NotEstimable("the site did not answer for this model")
 
 HELD_OUT = (
     *("model", "held_out_set", "n", "figure", "class", "value", "lower", "upper", "interval"),
@@ -46,6 +51,10 @@ KINDS = dict.fromkeys(TEXTS, "str") | dict.fromkeys(COUNTS, "Int64") | {"round":
 numbers that may be missing."""
 
 
+_REASONS = {field.name: kind for kind in (Suppressed, NotEstimable) for field in fields(kind)}
+"""By the key under which a line of `rounds.jsonl` says why a figure is not there."""
+
+
 def frame(rows: Iterable[Row], columns: Sequence[str]) -> pd.DataFrame:
     """Rows as a frame; a number that a row does not name is NaN, a text that it does not name is empty."""
     blank = {name: "" if name in TEXTS else None for name in columns}
@@ -53,131 +62,139 @@ def frame(rows: Iterable[Row], columns: Sequence[str]) -> pd.DataFrame:
     return found.astype({name: KINDS.get(name, "float64") for name in columns})
 
 
-def _why(value: Json) -> str:
+def _why(value: object) -> str:
     """The reason of a figure that is not there; empty where it is."""
-    if not isinstance(value, Mapping):
-        return ""
-    if "suppressed" in value:
-        return f"suppressed: {value['suppressed']}"
-    return f"not estimable: {value['not_estimable']}" if "not_estimable" in value else ""
+    return f"{value.word}: {value.reason}" if isinstance(value, NotEstimable | Suppressed) else ""
 
 
-def _blocks(document: Json, sites: Sequence[str]) -> list[tuple[str, Json]]:
-    """Held-out sets, the pooled one last; None where a site that took part has no answer in here."""
-    every = sorted({*sites, *document["sites"]})
-    return [*((site, document["sites"].get(site)) for site in every), (POOLED, document["pooled"])]
+def _sets(found: Mapping[str, T], pooled: T, *, sites: Sequence[str]) -> list[tuple[str, T | NotEstimable]]:
+    """Held-out sets, the pooled one last; a site that took part and did not answer says so."""
+    every = sorted({*sites, *found})
+    return [*((site, found.get(site, UNANSWERED)) for site in every), (POOLED, pooled)]
 
 
-def held_out_rows(evaluation: Json, *, sites: Sequence[str]) -> Iterator[Row]:
+def held_out_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """Every model's figures on each held-out set; see `Run.held_out`."""
-    classes = evaluation["classes"]
-    for model, document in models_of(evaluation).items():
-        for where, block in _blocks(document, sites):
-            for figure, name, value in _figures(block, classes=classes):
-                row: Row = {
-                    "model": model,
-                    "held_out_set": where,
-                    "figure": figure,
-                    "class": name,
-                }
-                if block is None:
-                    yield row | {"reason": _why(UNANSWERED)}
-                    continue
-                kind = "logit" if figure.startswith("auc") else "clopper-pearson"
-                yield row | {"n": block["n"]} | _with_interval(value, kind=kind)
+    for model, figures in evaluation.models.items():
+        for where, block in _sets(figures.sites, figures.pooled, sites=sites):
+            for figure, name, value in _figures(block, classes=evaluation.classes):
+                row: Row = {"model": model, "held_out_set": where, "figure": figure, "class": name}
+                if not isinstance(block, NotEstimable):
+                    row["n"] = block.n
+                yield row | _with_interval(value)
 
 
-def _figures(block: Json, *, classes: Sequence[str]) -> Iterator[tuple[str, str, Json]]:
-    """Name, class and value of each figure of a block; the names alone where there is no block."""
+def _figures(
+    block: Figures | NotEstimable, *, classes: Sequence[str]
+) -> Iterator[tuple[str, str, Proportion | AucFigure | Absent | float]]:
+    """Name, class and value of each figure of a block; without a block, the reason for each."""
+    absent = block if isinstance(block, NotEstimable) else None
     for figure in ("accuracy", "auc_macro", "auc_micro", "auc_macro_interpolated"):
-        yield figure, "", block and block[figure]
+        yield figure, "", absent or getattr(block, figure)
     for figure in ("auc", "sensitivity", "specificity"):
         for name in classes:
-            yield figure, name, block and block[figure][name]
+            yield figure, name, absent or getattr(block, figure)[name]
 
 
-def _with_interval(value: Json, *, kind: str) -> Row:
+def _with_interval(value: Proportion | AucFigure | Absent | float) -> Row:
     """Value, both ends of its interval, standard error, and the reason of whichever is not there."""
-    if not isinstance(value, Mapping):
-        return {"value": value}  # a number that has no interval
-    ends = value.get("ci95_logit" if kind == "logit" else "ci95")
-    se = value.get("se")
-    known = isinstance(ends, list)
-    return {
-        "value": value.get("value"),
-        "lower": ends[0] if known else None,
-        "upper": ends[1] if known else None,
-        "interval": kind if known else "",
-        "standard_error": se if isinstance(se, int | float) else None,
-        "reason": _why(value) or _why(ends),
-    }
+    match value:
+        case Proportion():
+            return {"value": value.value} | _ends(value.ci95, kind="clopper-pearson")
+        case AucFigure():
+            se = None if isinstance(value.se, NotEstimable) else value.se
+            return {"value": value.value, "standard_error": se} | _ends(value.ci95_logit, kind="logit")
+        case NotEstimable() | Suppressed():
+            return {"reason": _why(value)}
+        case _:
+            return {"value": value}  # a number that has no interval
 
 
-def comparison_rows(evaluation: Json, *, sites: Sequence[str]) -> Iterator[Row]:
+def _ends(interval: Interval | NotEstimable, *, kind: str) -> Row:
+    if isinstance(interval, NotEstimable):
+        return {"reason": _why(interval)}
+    return {"lower": interval[0], "upper": interval[1], "interval": kind}
+
+
+def comparison_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """The federated model against each other one; see `Run.comparison`."""
-    names = {owner: f"{owner} alone" for owner in evaluation["local_only"]}  # as `models_of` has them
-    for other, document in evaluation.get("comparison", {}).items():
-        for where, block in _blocks(document, sites):
-            figures = [
+    names = {owner: f"{owner} alone" for owner in evaluation.local_only}  # as `Evaluation.models` has them
+    for other, comparison in evaluation.comparison.items():
+        for where, block in _sets(comparison.sites, comparison.pooled, sites=sites):
+            for figure, name, test in (
                 ("accuracy", "", "mcnemar"),
-                *(("auc", name, "delong") for name in evaluation["classes"]),
-            ]
-            for figure, name, test in figures:
+                *(("auc", name, "delong") for name in evaluation.classes),
+            ):
                 row: Row = {"other_model": names.get(other, other), "held_out_set": where}
                 row |= {"figure": figure, "class": name, "test": test}
-                if block is None:
-                    yield row | {"reason": _why(UNANSWERED)}
+                if not isinstance(block, PairFigures):
+                    yield row | {"reason": _why(block)}
                     continue
-                found = block["auc"][name] if name else block["accuracy"]
-                lower, upper = found.get("ci95") or (None, None)
-                yield row | {
-                    "n": block["n"] or None,  # patients of sites that release it; 0 is nobody's
-                    "difference": found.get("difference"),
-                    "lower": lower,
-                    "upper": upper,
-                    "only_federated_right": found.get("b"),
-                    "only_other_right": found.get("c"),
-                    "p": found.get("p"),
-                    "reason": _why(found),
-                }
+                row["n"] = block.n or None  # patients of sites that release it; 0 is nobody's
+                yield row | _difference(block.auc[name] if name else block.accuracy)
 
 
-def calibration_rows(evaluation: Json, *, sites: Sequence[str]) -> Iterator[Row]:
+def _difference(found: PairedAccuracy | AucTest | Absent) -> Row:
+    if not isinstance(found, PairedAccuracy | AucTest):
+        return {"reason": _why(found)}
+    row: Row = {"difference": found.difference, "lower": found.ci95[0], "upper": found.ci95[1], "p": found.p}
+    if isinstance(found, PairedAccuracy):
+        row |= {"only_federated_right": found.b, "only_other_right": found.c}
+    return row
+
+
+def calibration_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """Scores and recalibration of every model; see `Run.calibration`."""
-    for model, document in models_of(evaluation).items():
-        for where, block in _blocks(document, sites):
-            found: Json = UNANSWERED if block is None else block["calibration"]
-            n = found.get("n", block and block["n"])
-            row: Row = {"model": model, "held_out_set": where, "n": n}
-            for figure in ("brier", "log_loss", "ece"):
-                yield row | {"figure": figure} | _number(found.get(figure), of=found)
-            for name in evaluation["classes"]:
-                own = found.get("classes", {}).get(name, {})
-                fit = own.get("recalibration", {})
-                yield row | {"figure": "ece", "class": name} | _number(own.get("ece"), of=found)
-                for figure in ("slope", "intercept"):
-                    said = {"figure": figure, "class": name, "standard_error": fit.get(f"{figure}_se")}
-                    yield row | said | _number(fit.get(figure, fit), of=found)
+    for model, figures in evaluation.models.items():
+        for where, block in _sets(figures.sites, figures.pooled, sites=sites):
+            found = block if isinstance(block, NotEstimable) else block.calibration
+            row: Row = {"model": model, "held_out_set": where}
+            if isinstance(found, Calibration):
+                row["n"] = found.n
+            elif not isinstance(block, NotEstimable):
+                row["n"] = block.n
+            for figure, name, value, se in _calibration(found, classes=evaluation.classes):
+                said: Row = {"figure": figure, "class": name, "standard_error": se, "reason": _why(value)}
+                yield row | said | {"value": None if said["reason"] else value}
 
 
-def _number(value: Json, *, of: Json) -> Row:
-    """A number, or why it is not there: by itself, or with all that it is part of."""
-    reason = _why(of) or _why(value)
-    return {"value": None if reason else value, "reason": reason}
+def _calibration(
+    found: Calibration | Absent, *, classes: Sequence[str]
+) -> Iterator[tuple[str, str, float | Absent, float | None]]:
+    """Name, class, value and standard error of each figure; without calibration, the reason for each."""
+    if not isinstance(found, Calibration):
+        for name in ("", *classes):
+            for figure in ("ece", "slope", "intercept") if name else ("brier", "log_loss", "ece"):
+                yield figure, name, found, None
+        return
+    yield "brier", "", found.brier, None
+    yield "log_loss", "", found.log_loss, None
+    yield "ece", "", found.ece, None
+    for name in classes:
+        own = found.classes[name]
+        yield "ece", name, own.ece, None
+        fit = own.recalibration
+        if isinstance(fit, NotEstimable):
+            yield "slope", name, fit, None
+            yield "intercept", name, fit, None
+        else:
+            yield "slope", name, fit.slope, fit.slope_se
+            yield "intercept", name, fit.intercept, fit.intercept_se
 
 
-def roc_rows(evaluation: Json, *, sites: Sequence[str]) -> Iterator[Row]:
+def roc_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """Points of every curve; see `Run.roc`."""
-    for model, document in models_of(evaluation).items():
-        for where, block in _blocks(document, sites):
-            for name in evaluation["classes"]:
+    for model, figures in evaluation.models.items():
+        for where, block in _sets(figures.sites, figures.pooled, sites=sites):
+            for name in evaluation.classes:
                 row: Row = {"model": model, "held_out_set": where, "class": name}
-                points = block and block["roc"][name]
-                if not isinstance(points, list):
-                    yield row | {"reason": _why(UNANSWERED if block is None else points)}
-                    continue
-                for x, y in points:
-                    yield row | {"false_positive_rate": x, "true_positive_rate": y}
+                points = block if isinstance(block, NotEstimable) else block.roc[name]
+                if isinstance(points, tuple):
+                    for x, y in points:
+                        yield row | {"false_positive_rate": x, "true_positive_rate": y}
+                else:
+                    # In older files the bare AUC stands where a site releases no histograms.
+                    yield row | {"reason": _why(points) or _why(NotEstimable("no histograms are released"))}
 
 
 def round_rows(lines: Sequence[Json], *, sites: Sequence[str]) -> Iterator[Row]:
@@ -208,5 +225,13 @@ def round_rows(lines: Sequence[Json], *, sites: Sequence[str]) -> Iterator[Row]:
                 "update_norm": line.get("update_norm", {}).get(site),
                 "bytes_down": own.get("down"),
                 "bytes_up": own.get("up"),
-                "reason": reason or _why(scores) or _why(loss),
+                "reason": reason or _said(scores) or _said(loss),
             }
+
+
+def _said(value: Json) -> str:
+    """The reason that a line of `rounds.jsonl` gives for a figure that is not there."""
+    if not isinstance(value, Mapping):
+        return ""
+    found = [_why(kind(value[key])) for key, kind in _REASONS.items() if key in value]
+    return found[0] if found else ""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from stic_core.errors import UsageError
 from stic_core.evaluation import run_frames
+from stic_core.evaluation.document import Evaluation, read_evaluation
 from stic_core.evaluation.run_frames import HELD_OUT, Json
 
 
@@ -26,13 +27,13 @@ class Run:
         path: the run's folder.
         record: `record.json`: configuration, versions, seed, sites and how it ended.
         round_rows: lines of `rounds.jsonl`.
-        evaluation: `evaluation.json`; None where the run was not evaluated.
+        evaluation: `evaluation.json`, typed; None where the run was not evaluated.
     """
 
     path: Path
     record: Mapping[str, Json]
     round_rows: tuple[Mapping[str, Json], ...]
-    evaluation: Mapping[str, Json] | None
+    evaluation: Evaluation | None
 
     @property
     def run_id(self) -> str:
@@ -103,7 +104,7 @@ class Run:
     def held_out_fingerprints(self) -> dict[str, str]:
         """By site that was evaluated, which held-out patients those were, as a hash."""
         facts = self.record["sites"]
-        return {site: facts[site].get("test_fingerprint", "") for site in _evaluated(self)["sites"]}
+        return {site: facts[site].get("test_fingerprint", "") for site in _evaluated(self).sites}
 
 
 def load_run(path: Path | str) -> Run:
@@ -123,7 +124,7 @@ def load_run(path: Path | str) -> Run:
         folder,
         record,
         _read_rounds(folder / "rounds.jsonl"),
-        _read_object(evaluation) if evaluation.exists() else None,
+        read_evaluation(evaluation) if evaluation.exists() else None,
     )
 
 
@@ -166,9 +167,9 @@ def check_comparable(runs: Sequence[Run]) -> None:
     if len(runs) < 2:
         raise UsageError("a comparison of runs", got=len(runs), expected="two runs or more")
     first = runs[0]
-    expected, classes = first.held_out_fingerprints, _evaluated(first)["classes"]
+    expected, classes = first.held_out_fingerprints, _evaluated(first).classes
     for run in runs[1:]:
-        found, names = run.held_out_fingerprints, _evaluated(run)["classes"]
+        found, names = run.held_out_fingerprints, _evaluated(run).classes
         if names != classes:
             raise UsageError(
                 f"{run.path} and {first.path} are not comparable: their classes differ",
@@ -185,7 +186,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
             )
 
 
-def _evaluated(run: Run) -> Mapping[str, Json]:
+def _evaluated(run: Run) -> Evaluation:
     if run.evaluation is None:
         raise UsageError(
             f"{run.path} has no evaluation",
@@ -196,7 +197,7 @@ def _evaluated(run: Run) -> Mapping[str, Json]:
 
 
 def _read_object(path: Path) -> dict[str, Json]:
-    """`record.json` or `evaluation.json` as plain JSON; the one place that reads them."""
+    """`record.json` as plain JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

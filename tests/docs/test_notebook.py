@@ -53,13 +53,13 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_roc_is_the_evaluations(cells: dict[str, Any]) -> None:
     """A curve for each class through the points of evaluation.json, its AUC in the legend."""
     axis = cells["roc_figure"].axes[0]
-    pooled = cells["run"].evaluation["pooled"]
+    pooled = cells["run"].evaluation.pooled
     curves = {line.get_label(): line for line in axis.lines if ":" in line.get_label()}
     assert [label.split(":")[0] for label in curves] == sorted(CLASSES)
     for label, line in curves.items():
         name = label.split(":")[0]
-        assert line.get_xydata().tolist() == pooled["roc"][name]
-        assert f"AUC {pooled['auc'][name]['value']:.3f}" in label
+        assert line.get_xydata().tolist() == [list(point) for point in pooled.roc[name]]
+        assert f"AUC {pooled.auc[name].value:.3f}" in label
 
 
 def test_a_missed_round_is_a_gap(cells: dict[str, Any]) -> None:

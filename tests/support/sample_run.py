@@ -14,10 +14,10 @@ from scipy.special import log_softmax, logsumexp
 from stic_core.config import PolicyConfig
 from stic_core.evaluation import (
     HeldOutReport,
+    PairedReport,
+    as_json,
     evaluation_document,
-    model_block,
     paired_report,
-    pool_pairs,
     score_edges,
     site_report,
     validation_report,
@@ -80,15 +80,11 @@ def reports(
     }
 
 
-def comparison(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, Any]:
-    """One entry of `comparison`: the first model against the second, by site and pooled."""
-    pairs = {
+def paired(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, PairedReport]:
+    """The first model against the second, by site."""
+    return {
         site: paired_report(first[site][0], second[site][0], labels, classes=CLASSES, policy=policy)
         for site, (_, labels) in first.items()
-    }
-    return {
-        "sites": {site: pool_pairs({site: pair}) for site, pair in pairs.items()},
-        "pooled": pool_pairs(pairs),
     }
 
 
@@ -192,13 +188,13 @@ def write_sample_run(
         phantom=phantom,
         federated=evaluated["federated"],
         local_only={site: evaluated[site] for site in ("center1", "center2")},
+        extra={name: evaluated[name] for name in ("ensemble", "centralised") if name in models},
+        paired={
+            name: paired(models["federated"], model, policy=policy)
+            for name, model in models.items()
+            if name != "federated"
+        },
     )
-    document |= {name: model_block(evaluated[name]) for name in ("ensemble", "centralised") if name in models}
-    document["comparison"] = {
-        name: comparison(models["federated"], model, policy=policy)
-        for name, model in models.items()
-        if name != "federated"
-    }
     lines = [_round(index, rounds=rounds, splits=splits) for index in range(1, rounds + 1)]
     best = min(lines, key=lambda line: line["val"]["pooled"]["loss"])["round"]
     record = {
@@ -247,7 +243,7 @@ def write_sample_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "evaluation.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    (folder / "evaluation.json").write_text(json.dumps(as_json(document), indent=1), encoding="utf-8")
     return folder
 
 

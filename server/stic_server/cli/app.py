@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
 from stic_server.cli.keys import app as keys
 from stic_server.cli.options import ConfigOption, federation_file
+
+if TYPE_CHECKING:
+    from stic_core.evaluation import Evaluation
 
 app = typer.Typer(
     name="stic-server",
@@ -315,18 +318,18 @@ def import_keras(
 
 def show_evaluation(document: dict[str, Any]) -> None:
     """The held-out table on stdout."""
-    from stic_core.evaluation import held_out_table
+    from stic_core.evaluation import evaluation_of, held_out_table
 
     # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
-    heading, *rows = held_out_table(document, class_intervals=False)
+    heading, *rows = held_out_table(evaluation_of(document), class_intervals=False)
     _show_held_out(heading, rows, phantom=document["phantom"], texts=2, width=104)
 
 
-def show_comparison(documents: Mapping[str, Mapping[str, Any]]) -> None:
+def show_comparison(evaluations: Mapping[str, Evaluation]) -> None:
     """The held-out tables of several runs on stdout, each model's and held-out set's rows together."""
     from stic_core.evaluation import held_out_table
 
-    tables = {run: held_out_table(document, class_intervals=False) for run, document in documents.items()}
+    tables = {run: held_out_table(one, class_intervals=False) for run, one in evaluations.items()}
     groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for run, (_, *rows) in tables.items():
         for model, held_out_set, *figures in rows:
@@ -337,7 +340,7 @@ def show_comparison(documents: Mapping[str, Mapping[str, Any]]) -> None:
         for number, row in enumerate(members)
     ]
     model, held_out_set, *figures = next(iter(tables.values()))[0]
-    phantom = any(document["phantom"] for document in documents.values())
+    phantom = any(one.phantom for one in evaluations.values())
     _show_held_out((model, held_out_set, "Run", *figures), together, phantom=phantom, texts=3, width=140)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stic_core.errors import SiteReportError
-from stic_core.evaluation import HeldOutReport, PairedReport, evaluation_document, score_edges
+from stic_core.evaluation import HeldOutReport, PairedReport, as_json, evaluation_document, score_edges
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
@@ -100,7 +100,7 @@ class HeldOutEvaluation:
         for name, weights in (others or {}).items():
             self._participants.observer.stage(f"held-out evaluation of the {name} model")
             extra[name] = self._evaluate(_Model(name, weights), against=model_digest)
-        return evaluation_document(
+        document = evaluation_document(
             model_digest=model_digest,
             task=plan.task.name,
             classes=plan.task.classes,
@@ -110,6 +110,7 @@ class HeldOutEvaluation:
             extra={name: result.reports for name, result in extra.items()},
             paired={name: result.paired for name, result in (local | extra).items()},
         )
+        return as_json(document)
 
     def _evaluate(
         self,

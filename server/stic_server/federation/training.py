@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from stic_core.errors import FederationError, ProtocolError, SiteReportError
-from stic_core.evaluation import ValidationReport
-from stic_core.evaluation.pooling import as_json
+from stic_core.evaluation import ValidationReport, as_json
 from stic_core.protocol.compression import WireArray, decode_update, downlink, pack, rounded
 from stic_core.protocol.messages import RoundReport, TrainRound
 from stic_core.tensors.flat import FlatArray, digest

@@ -24,6 +24,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(write_sample_run(tmp_path_factory.mktemp("run"), tiny_site=True))
 
 
+@pytest.fixture(scope="module")
+def document(run: Run) -> Any:
+    """The run's evaluation.json, as it lies on the disk."""
+    return json.loads((run.path / "evaluation.json").read_text())
+
+
 def block_of(document: Any, model: str, where: str) -> Any:
     """One model's figures on one held-out set, found in evaluation.json by hand."""
     if model.endswith(" alone"):
@@ -48,7 +54,7 @@ def change(folder: Path, name: str, **facts: object) -> Path:
     return folder
 
 
-def test_held_out_figures_are_those_of_the_evaluation(run: Run) -> None:
+def test_held_out_figures_are_those_of_the_evaluation(run: Run, document: Any) -> None:
     """Every model, held-out set, figure and class has one row, with the document's numbers or its reason."""
     frame = run.held_out
     assert tuple(frame.columns) == HELD_OUT
@@ -56,7 +62,7 @@ def test_held_out_figures_are_those_of_the_evaluation(run: Run) -> None:
     assert not frame.duplicated(["model", "held_out_set", "figure", "class"]).any()
     assert list(frame["model"].unique()) == MODELS
     for row in frame.to_dict("records"):
-        block = block_of(run.evaluation, row["model"], row["held_out_set"])
+        block = block_of(document, row["model"], row["held_out_set"])
         value = block[row["figure"]]
         value = value[row["class"]] if row["class"] else value
         assert row["n"] == block["n"]
@@ -74,13 +80,13 @@ def test_held_out_figures_are_those_of_the_evaluation(run: Run) -> None:
     assert frame["value"].isna().sum() == (frame["reason"] != "").sum() > 0
 
 
-def test_comparisons_are_those_of_the_evaluation(run: Run) -> None:
+def test_comparisons_are_those_of_the_evaluation(run: Run, document: Any) -> None:
     """Differences, intervals, counts and p values; a site without them is there, without a 0."""
     frame = run.comparison
     assert tuple(frame.columns) == COMPARISON
     assert len(frame) == 3 * len(SETS) * (1 + len(CLASSES))
     for row in frame.to_dict("records"):
-        pair = run.evaluation["comparison"][row["other_model"].removesuffix(" alone")]
+        pair = document["comparison"][row["other_model"].removesuffix(" alone")]
         pair = pair["pooled"] if row["held_out_set"] == "pooled" else pair["sites"][row["held_out_set"]]
         found = pair["auc"][row["class"]] if row["class"] else pair["accuracy"]
         if row["held_out_set"] == "center3":
@@ -94,13 +100,13 @@ def test_comparisons_are_those_of_the_evaluation(run: Run) -> None:
             assert [row["only_federated_right"], row["only_other_right"]] == [found["b"], found["c"]]
 
 
-def test_calibration_is_that_of_the_evaluation(run: Run) -> None:
+def test_calibration_is_that_of_the_evaluation(run: Run, document: Any) -> None:
     """Scores and recalibration of every model on every held-out set."""
     frame = run.calibration
     assert tuple(frame.columns) == CALIBRATION
     assert len(frame) == len(MODELS) * len(SETS) * (3 + 3 * len(CLASSES))
     for row in frame.to_dict("records"):
-        block = block_of(run.evaluation, row["model"], row["held_out_set"])["calibration"]
+        block = block_of(document, row["model"], row["held_out_set"])["calibration"]
         if row["held_out_set"] == "center3":
             assert row["reason"] == said(block)
             assert pd.isna(row["value"])
@@ -126,11 +132,11 @@ def test_a_fit_that_is_not_estimable_says_so(tmp_path: Path) -> None:
     assert set(gone["reason"]) == {"not estimable: the classes are apart"}
 
 
-def test_roc_curves_are_those_of_the_evaluation(run: Run) -> None:
+def test_roc_curves_are_those_of_the_evaluation(run: Run, document: Any) -> None:
     """All points of every curve; a curve that is not there is one row with the reason."""
     assert tuple(run.roc.columns) == ROC
     for (model, where, name), curve in run.roc.groupby(["model", "held_out_set", "class"]):
-        found = block_of(run.evaluation, model, where)["roc"][name]
+        found = block_of(document, model, where)["roc"][name]
         points = curve[["false_positive_rate", "true_positive_rate"]]
         if where == "center3":
             assert list(curve["reason"]) == [said(found)]

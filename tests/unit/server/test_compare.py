@@ -33,8 +33,8 @@ def test_runs_are_shown_beside_each_other(tmp_path: Path) -> None:
     assert heading[:5] == ["Model", "Held-out", "set", "Run", "n"]
     at = next(place for place, line in enumerate(lines) if line.startswith("federated") and "pooled" in line)
     for line, run in zip(lines[at : at + 2], (first, second), strict=True):
-        macro = load_run(run).evaluation["pooled"]["auc_macro"]
-        assert f"{macro['value']:.3f} ({macro['ci95_logit'][0]:.3f}-{macro['ci95_logit'][1]:.3f})" in line
+        macro = load_run(run).evaluation.pooled.auc_macro
+        assert f"{macro.value:.3f} ({macro.ci95_logit[0]:.3f}-{macro.ci95_logit[1]:.3f})" in line
     assert lines[at].split()[:4] == ["federated", "pooled", "one", "116"]
     assert lines[at + 1].split()[:2] == ["two", "116"]
     figures = pd.read_csv(tmp_path / "figures.csv", keep_default_na=True)
