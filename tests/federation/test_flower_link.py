@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from stic_client import flower_link
+from stic_client.connection.intervals import Intervals
 from stic_client.flower_link import FleetLink
 from stic_core.errors import NotAdmittedError, RefusedError
 from stic_core.system.keys import load_private, make_key_pair
@@ -53,7 +53,9 @@ class Line:
         """The server's end."""
         return self._grids[0]
 
-    def link(self, *, state: str = "node.json", key: str = "site.key") -> FleetLink:
+    def link(
+        self, *, state: str = "node.json", key: str = "site.key", intervals: Intervals | None = None
+    ) -> FleetLink:
         """A client's end.
 
         Args:
@@ -65,6 +67,7 @@ class Line:
             key=load_private(self.folder / key),
             state=self.folder / state,
             observer=Recorder(),
+            intervals=intervals,
         )
         self._links.append(made)
         return made
@@ -183,26 +186,21 @@ def test_a_client_that_was_killed_signs_its_node_off(line: Line) -> None:
     assert again._observer.notes == []
 
 
-def test_a_client_that_left_no_id_waits_until_the_server_misses_it(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_left_no_id_waits_until_the_server_misses_it(line: Line) -> None:
     """Killed between its sign-on and the note of it: said, waited for, and online."""
-    monkeypatch.setattr(flower_link, "_AGAIN_S", 0.2)
     line.link(state="lost.json")._sign_on()
     (node,) = line.grid._state.nodes.values()
     node.online_until = time.time() + 0.5
-    link = line.link()
+    link = line.link(intervals=Intervals(sign_on=0.2))
     link._sign_on()
     assert any("takes this site for online" in note for note in link._observer.notes)
 
 
-def test_two_clients_of_one_site(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_clients_of_one_site(line: Line) -> None:
     """The second is told so, after the time in which a dead one would have been missed."""
-    monkeypatch.setattr(flower_link, "_AGAIN_S", 0.1)
-    monkeypatch.setattr(flower_link, "_MISSED_S", 0.3)
     line.link(state="elsewhere.json")._sign_on()
     with pytest.raises(RefusedError, match=r"another client of this site is online\. Stop"):
-        line.link()._sign_on()
+        line.link(intervals=Intervals(sign_on=0.1, missed=0.3))._sign_on()
 
 
 def test_a_stranger_is_told_whom_to_ask(line: Line) -> None:
