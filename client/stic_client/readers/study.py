@@ -127,7 +127,8 @@ def study_readers(
     )
     # All of it has the readers' names and small counts: for its owner alone.
     result, page = out / RESULT_FILE, out / PAGE_FILE
-    write_atomically(result, json.dumps(study.as_json(), indent=1, allow_nan=False) + "\n", mode=PRIVATE)
+    text = json.dumps(study.as_json(), indent=1, allow_nan=False) + "\n"
+    write_atomically(result, text, mode=PRIVATE)
     _write_tables(out, study)
     from stic_client.readers.page import render
 
