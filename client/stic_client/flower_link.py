@@ -49,6 +49,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.tls import why
 from stic_client.flower_requests import SignedClient
@@ -57,17 +58,6 @@ from stic_core.system.files import write_atomically
 from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
-
-BUSY_POLL_S = 0.1
-IDLE_POLL_S = 1.0
-BUSY_FOR_S = 30.0
-"""After a message the next one is expected soon; later the link asks less often."""
-
-HEARTBEAT_S = 20.0
-"""The server calls a site gone after two of these without a sign."""
-
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
-_MISSED_S, _AGAIN_S = 2 * HEARTBEAT_S + 5.0, 5.0
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -91,6 +81,7 @@ class FleetLink:
         state: file that remembers the node id, so that a crashed client can sign itself off.
         observer: is told of waits and failures.
         keys: where a key may lie that follows; looked for whenever the site signs on.
+        intervals: of signs of life, looks and tries.
     """
 
     def __init__(
@@ -102,8 +93,10 @@ class FleetLink:
         state: Path,
         observer: Observer,
         keys: SiteKeys | None = None,
+        intervals: Intervals | None = None,
     ) -> None:
         self._address, self._state, self._observer, self._keys = address, state, observer, keys
+        self._every = intervals or Intervals()
         self._stop = threading.Event()
         self._node: Node | None = None
         self._client = SignedClient(address, ca=ca, key=key)
@@ -135,8 +128,8 @@ class FleetLink:
             try:
                 message = self._receive()
                 if message is None:
-                    busy = time.monotonic() - last_message < BUSY_FOR_S
-                    self._stop.wait(BUSY_POLL_S if busy else IDLE_POLL_S)
+                    busy = time.monotonic() - last_message < self._every.busy_for
+                    self._stop.wait(self._every.busy_poll if busy else self._every.idle_poll)
                     continue
                 run_id = message.metadata.run_id
                 context = contexts.setdefault(
@@ -160,7 +153,9 @@ class FleetLink:
                 self._sign_on()
             except ProtocolError as error:
                 self._observer.note(f"a message is dropped: {error}")
-                self._stop.wait(IDLE_POLL_S)  # a server that refuses everything is not asked in a loop
+                self._stop.wait(
+                    self._every.idle_poll
+                )  # a server that refuses everything is not asked in a loop
 
     def _receive(self) -> Message | None:
         node = self._signed_on()
@@ -237,8 +232,8 @@ class FleetLink:
         A client that was killed is still online there: it is signed off under the id that it left, or waited for.
         """
         self._take_next_key()
-        request = self._client.sign_on_request(heartbeat_interval=HEARTBEAT_S)
-        misses_it = time.monotonic() + _MISSED_S
+        request = self._client.sign_on_request(heartbeat_interval=self._every.heartbeat)
+        misses_it = time.monotonic() + self._every.missed
         while True:
             try:
                 answer = self._call(self._client.ActivateNode, request)
@@ -252,9 +247,9 @@ class FleetLink:
                     ) from None
                 self._observer.note(
                     "the server takes this site for online, perhaps its client that was killed; "
-                    f"next try in {_AGAIN_S:g} s, for at most {_MISSED_S:g} s"
+                    f"next try in {self._every.sign_on_again:g} s, for at most {self._every.missed:g} s"
                 )
-                self._stop.wait(_AGAIN_S)
+                self._stop.wait(self._every.sign_on_again)
             else:
                 self._node = Node(node_id=answer.node_id)
                 self._remember(answer.node_id)
@@ -322,11 +317,11 @@ class FleetLink:
         thread.join(2.0)
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S * 0.6):
+        while not self._stop.wait(self._every.heartbeat * 0.6):
             node = self._node
             if node is None:
                 continue
-            request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_S)
+            request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=self._every.heartbeat)
             # The main loop meets the same fault and deals with it.
             with suppress(ConnectionError, ProtocolError, SticError, _UnknownNodeError, _RunOverError):
                 self._call(self._client.SendNodeHeartbeat, request, tries=1)
@@ -377,7 +372,7 @@ class FleetLink:
             attempt += 1
             if tries is not None and attempt >= tries:
                 raise ConnectionError(reason)
-            wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempt - 1))
+            wait = min(self._every.longest_wait, self._every.first_wait * 2 ** (attempt - 1))
             self._observer.note(f"server {self._address} not reached ({reason}); next try in {wait:g} s")
             self._stop.wait(wait)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import IO
 
 import numpy as np
-import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -27,6 +30,8 @@ from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
 from stic_server.federation.sites import Answer, Exchange, RunObserver
 from stic_server.setup import NewFederation, initialise
+from support.programs import ForkedProgram, Process
+from support.waiting import PATIENCE_S
 
 CLASSES = TASKS["malignant"].classes
 
@@ -142,10 +147,16 @@ def participant(
 
 @dataclass(frozen=True)
 class Home:
-    """A `STIC_HOME` with a server and enrolled sites, ready for real processes."""
+    """A `STIC_HOME` with a server and enrolled sites, ready for real processes.
+
+    Args:
+        intervals: of `STIC_INTERVALS`. At a half a site is missed after 20 s of silence, which no load
+            makes of a site that is alive; a test that waits until one is missed takes a tenth.
+    """
 
     path: Path
     port: int
+    intervals: float = 0.5
 
     @property
     def federation(self) -> Path:
@@ -167,84 +178,95 @@ class Home:
             target[last] = value
         path.write_text(yaml.safe_dump(data))
 
-    def command(self, program: str, *arguments: str) -> list[str]:
-        """A program of ours, beside this Python."""
-        return [str(Path(sys.executable).with_name(program)), *arguments]
-
     def environment(self) -> dict[str, str]:
         """Where this home is, and one thread a process."""
-        import os
+        own = {
+            "STIC_HOME": str(self.path),
+            "STIC_INTERVALS": str(self.intervals),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+        return os.environ | own
 
-        return {**os.environ, "STIC_HOME": str(self.path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    def run(self, program: str, *arguments: str, script: bool = False) -> subprocess.CompletedProcess[str]:
+        """A command that ends by itself.
 
-    def run(self, program: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """A command that ends by itself."""
-        return subprocess.run(
-            self.command(program, *arguments),
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+        Args:
+            script: start the console script instead of forking; see `running`.
+        """
+        process = self._start(
+            program, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, script=script
         )
+        out, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode is not None
+        return subprocess.CompletedProcess([program, *arguments], process.returncode, out, err)
 
     @contextmanager
     def running(
         self,
         program: str,
         *arguments: str,
+        script: bool = False,
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         output: Path | None = None,
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> Iterator[Process]:
         """A command that is stopped at the end, if it runs still.
 
         Args:
-            prefix: stands before the command, such as `ip netns exec host`.
+            script: start the console script beside this Python, which then imports for seconds all that
+                the fork server has imported already. A few tests do, so that it is known to work.
+            prefix: stands before the command, such as `ip netns exec host`; implies a console script.
             environment: variables beside the usual ones.
             output: file that takes stdout and stderr, for a command that nobody reads; a full pipe
                 would stop it. None is a pipe.
         """
         with output.open("a") if output is not None else nullcontext(subprocess.PIPE) as stdout:
-            process = subprocess.Popen(
-                [*prefix, *self.command(program, *arguments)],
-                env={**self.environment(), **(environment or {})},
-                stdin=subprocess.DEVNULL,
+            process = self._start(
+                program,
+                *arguments,
                 stdout=stdout,
                 stderr=subprocess.STDOUT,
-                text=True,
+                script=script,
+                prefix=prefix,
+                environment=environment or {},
             )
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
             process.communicate()
 
-
-def await_line(process: subprocess.Popen[str], text: str, *, seconds: float = 60) -> list[str]:
-    """Read a process's lines up to the one that holds a text."""
-    lines: list[str] = []
-    deadline = time.monotonic() + seconds
-    assert process.stdout is not None
-    while time.monotonic() < deadline:
-        line = process.stdout.readline()
-        if not line:
-            break
-        lines.append(line.rstrip())
-        if text in line:
-            return lines
-    pytest.fail(f"no line with {text!r} in:\n" + "\n".join(lines))
+    def _start(
+        self,
+        program: str,
+        *arguments: str,
+        stdout: int | IO[str],
+        stderr: int,
+        script: bool,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Process:
+        command = [*prefix, str(Path(sys.executable).with_name(program)), *arguments]
+        whole = self.environment() | dict(environment)
+        if not script and not prefix:
+            return ForkedProgram(command, environment=whole, stdout=stdout, stderr=stderr)
+        return subprocess.Popen(
+            command, env=whole, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True
+        )
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
-    import socket
+    """A TCP port that nobody uses at the moment.
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    Not one of those that the kernel gives to outgoing connections (32768 and up), of which the tests make many:
+    between this look and the server's start it would give it away.
+    """
+    while True:
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def make_home(
@@ -254,6 +276,7 @@ def make_home(
     rounds: int = 2,
     admitted: bool = True,
     names: Sequence[str] = ("localhost", "127.0.0.1"),
+    intervals: float = 0.5,
 ) -> Home:
     """A server and enrolled sites with prepared random datasets and the tiny backbone."""
     from stic_client.connection.enroll import enroll
@@ -268,12 +291,12 @@ def make_home(
         rounds=rounds,
         views=1,
         min_sites=len(sites),
-        join_timeout_s=60,
+        join_timeout_s=PATIENCE_S,
         join_grace_s=20,
         runs=path / "runs",
     )
     initialise(path / "server", new)
-    home = Home(path, port)
+    home = Home(path, port, intervals)
     for number, name in enumerate(sites):
         folder = home.site(name)
         made = enroll(

@@ -22,7 +22,9 @@ def summary_rows(simulation: Mapping[str, Json]) -> list[Row]:
     summary = simulation["summary"]
     models = summary["models"]
     rows = [("Macro AUC", *(TITLES[figure] for figure in FIGURES))]
-    rows += [(name, *(_spread(models[name][figure]) for figure in FIGURES)) for name in ordered_models(simulation)]
+    rows += [
+        (name, *(_spread(models[name][figure]) for figure in FIGURES)) for name in ordered_models(simulation)
+    ]
     rows += [
         (f"federated minus {other}", *(_spread(block[figure], signed=True) for figure in FIGURES))
         for other, block in summary["federated_minus"].items()

@@ -58,7 +58,7 @@ def _trainer(setup: TrainingSetup, *, seed: int = 0, **config: object) -> Traine
 def test_a_frozen_backbone_is_cached_and_an_unfrozen_one_is_not(dataset: SiteDataset) -> None:
     """What trains decides; the naive models cache one map a patient."""
     frozen, tuned = _setup(dataset), _setup(dataset, trainable_blocks=1)
-    assert isinstance(frozen.batches["train"], Examples)
+    assert isinstance(frozen.batches["train"], FeatureBatches)
     assert isinstance(tuned.batches["train"], ImageBatches)
     assert isinstance(tuned.module, Network)
     naive = _setup(dataset, architecture="naive-joint")
