@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -12,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
 from stic_server.federation.sites import Answer, Exchange, RunObserver
 from stic_server.setup import NewFederation, initialise
+from support.accidents import Accident
 from support.programs import ForkedProgram, Process
 from support.waiting import PATIENCE_S
 
@@ -188,18 +190,32 @@ class Home:
         }
         return os.environ | own
 
+    def rounds(self) -> list[dict[str, Any]]:
+        """`rounds.jsonl` of all runs, as far as its lines are whole."""
+        found = sorted((self.path / "runs").glob("*/rounds.jsonl"))
+        lines = [line for path in found for line in path.read_text().splitlines(keepends=True)]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def run_folder(self) -> Path:
+        """Of the one run."""
+        (run,) = (self.path / "runs").glob("*/record.json")
+        return run.parent
+
     def run(self, program: str, *arguments: str, script: bool = False) -> subprocess.CompletedProcess[str]:
         """A command that ends by itself.
 
         Args:
             script: start the console script instead of forking; see `running`.
         """
-        process = self._start(
-            program, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, script=script
-        )
+        command, pipe = self._command(program, *arguments), subprocess.PIPE
+        if script:
+            process: Process = subprocess.Popen(
+                command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+            )
+        else:
+            process = ForkedProgram(command, environment=self.environment(), stdout=pipe, stderr=pipe)
         out, err = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode is not None
-        return subprocess.CompletedProcess([program, *arguments], process.returncode, out, err)
+        return subprocess.CompletedProcess(command, process.wait(), out, err)
 
     @contextmanager
     def running(
@@ -207,53 +223,50 @@ class Home:
         program: str,
         *arguments: str,
         script: bool = False,
-        prefix: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
         output: Path | None = None,
+        host: str | None = None,
+        accident: Accident | None = None,
     ) -> Iterator[Process]:
         """A command that is stopped at the end, if it runs still.
 
         Args:
             script: start the console script beside this Python, which then imports for seconds all that
                 the fork server has imported already. A few tests do, so that it is known to work.
-            prefix: stands before the command, such as `ip netns exec host`; implies a console script.
             environment: variables beside the usual ones.
             output: file that takes stdout and stderr, for a command that nobody reads; a full pipe
                 would stop it. None is a pipe.
+            host: network namespace that it runs in; not for a script.
+            accident: what befalls it; not for a script.
         """
+        command, whole = self._command(program, *arguments), self.environment() | dict(environment)
         with output.open("a") if output is not None else nullcontext(subprocess.PIPE) as stdout:
-            process = self._start(
-                program,
-                *arguments,
-                stdout=stdout,
-                stderr=subprocess.STDOUT,
-                script=script,
-                prefix=prefix,
-                environment=environment or {},
-            )
+            if script:
+                process: Process = subprocess.Popen(
+                    command,
+                    env=whole,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            else:
+                process = ForkedProgram(
+                    command,
+                    environment=whole,
+                    stdout=stdout,
+                    stderr=subprocess.STDOUT,
+                    host=host,
+                    accident=accident,
+                )
         try:
             yield process
         finally:
             process.kill()
             process.communicate()
 
-    def _start(
-        self,
-        program: str,
-        *arguments: str,
-        stdout: int | IO[str],
-        stderr: int,
-        script: bool,
-        prefix: Sequence[str] = (),
-        environment: Mapping[str, str] = MappingProxyType({}),
-    ) -> Process:
-        command = [*prefix, str(Path(sys.executable).with_name(program)), *arguments]
-        whole = self.environment() | dict(environment)
-        if not script and not prefix:
-            return ForkedProgram(command, environment=whole, stdout=stdout, stderr=stderr)
-        return subprocess.Popen(
-            command, env=whole, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True
-        )
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name(program)), *arguments]
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ the connection of a launch kills the program; when the last keeper is gone, ever
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -30,6 +31,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from support import accidents
 
 KEEP = b"keep"
 _BIGGEST = 1 << 18
@@ -145,7 +148,7 @@ class _Server:
 
 
 def _become(launch: dict[str, Any], streams: list[int]) -> Program:
-    """In the child: streams, environment, folder, umask, signals and chance as a new process has them."""
+    """In the child: streams, environment, folder, umask, signals, chance and host as a new process has them."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     for stream in streams:
@@ -159,10 +162,21 @@ def _become(launch: dict[str, Any], streams: list[int]) -> Program:
     importlib.import_module("numpy").random.seed()
     # A child that starts processes by `spawn` must not have them import this module.
     sys.modules["__main__"] = types.ModuleType("__main__")
+    if launch["host"]:
+        _enter(launch["host"])
+    if launch["accident"]:
+        accidents.arrange(launch["accident"])
     program, *arguments = launch["command"]
     sys.argv = [program, *arguments]
     package = {"stic-server": "stic_server.cli", "stic-client": "stic_client.cli"}[Path(program).name]
     return importlib.import_module(package).main
+
+
+def _enter(host: str) -> None:
+    """As `ip netns exec`; Python has it from 3.12 on."""
+    with Path("/var/run/netns", host).open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), f"no network namespace {host}")
 
 
 class _Exit:

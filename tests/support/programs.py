@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from support.accidents import Accident
 from support.fork_server import KEEP
 
 _STARTS_WITHIN_S = 300.0
@@ -57,6 +58,8 @@ class ForkedProgram:
         command: the console script and its arguments.
         environment: all of it.
         stdout, stderr: a file, `subprocess.PIPE`, or `subprocess.STDOUT`.
+        host: network namespace that it runs in.
+        accident: what befalls it.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class ForkedProgram:
         environment: Mapping[str, str],
         stdout: int | IO[str],
         stderr: int | IO[str],
+        host: str | None = None,
+        accident: Accident | None = None,
     ) -> None:
         self._command = list(command)
         self.returncode: int | None = None
@@ -80,6 +85,8 @@ class ForkedProgram:
             "environment": dict(environment),
             "folder": str(Path.cwd()),
             "umask": umask,
+            "host": host,
+            "accident": accident,
         }
         self._connection = _connect()
         with Path(os.devnull).open() as nothing:
@@ -195,7 +202,11 @@ def _connect() -> socket.socket:
 
 def _reach(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(str(path))
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

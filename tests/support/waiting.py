@@ -13,17 +13,22 @@ PATIENCE_S = 600.0
 """No test takes a hundredth of this on a quiet machine; who waits so long waits for nothing."""
 
 
-def until(condition: Callable[[], object], *, what: str | Callable[[], str], every: float = 0.05) -> None:
+def until(
+    condition: Callable[[], object], *, what: str | Callable[[], str], alive: Process | None = None
+) -> None:
     """Wait until something is so.
 
     Args:
         what: is said if it never is; a function is called only then.
+        alive: without this process it never will be.
     """
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {PATIENCE_S:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(every)
+        ended = alive is not None and alive.poll() is not None
+        if ended or time.monotonic() > deadline:
+            why = "its process has ended" if ended else f"not within {PATIENCE_S:g} s"
+            pytest.fail(f"{why}: {what if isinstance(what, str) else what()}")
+        time.sleep(0.05)
 
 
 def await_line(process: Process, text: str) -> list[str]:

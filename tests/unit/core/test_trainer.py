@@ -16,7 +16,7 @@ from stic_core.models.devices import pick_precision
 from stic_core.models.parameters import get_flat, set_flat
 from stic_core.models.stic import NaiveHead, Network
 from stic_core.tasks import TASKS
-from stic_core.training.batches import ImageBatches, prefetched
+from stic_core.training.batches import FeatureBatches, ImageBatches, prefetched
 from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_core.training.trainer import Trainer, fit, predict
 from support.federation_kit import write_site_dataset, write_tiny_weights
