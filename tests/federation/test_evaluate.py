@@ -18,8 +18,9 @@ from stic_server.federation.sites import RunLimits
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
 from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
-LIMITS = RunLimits(min_sites=2, join_timeout_s=5, round_timeout_s=5)
+LIMITS = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
 
 
 def _federation(tmp_path: Path, **changes: object) -> FederationConfig:

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from stic_client import flower_link
+from stic_client.connection.intervals import Intervals
 from stic_client.flower_link import FleetLink
 from stic_core.errors import NotAdmittedError, RefusedError
 from stic_core.system.keys import load_private, make_key_pair
@@ -19,6 +19,7 @@ from stic_server.admission.certificates import make_certificates
 from stic_server.admission.registry import admit
 from stic_server.flower_link import FleetServer, Listen, LocalGrid
 from support.federation_kit import Recorder, free_port
+from support.waiting import PATIENCE_S, until
 
 
 class Line:
@@ -29,7 +30,8 @@ class Line:
         admit(folder / "sites", name="center1", public_key=make_key_pair(folder / "site.key"))
         self.folder, self.port = folder, free_port()
         self.server = FleetServer(
-            Listen("127.0.0.1", self.port, folder / "server.crt", folder / "server.key", folder / "ca.crt")
+            Listen("127.0.0.1", self.port, folder / "server.crt", folder / "server.key", folder / "ca.crt"),
+            interval_scale=0.01,  # takes heartbeats of any interval
         )
         self.server.watch(folder / "sites")
         self.server.start()
@@ -53,10 +55,13 @@ class Line:
         """The server's end."""
         return self._grids[0]
 
-    def link(self, *, state: str = "node.json", key: str = "site.key") -> FleetLink:
+    def link(
+        self, *, state: str = "node.json", key: str = "site.key", intervals: Intervals | None = None
+    ) -> FleetLink:
         """A client's end.
 
         Args:
+            intervals: None is such that a site is never missed while a test runs.
             state: file of the node id; another file is a client that never was on this machine.
         """
         made = FleetLink(
@@ -65,6 +70,7 @@ class Line:
             key=load_private(self.folder / key),
             state=self.folder / state,
             observer=Recorder(),
+            intervals=intervals or Intervals(heartbeat=1800, sign_on_again=0.05),
         )
         self._links.append(made)
         return made
@@ -183,26 +189,27 @@ def test_a_client_that_was_killed_signs_its_node_off(line: Line) -> None:
     assert again._observer.notes == []
 
 
-def test_a_client_that_left_no_id_waits_until_the_server_misses_it(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_left_no_id_waits_until_the_server_misses_it(line: Line) -> None:
     """Killed between its sign-on and the note of it: said, waited for, and online."""
-    monkeypatch.setattr(flower_link, "_AGAIN_S", 0.2)
     line.link(state="lost.json")._sign_on()
     (node,) = line.grid._state.nodes.values()
-    node.online_until = time.time() + 0.5
     link = line.link()
-    link._sign_on()
-    assert any("takes this site for online" in note for note in link._observer.notes)
+    waiting = threading.Thread(target=link._sign_on)
+    waiting.start()
+    until(
+        lambda: any("takes this site for online" in note for note in link._observer.notes), what="it says so"
+    )
+    assert link._node is None
+    node.online_until = time.time() - 1
+    waiting.join(PATIENCE_S)
+    assert link._node is not None
 
 
-def test_two_clients_of_one_site(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_clients_of_one_site(line: Line) -> None:
     """The second is told so, after the time in which a dead one would have been missed."""
-    monkeypatch.setattr(flower_link, "_AGAIN_S", 0.1)
-    monkeypatch.setattr(flower_link, "_MISSED_S", 0.3)
     line.link(state="elsewhere.json")._sign_on()
     with pytest.raises(RefusedError, match=r"another client of this site is online\. Stop"):
-        line.link()._sign_on()
+        line.link(intervals=Intervals().scaled(0.01))._sign_on()
 
 
 def test_a_stranger_is_told_whom_to_ask(line: Line) -> None:

@@ -180,7 +180,7 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Leak:
     return Leak(home, Canaries(tuple(dict.fromkeys(marks)), tuple(pixels)), tapped, output, site_output)
 
 
-pytestmark = [pytest.mark.processes, pytest.mark.long, pytest.mark.xdist_group("canary")]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 
 def test_the_run_did_all_that_could_leak(leak: Leak) -> None:

@@ -15,7 +15,7 @@ from stic_server.admission.certificates import make_certificates
 from support.federation_kit import Home, free_port, make_home
 from support.waiting import PATIENCE_S, await_line
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("commands")]
+pytestmark = pytest.mark.processes
 
 
 def test_two_sites_train_together_over_tls(tmp_path: Path) -> None:

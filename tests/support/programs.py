@@ -176,6 +176,21 @@ def _stream(wanted: int | IO[str]) -> tuple[IO[str] | None, int]:
 _kept: list[socket.socket] = []
 """The connection that keeps the fork server alive; closed when this process ends, however it ends."""
 
+_started: list[subprocess.Popen[bytes]] = []
+"""The fork server, where this process started it."""
+
+
+def end() -> None:
+    """Let the fork server go, and wait for it where it still has to write what was covered."""
+    for keeper in _kept:
+        keeper.close()
+    _kept.clear()
+    for server in _started:
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:
+            server.wait()
+        server.returncode = 0  # it ends by itself: nobody has to wait for it
+    _started.clear()
+
 
 def _folder() -> Path:
     """Of the fork server's socket: one for all processes of a test run, a new one for each run."""
@@ -234,5 +249,5 @@ def _start(path: Path) -> socket.socket:
             server.kill()
             raise RuntimeError("the fork server did not start")
         time.sleep(0.05)
-    server.returncode = 0  # it ends by itself, after this process: nobody waits for it
+    _started.append(server)
     return mine

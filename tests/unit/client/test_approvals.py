@@ -20,6 +20,7 @@ from stic_server.federation.participants import Participants
 from stic_server.federation.plan import training_of
 from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
 
 def _federation(**changes: object) -> FederationConfig:
@@ -224,7 +225,13 @@ def test_what_the_policy_does_not_release_is_suppressed(site: Participant, plan:
 
 def _participants(plan: RunPlan, sites: InProcessSites, recorder: Recorder, **limits: object) -> Participants:
     made = RunLimits(
-        **{"min_sites": 2, "join_timeout_s": 5, "round_timeout_s": 5, "ask_again_s": 0.01, **limits}
+        **{
+            "min_sites": 2,
+            "join_timeout_s": PATIENCE_S,
+            "round_timeout_s": PATIENCE_S,
+            "ask_again_s": 0.01,
+            **limits,
+        }
     )
     return Participants(plan, run_id="r", sites=sites, limits=made, observer=recorder)
 

@@ -15,7 +15,15 @@ from stic_core.data.clinical import COLUMNS
 from stic_core.data.dataset import load_dataset
 from stic_core.errors import ConfigError, DataError
 from stic_core.tasks import TASKS
-from support.ingest_files import body, ct_dataset, manifest_row, save, write_manifest
+from support.ingest_files import (
+    body,
+    ct_dataset,
+    manifest_row,
+    prepare_config,
+    save,
+    write_hospital,
+    write_manifest,
+)
 
 LABELS = ("HCC", "ICC", "META")
 

@@ -20,6 +20,7 @@ from stic_server.status import file
 from stic_server.status.file import StatusFile, read_activity, state_of
 from stic_server.status.report import as_json, describe, expired, status
 from support.federation_kit import Recorder
+from support.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -50,13 +51,12 @@ def serving(folder: Path, presence: dict[str, Presence], recorder: Recorder | No
 
 def awaited(folder: Path, key: str, value: object) -> None:
     """Wait until the file says so."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def is_so() -> bool:
         activity = read_activity(folder)
-        if activity is not None and getattr(activity, key) == value:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{key} is not {value!r} in {read_activity(folder)}")
+        return activity is not None and getattr(activity, key) == value
+
+    until(is_so, what=lambda: f"{key} is {value!r} in {read_activity(folder)}")
 
 
 def test_before_the_first_start(folder: Path) -> None:
@@ -82,6 +82,7 @@ def test_before_the_first_start(folder: Path) -> None:
 def test_while_a_server_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round and the stage, whom it waits for, who is online and when the others were last seen."""
     monkeypatch.setattr(file, "WRITE_S", 0.02)
+    monkeypatch.setattr(file, "_WAITING_S", PATIENCE_S)
     now = time.time()
     presence = {"center1": Presence(True, now), "center2": Presence(False, now - 300)}
     recorder = Recorder()
