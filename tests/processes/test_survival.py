@@ -86,7 +86,8 @@ def _federation(path: Path, *, intervals: float = 0.5, **changes: object) -> Ite
 
 
 # The same moments on CI, other ones in each run elsewhere; a test that fails shows the seed in its name.
-SEED = 0 if "CI" in os.environ else random.randrange(1 << 32)
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID")  # workers name tests alike
+SEED = 0 if "CI" in os.environ else random.Random(RUN).randrange(1 << 32)
 
 
 @pytest.mark.long
