@@ -32,8 +32,9 @@ from stic_core.statistics.auc import Auc
 from stic_core.statistics.calibration import log_loss_sum
 from stic_core.statistics.multiclass import one_vs_rest
 from stic_core.tasks import TASKS
+from stic_core.training.batches import FeatureBatches, batches_of
 from stic_core.training.feature_cache import load_or_build
-from stic_core.training.trainer import FeatureBatches, Trainer, batches_of, predict
+from stic_core.training.trainer import Trainer, predict
 
 TASK = TASKS["malignant"]
 CROP_MM = 160.0

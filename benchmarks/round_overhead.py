@@ -104,11 +104,10 @@ class Echo:
 
 def site(folder: Path, name: str, port: int) -> None:
     """One site's process."""
-    from stic_client import flower_app
+    from stic_client.flower_app import client_app
     from stic_client.flower_link import FleetLink
 
     participant = Echo(AuditLog(folder / f"{name}-audit.jsonl"))
-    flower_app.participants[name] = participant  # pyright: ignore[reportArgumentType]
     link = FleetLink(
         f"127.0.0.1:{port}",
         ca=folder / "ca.crt",
@@ -117,12 +116,16 @@ def site(folder: Path, name: str, port: int) -> None:
         observer=Observer(),
     )
     link.serve(
-        flower_app.app, node_config={"site-config": name}, until=lambda: participant.finished is not None
+        client_app(participant),  # pyright: ignore[reportArgumentType] - it answers as a participant does
+        node_config={},
+        until=lambda: participant.finished is not None,
     )
 
 
 def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     """The server's process, and the sites' as its children."""
+    from flwr.serverapp import Grid
+
     from stic_server import flower_app
     from stic_server.admission.certificates import make_certificates
     from stic_server.admission.registry import admit
@@ -151,13 +154,7 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     plan = RunPlan.of(federation, trainable_specs(head))
     run = RunFolder.begin(federation, plan)
 
-    from flwr.serverapp import ServerApp
-
-    app = ServerApp()
-
-    @app.main()
-    def main(grid, context) -> None:  # noqa: ANN001  Flower's signature
-        del context
+    def train(grid: Grid) -> None:
         reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
         limits = RunLimits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
         names_of = tuple(spec.name for spec in plan.tensors)
@@ -170,7 +167,7 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
         participants.ask(Finish(run_id=run.run_id, status="complete"), timeout=20)
 
     try:
-        listener.execute(app, run_config={})
+        listener.execute(train)
         for child in children:
             child.wait(20)
     finally:

@@ -39,7 +39,7 @@ _COUNTS = {"train": 6, "val": 6, "test": 6}
 
 def serve_sites(home: Home, names: list[str]) -> None:
     """All sites in this process, each with a link of its own, until the run is over."""
-    from stic_client import flower_app
+    from stic_client.flower_app import client_app
     from stic_client.flower_link import FleetLink
     from stic_client.participation.participant import Participant
     from stic_core import config
@@ -50,7 +50,6 @@ def serve_sites(home: Home, names: list[str]) -> None:
         path = home.site(name) / "site.yaml"
         site = config.load(path, config.SiteConfig)
         participant = Participant(site)
-        flower_app.participants[str(path)] = participant
         link = FleetLink(
             site.server.address,
             ca=site.server.ca,
@@ -59,8 +58,8 @@ def serve_sites(home: Home, names: list[str]) -> None:
             observer=Observer(),
         )
         link.serve(
-            flower_app.app,
-            node_config={"site-config": str(path)},
+            client_app(participant),
+            node_config={},
             until=lambda: participant.finished is not None,
         )
 

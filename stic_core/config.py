@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -149,6 +149,16 @@ class TrainingConfig(_Frozen):
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
+class FedAvgConfig(_Frozen):
+    """FedAvg (McMahan et al. 2017): the mean of the sites' weights by their training patients."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+AlgorithmConfig: TypeAlias = FedAvgConfig
+"""How the sites' updates become the next global model, with the parameters of each algorithm."""
+
+
 class ListenConfig(_Frozen):
     """Where the server listens, and what its certificate is for.
 
@@ -170,7 +180,8 @@ class FederationConfig(_Frozen):
 
     Args:
         task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
-        rounds: how often the sites' weights are averaged.
+        algorithm: how the sites' updates become the next global model.
+        rounds: how often that is done.
         min_sites: fewer reports than this and a round fails.
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
@@ -195,6 +206,7 @@ class FederationConfig(_Frozen):
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    algorithm: AlgorithmConfig = FedAvgConfig()
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
     min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
     join_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
@@ -304,6 +316,7 @@ class SiteConfig(_Frozen):
         audit: the log of every message in and out.
         models: where the final model of each run is kept, for `predict`.
         plans: where approved and waiting plans lie.
+        between_rounds: what a run keeps here from one round to the next, such as int8's rounding error.
     """
 
     site: SiteName
@@ -318,6 +331,7 @@ class SiteConfig(_Frozen):
     audit: FilePath = Path("audit.jsonl")
     models: FilePath = Path("models")
     plans: FilePath = Path("plans")
+    between_rounds: FilePath = Path("between-rounds")
 
 
 ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)

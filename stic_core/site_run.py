@@ -17,13 +17,15 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from scipy.special import log_softmax, logsumexp
 
 from stic_core.config import PolicyConfig
 from stic_core.data.dataset import SPLITS, SiteDataset, Split
 from stic_core.errors import PlanRefusedError, ProtocolError
 from stic_core.evaluation import ValidationReport, paired_report, site_report, validation_report
 from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.protocol.compression import UpdateEncoder, WireArray, downlink, unpack
+from stic_core.privacy.release import class_counts, tells_mean
+from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
@@ -37,12 +39,17 @@ from stic_core.protocol.messages import (
     TrainLocal,
     TrainRound,
 )
-from stic_core.statistics import Suppressed, log_loss_sum
+from stic_core.statistics import log_loss_sum
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
+from stic_core.training.objectives import Objective, objective_of
 from stic_core.training.setup import TrainingSetup
+from stic_core.training.site_arrays import SiteArrays
 from stic_core.training.trainer import Trainer, fit, predict
+
+RESIDUAL = "residual"
+"""Of what a site keeps between rounds: the rounding error of its last update."""
 
 Work: TypeAlias = TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut
 WorkReport: TypeAlias = RoundReport | LocalReport | HistogramReport | HeldOutAnswer
@@ -59,7 +66,8 @@ class LocalRun:
         dataset: the site's prepared patients.
         setup: the model with the patients, assembled after the plan.
         policy: what may be released.
-        observer: is told what goes on.
+        observer: receives progress events.
+        kept: what stays at the site from round to round.
     """
 
     site: str
@@ -69,7 +77,7 @@ class LocalRun:
     setup: TrainingSetup
     policy: PolicyConfig
     observer: Observer = field(default_factory=Observer)
-    _encoder: UpdateEncoder = field(init=False)
+    kept: SiteArrays = field(default_factory=SiteArrays)
     _scores: dict[tuple[Split, str], ScoreMatrix] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,7 +87,6 @@ class LocalRun:
                 got="names or shapes of another model",
                 expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
             )
-        self._encoder = UpdateEncoder(self.plan.tensors, transport=self.plan.transport)
 
     def describe(self) -> SiteDescription:
         """What the site takes part with."""
@@ -127,9 +134,7 @@ class LocalRun:
 
     def _counts(self, split: Split) -> SplitCounts:
         counts = self.dataset.counts(self.plan.task)[split]
-        n, least = sum(counts.values()), self.policy.min_cell
-        few = 0 < n < least
-        return SplitCounts(n=n, classes=Suppressed(f"fewer than {least} patients") if few else counts)
+        return SplitCounts(n=sum(counts.values()), classes=class_counts(counts, policy=self.policy))
 
     def _checked(self, question: Work, wire: WireArray | None) -> FlatArray:
         """The weights that came with a question."""
@@ -162,13 +167,20 @@ class LocalRun:
         wire, arrived = None, None
         loss, examples, steps = None, 0, 0
         if question.train and len(self.setup.batches["train"]):
-            outcome = self._trainer(salt=question.round).run(
+            objective = objective_of(
+                self.plan.algorithm,
+                self.setup.module,
+                self.setup.batches["train"].labels,
+                config=training,
+                device=self.setup.device,
+            )
+            outcome = self._trainer(salt=question.round, objective=objective).run(
                 training.local_epochs, steps=training.local_steps, learning_rate=question.learning_rate
             )
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
-            wire, arrived = self._encoder.encode(get_flat(self.setup.module), base=weights)
+            wire, arrived = self._encode(question.round, base=weights)
         self._note_round(question, loss)
-        tells = examples >= self.policy.min_cell and "training-loss" in self.policy.release
+        tells = tells_mean("training-loss", n=examples, policy=self.policy)
         report = RoundReport(
             round=question.round,
             validation=validation,
@@ -180,6 +192,19 @@ class LocalRun:
         )
         return report, wire
 
+    def _encode(self, number: int, *, base: FlatArray) -> tuple[WireArray, FlatArray]:
+        """What travels, and the weights that the server will have from it; its rounding error is kept."""
+        update = encode_update(
+            get_flat(self.setup.module),
+            base=base,
+            specs=self.plan.tensors,
+            transport=self.plan.transport,
+            residual=self.kept.before(number).get(RESIDUAL),
+        )
+        if update.residual is not None:
+            self.kept.keep(number, {RESIDUAL: update.residual})
+        return update.wire, update.arrived
+
     def _note_round(self, question: TrainRound, loss: float | None) -> None:
         if not question.train:
             self.observer.note(f"all {question.round - 1} rounds done")
@@ -188,7 +213,7 @@ class LocalRun:
         else:
             self.observer.note(f"round {question.round} of {self.plan.rounds}: training loss {loss:.3f}")
 
-    def _trainer(self, *, salt: int) -> Trainer:
+    def _trainer(self, *, salt: int, objective: Objective | None = None) -> Trainer:
         """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
         return Trainer(
             self.setup.module,
@@ -196,6 +221,7 @@ class LocalRun:
             config=self.plan.training,
             seed=[self.plan.seed, salt, int.from_bytes(self.site.encode(), "big")],
             device=self.setup.device,
+            objective=objective,
         )
 
     def _own_loss(self) -> float | None:
@@ -215,7 +241,7 @@ class LocalRun:
             validate=self._own_loss,
             on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
         )
-        tells = len(self.setup.batches["val"]) >= self.policy.min_cell and "validation" in self.policy.release
+        tells = tells_mean("validation", n=len(self.setup.batches["val"]), policy=self.policy)
         report = LocalReport(
             epochs=len(outcome.losses),
             best_epoch=outcome.best_epoch,
@@ -264,10 +290,7 @@ class LocalRun:
                 advice="The site was restarted in between; the ensemble is left out at this site.",
             )
         logits = np.stack([self._scores[split, member].astype(np.float64) for member in members])
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-        highest = log_p.max(axis=0)
-        return highest + np.log(np.exp(log_p - highest).mean(axis=0))
+        return logsumexp(log_softmax(logits, axis=-1), axis=0) - np.log(len(members))
 
     def _histograms(self, question: HistogramRequest, wire: WireArray | None) -> HistogramReport:
         logits = self.logits("val", question, wire)

@@ -1,11 +1,13 @@
 """The hospital's Flower ClientApp: takes a message apart, lets the participant answer, packs the answer.
 
-The same object runs inside `stic-client` and on a stock SuperNode. The node's configuration
-names the site's configuration file under `site-config`.
+`stic-client` makes an app for its participant. On a stock SuperNode runs `app`, whose node
+configuration names the site's configuration file under `site-config`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -18,36 +20,36 @@ from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Report, decode_instruction, encode
 from stic_core.tensors.npy import read_npy
 
-participants: dict[str, Participant] = {}
-"""By configuration file: data and model stay loaded between messages."""
-
 app = ClientApp()
+"""For a stock SuperNode; a plain assignment, which is what Flower's loader looks for."""
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train rounds and local training."""
-    return _answer(message, context)
+def client_app(participant: Participant) -> ClientApp:
+    """An app whose messages one participant answers: data and model stay loaded between them."""
+    return _register(ClientApp(), lambda _: participant)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Validation histograms and held-out evaluation."""
-    return _answer(message, context)
+def _register(app: ClientApp, participant_of: Callable[[Context], Participant]) -> ClientApp:
+    def answer(message: Message, context: Context) -> Message:
+        return _answer(message, participant_of(context))
+
+    app.train()(answer)
+    app.evaluate()(answer)
+    app.query()(answer)
+    return app
 
 
-@app.query()
-def query(message: Message, context: Context) -> Message:
-    """What takes no weights."""
-    return _answer(message, context)
+@cache
+def _participant_at(path: str) -> Participant:
+    return Participant(config.load(Path(path), config.SiteConfig))
 
 
-def _answer(message: Message, context: Context) -> Message:
-    path = str(context.node_config["site-config"])
-    if path not in participants:
-        participants[path] = Participant(config.load(Path(path), config.SiteConfig))
+_register(app, lambda context: _participant_at(str(context.node_config["site-config"])))
+
+
+def _answer(message: Message, participant: Participant) -> Message:
     text = message.content.config_records[MESSAGE_KEY][MESSAGE_KEY]
-    report, weights = participants[path].answer(decode_instruction(str(text)), _weights_of(message))
+    report, weights = participant.answer(decode_instruction(str(text)), _weights_of(message))
     return Message(_content(report, weights), reply_to=message)
 
 

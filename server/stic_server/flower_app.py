@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp: a session's questions as Flower messages over any Grid.
 
-The same object runs inside `stic-server start` and on a stock SuperLink. The run's
-configuration names the federation's file under `federation`.
+`stic-server start` calls `run_federation`. On a stock SuperLink runs `app`, whose run configuration
+names the federation's file under `federation`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from stic_core import config
 from stic_core.errors import FederationError, ProtocolError
-from stic_core.models.saved import read_model
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import (
@@ -38,7 +37,7 @@ from stic_core.protocol.messages import (
 )
 from stic_core.tensors.npy import read_npy
 from stic_server.admission.registry import admitted, scan
-from stic_server.federation.plan import evaluation_of, training_of
+from stic_server.federation.plan import propose
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import Answer, AuditedSites, Exchange, RunLimits, RunObserver, Traffic
@@ -54,31 +53,19 @@ _LOOK_S = 1.0  # between looks at who is online
 _SITE_AWAY = frozenset({3, 4, 5})
 
 
-@dataclass(slots=True)
-class Surroundings:
-    """What the command line and the app have to tell each other; Flower calls the app with strings.
-
-    Args:
-        observer: set before the app runs.
-        run: the folder of the run that the app did last.
-    """
-
-    observer: RunObserver = field(default_factory=RunObserver)
-    run: RunFolder | None = None
-
-
-surroundings = Surroundings()
-
 app = ServerApp()
+"""For a stock SuperLink; a plain assignment, which is what Flower's loader looks for."""
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """One run, from the configuration to its evaluation."""
-    path = Path(str(context.run_config["federation"]))
     evaluate = context.run_config.get("evaluate")
-    surroundings.run = run_federation(
-        grid, path, observer=surroundings.observer, evaluate=Path(str(evaluate)) if evaluate else None
+    run_federation(
+        grid,
+        Path(str(context.run_config["federation"])),
+        observer=RunObserver(),
+        evaluate=Path(str(evaluate)) if evaluate else None,
     )
 
 
@@ -98,9 +85,7 @@ def run_federation(
         FederationError: too few sites, or too long a wait.
     """
     federation, scale = config.load(path, config.FederationConfig), config.interval_scale()
-    proposal = (
-        training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
-    )
+    proposal = propose(federation, evaluate=evaluate)
     plan = proposal.plan
     if proposal.note:
         observer.note(proposal.note)

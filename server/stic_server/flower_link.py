@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import uvicorn
 from cryptography.hazmat.primitives import serialization
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
@@ -32,7 +33,7 @@ from flwr.common.constant import (
 )
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import InMemoryLinkState
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore.constant import (
     FLWR_IN_MEMORY_DB_NAME,
     NOOP_FEDERATION_ID,
@@ -65,6 +66,8 @@ LOG = logging.getLogger(__name__)
 
 _MB = 1 << 20
 _LOOK_S = 2.0
+
+T = TypeVar("T")
 
 
 class LocalGrid(Grid):
@@ -360,8 +363,12 @@ class FleetServer:
             found[name] = Presence(online, self._last_seen.get(name))
         return found
 
-    def execute(self, app: ServerApp, *, run_config: dict[str, str]) -> None:
-        """Run a ServerApp in this thread, as a Flower run of its own."""
+    def execute(self, work: Callable[[Grid], T]) -> T:
+        """Do work over a Grid in this thread, as a Flower run of its own.
+
+        Returns:
+            What the work returns.
+        """
         state = self._state
         run_id = state.create_run(
             "stic/stic", "1.0.0", "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
@@ -380,18 +387,12 @@ class FleetServer:
         threading.Thread(target=beat, daemon=True, name="task-heartbeat").start()
         outcome = SubStatus.FAILED
         try:
-            context = Context(
-                run_id=run_id,
-                node_id=SUPERLINK_NODE_ID,
-                node_config={},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            app(grid=LocalGrid(state, run), context=context)
+            result = work(LocalGrid(state, run))
             outcome = SubStatus.COMPLETED
         finally:
             stop.set()
             state.finish_task(task_id, outcome, "")
+        return result
 
 
 def _spki(site: AdmittedSite) -> bytes:

@@ -34,6 +34,9 @@ training:                   # at each site, each round
   views: {views}                  # augmented views a patient, cached beside the plain one
   class_balanced: false
 
+algorithm:
+  name: fedavg              # the mean of the sites' weights by their training patients
+
 seed: {seed}
 determinism: true           # bit-equal results for equal seeds on a CPU
 local_only: true            # also train each site's own model, for comparison

@@ -3,14 +3,11 @@
 No torch here: logits come in as arrays, so the server can use all of it.
 """
 
+from stic_core.evaluation.assemble import evaluation_document, pooled_validation, score_edges
 from stic_core.evaluation.comparison import PairedReport, paired_report, pool_pairs
-from stic_core.evaluation.document import (
-    evaluation_document,
-    model_block,
-    pooled_validation,
-    score_edges,
-)
-from stic_core.evaluation.pooling import pool, site_block
+from stic_core.evaluation.document import Evaluation, evaluation_of, read_evaluation
+from stic_core.evaluation.figures import as_json
+from stic_core.evaluation.pooling import pool, site_figures
 from stic_core.evaluation.site import (
     Accuracy,
     CalibrationSums,
@@ -19,7 +16,7 @@ from stic_core.evaluation.site import (
     site_report,
     validation_report,
 )
-from stic_core.evaluation.table import figure, held_out_table, models_of
+from stic_core.evaluation.table import figure, held_out_table
 from stic_core.evaluation.wording import (
     difference,
     favours,
@@ -34,17 +31,18 @@ from stic_core.evaluation.wording import (
 __all__ = [
     "Accuracy",
     "CalibrationSums",
+    "Evaluation",
     "HeldOutReport",
     "PairedReport",
     "ValidationReport",
+    "as_json",
     "difference",
     "evaluation_document",
+    "evaluation_of",
     "favours",
     "figure",
     "held_out_table",
     "listed",
-    "model_block",
-    "models_of",
     "multiplicity",
     "p_text",
     "paired_report",
@@ -53,8 +51,9 @@ __all__ = [
     "pool",
     "pool_pairs",
     "pooled_validation",
+    "read_evaluation",
     "score_edges",
-    "site_block",
+    "site_figures",
     "site_report",
     "validation_report",
     "verdict",

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
-from stic_core.evaluation.pooling import Json, as_json
-from stic_core.evaluation.site import LabelArray, LogitArray, checked, too_few, withheld
-from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
+from stic_core.evaluation.document import PairFigures
+from stic_core.evaluation.figures import paired_accuracy
+from stic_core.evaluation.site import LabelArray, LogitArray, checked
+from stic_core.privacy.release import small_class, too_few, withheld
+from stic_core.statistics import Absent, Auc, AucTest, NotEstimable
 from stic_core.statistics.values import FORBID
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
@@ -110,25 +112,25 @@ def paired_report(
     )
 
 
-def pool_pairs(reports: Mapping[str, PairedReport]) -> dict[str, Json]:
+def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
     """The comparison over all sites: McNemar on the sums, AUC differences within sites.
 
     McNemar on summed counts is McNemar on the pooled patients. AUC differences are averaged
     over sites with weights m x n, as the stratified AUC, and tested on the normal.
+
+    Args:
+        reports: by site, at least one.
     """
     order = [reports[site] for site in sorted(reports)]
     known = [(r.n, d) for r in order if isinstance(d := r.discordant, Discordant)]
     n, b, c = sum(n for n, _ in known), sum(d.b for _, d in known), sum(d.c for _, d in known)
-    return {
-        "n": n,
-        "accuracy": as_json(statistics.paired_difference(b=b, c=c, n=n))
-        | {"b": b, "c": c, "p": statistics.mcnemar(b=b, c=c).p}
+    return PairFigures(
+        n=n,
+        accuracy=paired_accuracy(b=b, c=c, n=n)
         if known
-        else {"not_estimable": "no site releases how often the models differ"},
-        "auc": {
-            name: as_json(_pooled_difference(order, name)) for name in (order[0].classes if order else ())
-        },
-    }
+        else NotEstimable("no site releases how often the models differ"),
+        auc={name: _pooled_difference(order, name) for name in order[0].classes},
+    )
 
 
 def _auc_difference(
@@ -137,8 +139,8 @@ def _auc_difference(
     auc = statistics.delong(first, positive=positive)
     if isinstance(auc, NotEstimable):
         return auc
-    if min(auc.positives, auc.negatives) < policy.min_class:
-        return Suppressed(f"fewer than {policy.min_class} patients of this class or of the others")
+    if (kept := small_class(positives=auc.positives, negatives=auc.negatives, policy=policy)) is not None:
+        return kept
     other = statistics.delong(second, positive=positive)
     assert isinstance(other, Auc)  # same patients, so same classes
     variance = statistics.paired_variance(first, second, positive=positive)

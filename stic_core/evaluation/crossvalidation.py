@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stic_core.statistics.auc import Auc
-from stic_core.statistics.multiclass import one_vs_rest
+from stic_core.statistics.multiclass import one_vs_rest, roc_points
 from stic_core.tensors.array_types import LabelVector, ScoreMatrix
 
 FPR_GRID = np.linspace(0.0, 1.0, 101)
@@ -76,10 +76,7 @@ def roc_at_grid(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
         scores: of one class.
         positive: whether each patient is of the class; both sides not empty.
     """
-    thresholds = np.unique(scores)[::-1]
-    hits = np.array([(positive & (scores >= t)).sum() for t in thresholds]) / positive.sum()
-    alarms = np.array([(~positive & (scores >= t)).sum() for t in thresholds]) / (~positive).sum()
-    curve = np.interp(FPR_GRID, np.concatenate([[0.0], alarms]), np.concatenate([[0.0], hits]))
+    curve = np.interp(FPR_GRID, *roc_points(scores, positive=positive))
     curve[0], curve[-1] = 0.0, 1.0  # where several points share a rate, interp takes the last
     return curve
 
@@ -100,7 +97,7 @@ def judge(probabilities: ScoreMatrix, labels: LabelVector) -> FoldResult:
 
 
 def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[str, object]:
-    """ComputeConfig and standard deviations over the folds, and the mean curve of each class.
+    """Means and standard deviations over the folds, and the mean curve of each class.
 
     The folds share training patients, so the deviation describes the folds and is no
     standard error.

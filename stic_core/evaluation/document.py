@@ -1,169 +1,250 @@
-"""`evaluation.json`: one model on every site's held-out patients, from the sites' reports alone."""
+"""`evaluation.json`, typed: what it holds, and how it is read.
+
+Its format is that of these classes, field by field in their order (`figures.as_json` writes it).
+A figure that a policy keeps back is a `Suppressed`, one that the patients cannot give a
+`NotEstimable`; reading gives them back as such, and refuses what is neither figure nor reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
 
-from stic_core import statistics
-from stic_core.errors import SiteReportError
-from stic_core.evaluation.comparison import PairedReport, pool_pairs
-from stic_core.evaluation.pooling import Json, Reports, as_json, auc_json, macro_json, pool, site_block
-from stic_core.evaluation.site import Accuracy, HeldOutReport, ValidationReport
-from stic_core.statistics import Auc, Estimate, NotEstimable
+from pydantic import TypeAdapter, ValidationError
 
-SCHEMA = 1
+from stic_core.errors import UsageError
+from stic_core.evaluation.figures import AucFigure, Json, PairedAccuracy, Proportion, Written
+from stic_core.statistics import (
+    Absent,
+    Auc,
+    AucTest,
+    IndependentProportions,
+    NotEstimable,
+    Recalibration,
+    Summary,
+    Suppressed,
+)
+
+Confusion: TypeAlias = tuple[tuple[int | Suppressed, ...], ...]
+"""Rows are true classes, columns predicted ones."""
+
+Curve: TypeAlias = tuple[tuple[float, float], ...]
+"""Points of a ROC curve, false and true positive rate, from (0, 0) to (1, 1)."""
 
 
-def evaluation_document(
-    *,
-    model_digest: str,
-    task: str,
-    classes: tuple[str, ...],
-    phantom: bool,
-    federated: Mapping[str, HeldOutReport],
-    local_only: Mapping[str, Mapping[str, HeldOutReport]],
-    extra: Mapping[str, Mapping[str, HeldOutReport]] | None = None,
-    paired: Mapping[str, Mapping[str, PairedReport]] | None = None,
-) -> dict[str, Json]:
-    """Build the document.
+@dataclass(frozen=True)
+class ReliabilityBin(Written):
+    """Patients whose predicted probabilities are neighbours: how many, the share observed, the mean predicted."""
+
+    n: int
+    observed: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class ClassCalibration(Written):
+    """Calibration of one class's probabilities."""
+
+    ece: float | NotEstimable
+    recalibration: Recalibration | NotEstimable
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Calibration(Written):
+    """Calibration over n patients; `ece` and `bins` are of the predicted class's probability."""
+
+    n: int
+    brier: float
+    log_loss: float
+    ece: float | NotEstimable
+    bins: tuple[ReliabilityBin, ...]
+    classes: dict[str, ClassCalibration]
+
+
+@dataclass(frozen=True)
+class Figures(Written):
+    """One model on one held-out set, or on all of them together.
 
     Args:
-        model_digest: of the federated model.
+        roc: by class; in older files the bare AUC of a site that releases AUCs and no histograms.
+        left_out: sites that the pooled AUCs are not over, with the reason; None for a single site.
+    """
+
+    n: int
+    class_counts: dict[str, int] | Absent
+    accuracy: Proportion | Absent
+    auc: dict[str, AucFigure | Absent]
+    auc_micro: AucFigure | Absent
+    auc_macro: AucFigure | Absent
+    auc_macro_interpolated: float | Absent
+    confusion: Confusion | Absent
+    sensitivity: dict[str, Proportion | Absent]
+    specificity: dict[str, Proportion | Absent]
+    calibration: Calibration | Absent
+    roc: dict[str, Curve | Absent | Auc]
+    left_out: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class ModelFigures(Written):
+    """One model on each site's held-out set, and on all of them together."""
+
+    sites: dict[str, Figures]
+    pooled: Figures
+
+    @property
+    def sets(self) -> dict[str, Figures]:
+        """Held-out sets in the order of the report, the pooled one last."""
+        return {**self.sites, "pooled": self.pooled}
+
+
+@dataclass(frozen=True)
+class StratifiedFigures(Written):
+    """AUCs that compare patients within sites only."""
+
+    auc: dict[str, AucFigure | Absent]
+    auc_macro: AucFigure | Absent
+
+
+@dataclass(frozen=True)
+class SitesMeta(Written):
+    """Meta-analysis of the sites' AUCs of one class (`statistics.MetaAnalysis`), and of which sites."""
+
+    sites: tuple[str, ...]
+    fixed: Summary
+    random: Summary
+    tau2: float
+    q: float
+    df: int
+    p: float
+    i2: float
+
+
+@dataclass(frozen=True)
+class SitePair(Written):
+    """Two sites under the federated model: different patients."""
+
+    sites: tuple[str, str]
+    accuracy: IndependentProportions | Absent
+    auc: dict[str, AucTest | Absent]
+
+
+@dataclass(frozen=True)
+class BetweenSites(Written):
+    """Do sites differ: meta-analysis by class, and every pair of sites."""
+
+    auc: dict[str, SitesMeta | NotEstimable]
+    pairs: tuple[SitePair, ...]
+
+
+@dataclass(frozen=True)
+class PairFigures(Written):
+    """The federated model against another one on the same n patients."""
+
+    n: int
+    accuracy: PairedAccuracy | Absent
+    auc: dict[str, AucTest | Absent]
+
+
+@dataclass(frozen=True)
+class Comparison(Written):
+    """The federated model against another one on each site's held-out set, and on all of them together."""
+
+    sites: dict[str, PairFigures | Absent]
+    pooled: PairFigures
+
+    @property
+    def sets(self) -> dict[str, PairFigures | Absent]:
+        """Held-out sets in the order of the report, the pooled one last."""
+        return {**self.sites, "pooled": self.pooled}
+
+
+@dataclass(frozen=True)
+class Evaluation(Written):
+    """A run's held-out evaluation.
+
+    Args:
+        model_digest: of the federated model, which `sites` and `pooled` are of.
         task: name of what is told apart.
         classes: of the task, in its order.
         phantom: a site's data are phantoms.
-        federated: the federated model's report, by site.
-        local_only: for each site that trained a model of its own, that model's report by site.
-        extra: further models' reports, such as `ensemble` and `centralised`, each a block of its own.
-        paired: the federated model compared with each other one on the same patients, by site.
+        local_only: each site's own model, by site.
+        centralised: the model trained on all patients in one place, which only a simulation has.
+        ensemble: of the sites' own models; runs of older versions have none.
+        comparison: the federated model against each other one, by its name here.
+    """
+
+    schema: Literal[1]
+    model_digest: str
+    task: str
+    classes: tuple[str, ...]
+    phantom: bool
+    sites: dict[str, Figures]
+    pooled: Figures
+    stratified_auc: StratifiedFigures
+    between_sites: BetweenSites
+    local_only: dict[str, ModelFigures]
+    centralised: ModelFigures | None = None
+    ensemble: ModelFigures | None = None
+    comparison: dict[str, Comparison] = field(default_factory=dict)
+
+    @property
+    def models(self) -> dict[str, ModelFigures]:
+        """Every model by the name that it has in tables, the federated one first."""
+        alone = {f"{owner} alone": figures for owner, figures in self.local_only.items()}
+        joint = {"ensemble": self.ensemble, "centralised": self.centralised}
+        return {
+            "federated": ModelFigures(self.sites, self.pooled),
+            **alone,
+            **{name: figures for name, figures in joint.items() if figures is not None},
+        }
+
+
+_EVALUATION = TypeAdapter(Evaluation)
+
+
+def evaluation_of(document: Mapping[str, Json], *, source: str = "evaluation.json") -> Evaluation:
+    """The document, typed.
+
+    Args:
+        document: what the file holds.
+        source: how messages call it.
 
     Raises:
-        SiteReportError: a site's classes or bins are not the others'.
+        UsageError: it is not what a run writes; names the first place that is not.
     """
-    extra, paired = extra or {}, paired or {}
-    for reports in (federated, *local_only.values(), *extra.values(), *paired.values()):
-        for site, report in sorted(reports.items()):
-            if report.classes != classes:
-                raise SiteReportError(
-                    "other classes than the task's", site=site, got=report.classes, expected=classes
-                )
-    return {
-        "schema": SCHEMA,
-        "model_digest": model_digest,
-        "task": task,
-        "classes": list(classes),
-        "phantom": phantom,
-        **model_block(federated),
-        "stratified_auc": stratified_block(federated, classes=classes),
-        "between_sites": between_sites(federated, classes=classes),
-        "local_only": {owner: model_block(reports) for owner, reports in sorted(local_only.items())},
-        **{name: model_block(reports) for name, reports in sorted(extra.items())},
-        "comparison": {name: comparison_block(reports) for name, reports in paired.items() if reports},
-    }
+    try:
+        return _EVALUATION.validate_python(document)
+    except ValidationError as error:
+        raise _refused(error, source=source) from None
 
 
-def comparison_block(reports: Mapping[str, PairedReport]) -> dict[str, Json]:
-    """Two models on the same patients: each site's, and all together."""
-    return {
-        "sites": {site: pool_pairs({site: report}) for site, report in sorted(reports.items())},
-        "pooled": pool_pairs(reports),
-    }
+def read_evaluation(path: Path) -> Evaluation:
+    """Read `evaluation.json`.
 
-
-def model_block(reports: Reports) -> dict[str, Json]:
-    """`sites` and `pooled` of one model."""
-    return {
-        "sites": {site: site_block(report) for site, report in sorted(reports.items())},
-        "pooled": pool(reports),
-    }
-
-
-def stratified_block(reports: Reports, *, classes: Sequence[str]) -> dict[str, Json]:
-    """AUCs that compare patients within sites only, so that a shift between sites costs nothing."""
-    own = {name: _released(reports, name) for name in classes}
-    combined: dict[str, Estimate | NotEstimable] = {
-        name: statistics.stratified(list(aucs.values())) for name, aucs in own.items()
-    }
-    return {
-        "auc": {
-            name: auc_json(value) | ({"sites": list(own[name])} if own[name] else {})
-            for name, value in combined.items()
-        },
-        "auc_macro": macro_json(list(combined.values())),
-    }
-
-
-def between_sites(reports: Reports, *, classes: Sequence[str]) -> dict[str, Json]:
-    """Do sites differ: meta-analysis of each class's AUC, and every pair of sites compared."""
-    return {
-        "auc": {name: _meta_json(_released(reports, name)) for name in classes},
-        "pairs": [
-            {
-                "sites": [a, b],
-                "accuracy": _accuracy_pair(reports[a], reports[b]),
-                "auc": {name: _auc_pair(reports[a], reports[b], name) for name in classes},
-            }
-            for a, b in combinations(sorted(reports), 2)
-        ],
-    }
-
-
-def score_edges(
-    reports: Mapping[str, ValidationReport], *, classes: Sequence[str], bins: int = statistics.ROC_BINS
-) -> dict[str, tuple[float, ...]]:
-    """Edges of each class's score bins, from the sites' validation histograms.
-
-    Made before the held-out evaluation and versioned with the model. Where no site can show
-    where its scores lie, they are even over the usual scores.
+    Raises:
+        FileNotFoundError: there is none.
+        UsageError: it cannot be read, or is not what a run writes; names the first place that is not.
     """
-    edges = {}
-    for name in classes:
-        known = [h[name] for _, r in sorted(reports.items()) if isinstance(h := r.histograms, dict)]
-        found = statistics.quantile_edges(known, bins=bins)
-        edges[name] = statistics.even_edges(bins=bins) if isinstance(found, NotEstimable) else found
-    return edges
+    try:
+        return _EVALUATION.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", got=type(error).__name__) from None
+    except ValidationError as error:
+        raise _refused(error, source=str(path)) from None
 
 
-def pooled_validation(reports: Mapping[str, ValidationReport]) -> dict[str, float | int] | None:
-    """Loss and accuracy over all sites' validation patients; None where no site releases them."""
-    known = [
-        (r.n, r.loss_sum, r.correct)
-        for _, r in sorted(reports.items())
-        if isinstance(r.loss_sum, float) and isinstance(r.correct, int) and r.n
-    ]
-    n = sum(row[0] for row in known)
-    if n == 0:
-        return None
-    return {"loss": sum(row[1] for row in known) / n, "accuracy": sum(row[2] for row in known) / n, "n": n}
-
-
-def _released(reports: Reports, name: str) -> dict[str, Auc]:
-    return {site: auc for site, r in sorted(reports.items()) if isinstance(auc := r.auc[name], Auc)}
-
-
-def _meta_json(aucs: Mapping[str, Auc]) -> Json:
-    usable = {site: (auc.value, se) for site, auc in aucs.items() if isinstance(se := auc.se, float)}
-    found = statistics.meta_analysis(
-        [value for value, _ in usable.values()], standard_errors=[se for _, se in usable.values()]
+def _refused(error: ValidationError, *, source: str) -> UsageError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return UsageError(
+        f"{source} is not what a run writes",
+        got=f"{where or 'the file'}: {first['msg']}",
+        expected="the evaluation of a run",
+        advice="Restore the file from a copy, or evaluate the model again.",
     )
-    block = as_json(found)
-    return block if isinstance(found, NotEstimable) else {"sites": list(usable)} | block
-
-
-def _accuracy_pair(first: HeldOutReport, second: HeldOutReport) -> Json:
-    a, b = first.accuracy, second.accuracy
-    if not isinstance(a, Accuracy):
-        return as_json(a)
-    if not isinstance(b, Accuracy):
-        return as_json(b)
-    return as_json(statistics.independent_proportions((a.correct, a.total), (b.correct, b.total)))
-
-
-def _auc_pair(first: HeldOutReport, second: HeldOutReport, name: str) -> Json:
-    a, b = first.auc[name], second.auc[name]
-    if not isinstance(a, Auc):
-        return as_json(a)
-    if not isinstance(b, Auc):
-        return as_json(b)
-    return as_json(statistics.unpaired_test(a, b))

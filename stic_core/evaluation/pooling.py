@@ -7,14 +7,23 @@ and named in `left_out`, with its reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from stic_core import statistics
 from stic_core.errors import SiteReportError
+from stic_core.evaluation.document import (
+    Calibration,
+    ClassCalibration,
+    Confusion,
+    Curve,
+    Figures,
+    ReliabilityBin,
+)
+from stic_core.evaluation.figures import AucFigure, Proportion, auc_figure, proportion
 from stic_core.evaluation.site import Accuracy, CalibrationSums, HeldOutReport
+from stic_core.privacy.release import NOBODY
 from stic_core.statistics import (
     Absent,
     Auc,
@@ -26,49 +35,47 @@ from stic_core.statistics import (
     Suppressed,
 )
 
-Json: TypeAlias = Any
-"""What `json.dumps` takes, without NaN or infinity."""
-
 Reports: TypeAlias = Mapping[str, HeldOutReport]
 """Reports of one model, by site."""
 
-Confusion: TypeAlias = tuple[tuple[int | Suppressed, ...], ...]
-"""Rows are true classes, columns predicted ones."""
+Rates: TypeAlias = dict[str, Proportion | Absent]
+"""A proportion by class."""
 
-HIDDEN_CELLS = {"suppressed": "made of confusion cells that are kept back"}
+HIDDEN_CELLS = Suppressed("made of confusion cells that are kept back")
 
 MACRO_NOTE = "standard error is an upper bound: the mean of the classes', whose covariance no site releases"
 MICRO_NOTE = "standard error is an upper bound: as if the scores of one patient were one score"
 
 
-def site_block(report: HeldOutReport) -> dict[str, Json]:
+def site_figures(report: HeldOutReport) -> Figures:
     """The figures of one site."""
     histograms = report.histograms
-    return {
-        "n": report.n,
-        "class_counts": as_json(report.class_counts),
-        "accuracy": accuracy_json(report.accuracy),
-        "auc": {name: auc_json(auc) for name, auc in report.auc.items()},
-        "auc_micro": auc_json(report.auc_micro),
-        "auc_macro": auc_json(report.auc_macro),
-        "auc_macro_interpolated": as_json(report.auc_macro_interpolated),
-        **_confusion_json(
-            report.confusion,
-            counts=report.class_counts if isinstance(report.class_counts, dict) else None,
-            classes=report.classes,
-        ),
-        "calibration": _calibration_json([report], classes=report.classes),
-        "roc": {
+    sensitivity, specificity = _rates(report.confusion, counts=report.class_counts, classes=report.classes)
+    return Figures(
+        n=report.n,
+        class_counts=report.class_counts,
+        accuracy=proportion(report.accuracy),
+        auc={name: auc_figure(auc) for name, auc in report.auc.items()},
+        auc_micro=auc_figure(report.auc_micro),
+        auc_macro=auc_figure(report.auc_macro),
+        auc_macro_interpolated=report.auc_macro_interpolated,
+        confusion=report.confusion,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        calibration=_calibration([report], classes=report.classes),
+        roc={
             # A curve gives its area away, so it is shown where the AUC is.
-            name: _roc_json([histograms[name]])
-            if isinstance(histograms, dict) and isinstance(auc, Auc)
-            else as_json(auc)
+            name: auc
+            if not isinstance(auc, Auc)
+            else _curve([histograms[name]])
+            if isinstance(histograms, dict)
+            else histograms
             for name, auc in report.auc.items()
         },
-    }
+    )
 
 
-def pool(reports: Reports) -> dict[str, Json]:
+def pool(reports: Reports) -> Figures:
     """The figures of all sites' patients together.
 
     AUCs come from the summed histograms, pairs inside a site from the site's own AUC where
@@ -82,100 +89,59 @@ def pool(reports: Reports) -> dict[str, Json]:
     order = [reports[site] for site in sorted(reports)]
     classes = _agreed(reports)
     accuracies = [r.accuracy for r in order if isinstance(r.accuracy, Accuracy)]
-    counts = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
-    class_counts = {name: sum(c[name] for c in counts) for name in classes} if counts else None
+    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
+    counts = (
+        {name: sum(c[name] for c in known) for name in classes}
+        if known
+        else _first([report.class_counts for report in order])
+    )
     aucs: dict[str, PooledAuc | Absent] = {name: _pooled_class(order, name) for name in classes}
-    return {
-        "n": sum(report.n for report in order),
-        "class_counts": class_counts or _why(reports, "class_counts"),
-        "accuracy": accuracy_json(
+    confusion = _summed_confusion(order, k=len(classes))
+    sensitivity, specificity = _rates(confusion, counts=counts, classes=classes)
+    return Figures(
+        n=sum(report.n for report in order),
+        class_counts=counts,
+        accuracy=proportion(
             Accuracy(correct=sum(a.correct for a in accuracies), total=sum(a.total for a in accuracies))
-        )
-        if accuracies
-        else _why(reports, "accuracy"),
-        "auc": {name: auc_json(auc) for name, auc in aucs.items()},
-        "auc_micro": _noted(auc_json(_pooled_micro(order)), MICRO_NOTE),
-        "auc_macro": macro_json(list(aucs.values())),
-        "auc_macro_interpolated": {"not_estimable": "needs the scores themselves"},
-        **_confusion_json(_summed_confusion(order, k=len(classes)), counts=class_counts, classes=classes),
-        "calibration": _calibration_json(order, classes=classes),
-        "roc": {
-            name: _roc_json([h[name] for r in order if isinstance(h := r.histograms, dict)])
-            for name in classes
+            if accuracies
+            else _first([report.accuracy for report in order])
+        ),
+        auc={name: auc_figure(auc) for name, auc in aucs.items()},
+        auc_micro=auc_figure(_pooled_micro(order), note=MICRO_NOTE),
+        auc_macro=macro_figure(list(aucs.values())),
+        auc_macro_interpolated=NotEstimable("needs the scores themselves"),
+        confusion=confusion,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        calibration=_calibration(order, classes=classes),
+        roc={
+            name: _curve([h[name] for r in order if isinstance(h := r.histograms, dict)]) for name in classes
         },
-        "left_out": {
+        left_out={
             site: report.histograms.reason
             for site, report in sorted(reports.items())
             if not isinstance(report.histograms, dict)
         },
-    }
+    )
 
 
-def as_json(value: object) -> Json:
-    """A value of the statistics as plain JSON; dataclasses become objects."""
-    if isinstance(value, NotEstimable):
-        return {"not_estimable": value.not_estimable}
-    if isinstance(value, Suppressed):
-        return {"suppressed": value.suppressed}
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return as_json(asdict(value))  # pyright: ignore[reportArgumentType]
-    return value
-
-
-def auc_json(auc: Estimate | Absent) -> Json:
-    """An AUC with its standard error and both intervals."""
-    if not isinstance(auc, Estimate):
-        return as_json(auc)
-    block = {
-        "value": auc.value,
-        "se": as_json(auc.se),
-        "ci95_wald": as_json(auc.wald()),
-        "ci95_logit": as_json(auc.logit()),
-    }
-    if isinstance(auc, Auc):
-        block |= {"positives": auc.positives, "negatives": auc.negatives}
-    if isinstance(auc, PooledAuc):
-        block["bounds"] = list(auc.bounds)
-    return block
-
-
-def macro_json(aucs: Sequence[Estimate | Absent]) -> Json:
+def macro_figure(aucs: Sequence[Estimate | Absent]) -> AucFigure | Absent:
     """Mean of classes' AUCs where their covariance is not known."""
     for auc in aucs:
         if not isinstance(auc, Estimate):
-            return as_json(type(auc)("the AUC of a class is missing: " + auc.reason))
+            return type(auc)("the AUC of a class is missing: " + auc.reason)
     known = [auc for auc in aucs if isinstance(auc, Estimate)]
     errors = [auc.se for auc in known]
     bad = next((se for se in errors if isinstance(se, NotEstimable)), None)
     # The standard deviation of a mean is at most the mean of the standard deviations.
     variance = bad if bad is not None else float(np.mean([se for se in errors if isinstance(se, float)])) ** 2
-    block = auc_json(Estimate(value=float(np.mean([auc.value for auc in known])), variance=variance))
     bounds = [auc.bounds for auc in known if isinstance(auc, PooledAuc)]
-    if len(bounds) == len(known):
-        block["bounds"] = [float(x) for x in np.mean(bounds, axis=0)]
-    return _noted(block, MACRO_NOTE)
-
-
-def accuracy_json(accuracy: Accuracy | Absent) -> Json:
-    """A proportion with its Clopper-Pearson interval."""
-    if not isinstance(accuracy, Accuracy):
-        return as_json(accuracy)
-    if accuracy.total == 0:
-        return {"not_estimable": "no patients"}
-    return {
-        "value": accuracy.correct / accuracy.total,
-        "correct": accuracy.correct,
-        "total": accuracy.total,
-        "ci95": as_json(statistics.clopper_pearson(accuracy.correct, total=accuracy.total)),
-    }
-
-
-def _noted(block: dict[str, Json], note: str) -> dict[str, Json]:
-    return block | {"note": note} if "value" in block else block
+    low_high = [float(x) for x in np.mean(bounds, axis=0)] if len(bounds) == len(known) else None
+    return auc_figure(
+        Estimate(value=float(np.mean([auc.value for auc in known])), variance=variance),
+        note=MACRO_NOTE,
+        bounds=None if low_high is None else (low_high[0], low_high[1]),
+    )
 
 
 def _agreed(reports: Reports) -> tuple[str, ...]:
@@ -191,13 +157,6 @@ def _agreed(reports: Reports) -> tuple[str, ...]:
                 if edges.setdefault(name, histogram.edges) != histogram.edges:
                     raise SiteReportError(f"other score bins than the other sites for {name}", site=site)
     return first.classes
-
-
-def _why(reports: Reports, field: str) -> Json:
-    """No site released it: the first site's reason, or that there is nobody at all."""
-    values = [getattr(report, field) for report in reports.values()]
-    kept = next((value for value in values if isinstance(value, Suppressed)), values[0])
-    return as_json(kept)
 
 
 def _pooled_class(order: Sequence[HeldOutReport], name: str) -> PooledAuc | Absent:
@@ -228,8 +187,7 @@ def _pooled(
 ) -> PooledAuc | Absent:
     releasing = [(report, h) for report in order if isinstance(h := report.histograms, dict)]
     if not releasing:
-        kept = next((r.histograms for r in order if isinstance(r.histograms, Suppressed)), None)
-        return kept or NotEstimable("no held-out patients")
+        return _first([report.histograms for report in order])
     own = [exact(report) for report, _ in releasing]
     return statistics.pooled_auc(
         [of_site(h) for _, h in releasing],
@@ -237,11 +195,15 @@ def _pooled(
     )
 
 
+def _first(values: Sequence[object]) -> Absent:
+    """Why no site released a figure: the first one's policy, or that there is nobody at all."""
+    return next((value for value in values if isinstance(value, Suppressed)), NOBODY)
+
+
 def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | Absent:
     tables = [r.confusion for r in order if isinstance(r.confusion, tuple)]
     if not tables:
-        kept = next((r.confusion for r in order if isinstance(r.confusion, Suppressed)), None)
-        return kept or NotEstimable("no held-out patients")
+        return _first([report.confusion for report in order])
 
     def cell(row: int, column: int) -> int | Suppressed:
         values = [table[row][column] for table in tables]
@@ -251,68 +213,69 @@ def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | 
     return tuple(tuple(cell(row, column) for column in range(k)) for row in range(k))
 
 
-def _confusion_json(
-    confusion: Confusion | Absent, *, counts: Mapping[str, int] | None, classes: Sequence[str]
-) -> dict[str, Json]:
-    """Confusion, and the sensitivity and specificity of each class whose cells are shown."""
-    if not isinstance(confusion, tuple) or counts is None:
-        gone = as_json(confusion)
-        everywhere = dict.fromkeys(classes, gone)
-        return {"confusion": gone, "sensitivity": everywhere, "specificity": everywhere}
+def _rates(
+    confusion: Confusion | Absent, *, counts: dict[str, int] | Absent, classes: Sequence[str]
+) -> tuple[Rates, Rates]:
+    """Sensitivity and specificity of each class whose cells are shown."""
+    if not isinstance(confusion, tuple):
+        return dict.fromkeys(classes, confusion), dict.fromkeys(classes, confusion)
+    if not isinstance(counts, dict):
+        return dict.fromkeys(classes, counts), dict.fromkeys(classes, counts)
+    n = sum(counts.values())
 
-    def sensitivity(k: int) -> Json:
+    def sensitivity(k: int) -> Proportion | Absent:
         right = confusion[k][k]
-        total = counts[classes[k]]
-        return accuracy_json(Accuracy(correct=right, total=total)) if isinstance(right, int) else HIDDEN_CELLS
+        if not isinstance(right, int):
+            return HIDDEN_CELLS
+        return proportion(Accuracy(correct=right, total=counts[classes[k]]))
 
-    def specificity(k: int) -> Json:
+    def specificity(k: int) -> Proportion | Absent:
         others = [row[k] for i, row in enumerate(confusion) if i != k]
         wrong = [cell for cell in others if isinstance(cell, int)]
-        total = sum(counts.values()) - counts[classes[k]]
+        total = n - counts[classes[k]]
         if len(wrong) < len(others):
             return HIDDEN_CELLS
-        return accuracy_json(Accuracy(correct=total - sum(wrong), total=total))
+        return proportion(Accuracy(correct=total - sum(wrong), total=total))
 
-    return {
-        "confusion": as_json(confusion),
-        "sensitivity": {name: sensitivity(k) for k, name in enumerate(classes)},
-        "specificity": {name: specificity(k) for k, name in enumerate(classes)},
-    }
+    return (
+        {name: sensitivity(k) for k, name in enumerate(classes)},
+        {name: specificity(k) for k, name in enumerate(classes)},
+    )
 
 
-def _calibration_json(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> Json:
+def _calibration(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> Calibration | Absent:
     known = [(r, c) for r in order if isinstance(c := r.calibration, CalibrationSums)]
     if not known:
-        kept = next((r.calibration for r in order if isinstance(r.calibration, Suppressed)), None)
-        return as_json(kept or NotEstimable("no held-out patients"))
+        return _first([report.calibration for report in order])
     n = sum(report.n for report, _ in known)
 
-    def curve(groups: list[Group]) -> Json:
-        return [
-            {"n": g.n, "observed": g.hits / g.n, "predicted": g.predicted / g.n}
-            for g in statistics.reliability(groups)
-        ]
-
-    def of_class(name: str) -> Json:
+    def of_class(name: str) -> ClassCalibration:
         groups = [group for _, sums in known for group in sums.classes[name]]
         fit = statistics.recalibration([h[name] for r, _ in known if isinstance(h := r.histograms, dict)])
-        return {"ece": as_json(statistics.ece(groups)), "recalibration": as_json(fit), "bins": curve(groups)}
+        return ClassCalibration(statistics.ece(groups), fit, _bins(groups))
 
     confidence = [group for _, sums in known for group in sums.confidence]
-    return {
-        "n": n,
-        "brier": sum(sums.brier_sum for _, sums in known) / n,
-        "log_loss": sum(sums.log_loss_sum for _, sums in known) / n,
-        "ece": as_json(statistics.ece(confidence)),
-        "bins": curve(confidence),
-        "classes": {name: of_class(name) for name in classes},
-    }
+    return Calibration(
+        n=n,
+        brier=sum(sums.brier_sum for _, sums in known) / n,
+        log_loss=sum(sums.log_loss_sum for _, sums in known) / n,
+        ece=statistics.ece(confidence),
+        bins=_bins(confidence),
+        classes={name: of_class(name) for name in classes},
+    )
 
 
-def _roc_json(histograms: Sequence[ScoreHistogram]) -> Json:
+def _bins(groups: Sequence[Group]) -> tuple[ReliabilityBin, ...]:
+    return tuple(
+        ReliabilityBin(n=g.n, observed=g.hits / g.n, predicted=g.predicted / g.n)
+        for g in statistics.reliability(groups)
+    )
+
+
+def _curve(histograms: Sequence[ScoreHistogram]) -> Curve | Absent:
     if not histograms:
-        return {"suppressed": "no site releases scores"}
+        return Suppressed("no site releases scores")
     points = statistics.pooled_roc(histograms)
     if isinstance(points, NotEstimable):
-        return as_json(points)
-    return [[round(float(x), 6), round(float(y), 6)] for x, y in zip(*points, strict=True)]
+        return points
+    return tuple((round(float(x), 6), round(float(y), 6)) for x, y in zip(*points, strict=True))

@@ -14,11 +14,19 @@ from typing import Annotated, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.special import softmax
 
 from stic_core import statistics
-from stic_core.config import PolicyConfig, Release
+from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
-from stic_core.privacy.small_cells import hidden_cells
+from stic_core.privacy.release import (
+    NOBODY,
+    released_confusion,
+    small_class,
+    too_few,
+    too_few_for_auc,
+    withheld,
+)
 from stic_core.statistics import (
     Absent,
     Auc,
@@ -38,8 +46,6 @@ LabelArray: TypeAlias = npt.NDArray[np.integer]
 """(n,) class indices in the order of the task's classes."""
 
 Count = Annotated[int, Field(ge=0)]
-
-NOBODY = NotEstimable("no held-out patients")
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ def site_report(
         confusion=withheld("confusion", policy=policy)
         or _confusion(labels, predicted, k=len(classes), policy=policy),
         auc=auc,
-        auc_micro=no_auc or _micro(scores, labels=labels, policy=policy),
+        auc_micro=no_auc or too_few_for_auc(n, policy=policy) or statistics.micro(scores, labels=labels),
         auc_macro=statistics.macro(scores, labels=labels) if missing is None else _incomplete(missing),
         auc_macro_interpolated=statistics.macro_interpolated(scores, labels=labels)
         if missing is None
@@ -283,37 +289,13 @@ def checked(
     return z, y
 
 
-def too_few(n: int, *, policy: PolicyConfig) -> Absent | None:
-    """Why nothing can be said of n patients, or None where something can."""
-    if n == 0:
-        return NOBODY
-    return Suppressed(f"fewer than {policy.min_cell} patients") if n < policy.min_cell else None
-
-
-def withheld(kind: Release, *, policy: PolicyConfig) -> Suppressed | None:
-    """Why a kind of figure stays at the site, or None where it may leave."""
-    return None if kind in policy.release else Suppressed(f"this site's policy releases no {kind}")
-
-
-def _micro(
-    scores: npt.NDArray[np.floating], *, labels: npt.NDArray[np.integer], policy: PolicyConfig
-) -> Estimate | Absent:
-    if len(labels) < policy.min_class:
-        return Suppressed(f"fewer than {policy.min_class} patients")
-    return statistics.micro(scores, labels=labels)
-
-
 def _class_auc(
     scores: npt.NDArray[np.floating], *, positive: npt.NDArray[np.bool_], policy: PolicyConfig
 ) -> Auc | Absent:
     auc = statistics.delong(scores, positive=positive)
     if isinstance(auc, NotEstimable):
         return auc
-    if auc.positives < policy.min_class:
-        return Suppressed(f"fewer than {policy.min_class} patients of this class")
-    if auc.negatives < policy.min_class:
-        return Suppressed(f"fewer than {policy.min_class} patients of other classes")
-    return auc
+    return small_class(positives=auc.positives, negatives=auc.negatives, policy=policy) or auc
 
 
 def _incomplete(missing: Absent) -> Absent:
@@ -324,19 +306,13 @@ def _confusion(
     labels: LabelArray, predicted: LabelArray, *, k: int, policy: PolicyConfig
 ) -> tuple[tuple[int | Suppressed, ...], ...]:
     counts = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
-    hidden = hidden_cells(counts, min_cell=policy.min_cell)
-    kept_back = Suppressed(f"fewer than {policy.min_cell} patients, or a cell that would reveal such a one")
-    return tuple(
-        tuple(kept_back if hidden[row, column] else int(counts[row, column]) for column in range(k))
-        for row in range(k)
-    )
+    return released_confusion(counts, policy=policy)
 
 
 def _calibration(
     logits: LogitArray, labels: LabelArray, *, classes: Sequence[str], policy: PolicyConfig
 ) -> CalibrationSums:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p = shifted / shifted.sum(axis=1, keepdims=True)
+    p = softmax(logits, axis=1)
     return CalibrationSums(
         brier_sum=statistics.brier_sum(p, labels=labels),
         log_loss_sum=statistics.log_loss_sum(logits, labels=labels),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from stic_core.evaluation.figures import PairedAccuracy
 
 ONE_TEST = 0.05
 """The level that one single test, chosen beforehand, is often held to."""
@@ -41,58 +42,58 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}" if round(100 * share, 1) else "0.0"
 
 
-def paired_sentence(first: str, second: str, pair: Mapping[str, Any]) -> str:
+def paired_sentence(first: str, second: str, pair: PairedAccuracy, *, n: int) -> str:
     """What McNemar's table of two judges of the same patients says.
 
     Args:
         first, second: names that can begin and continue a clause.
-        pair: `n`, `b`, `c`, `p`, `difference` and `ci95`.
+        pair: first against second.
+        n: how many patients.
 
     Example:
-        >>> print(paired_sentence("the model", "reader 1", {"n": 113, "b": 9, "c": 4, "p": 0.267,
-        ...     "difference": 0.0442, "ci95": [-0.0266, 0.1151]}))
+        >>> pair = PairedAccuracy(0.0442, ci95=(-0.0266, 0.1151), b=9, c=4, p=0.267)
+        >>> print(paired_sentence("the model", "reader 1", pair, n=113))
         On the same 113 patients, the model was right on 9 that reader 1 got wrong, and reader 1 on \
 4 that the model got wrong (McNemar's test, p = 0.27). Accuracy of the model minus that of reader 1: +4.4 \
 percentage points, 95 % interval -2.7 to +11.5. The interval holds 0: these patients do not settle which of \
 the two is right more often.
     """
-    n, b, c = pair["n"], pair["b"], pair["c"]
-    if b == c == 0:
+    if pair.b == pair.c == 0:
         return f"On the same {n} patients, {first} and {second} were right and wrong on the same ones."
     return (
-        f"On the same {n} patients, {first} was right on {b} that {second} got wrong, and {second} on {c} "
-        f"that {first} got wrong (McNemar's test, {p_text(pair['p'])}). Accuracy of {first} minus that of "
+        f"On the same {n} patients, {first} was right on {pair.b} that {second} got wrong, and {second} on "
+        f"{pair.c} that {first} got wrong (McNemar's test, {p_text(pair.p)}). Accuracy of {first} minus that of "
         f"{second}: {difference(pair)}. "
         + verdict(pair, open_question="which of the two is right more often", first=first, second=second)
     )
 
 
-def difference(pair: Mapping[str, Any]) -> str:
+def difference(pair: PairedAccuracy) -> str:
     """A difference of accuracies with its interval."""
-    low, high = pair["ci95"]
-    return f"{points(pair['difference'])} percentage points, 95 % interval {points(low)} to {points(high)}"
+    low, high = pair.ci95
+    return f"{points(pair.difference)} percentage points, 95 % interval {points(low)} to {points(high)}"
 
 
-def favours(pair: Mapping[str, Any]) -> int:
+def favours(pair: PairedAccuracy) -> int:
     """1 where interval and test both speak for the first of two, -1 for the second, else 0.
 
     The interval and McNemar's test correct for continuity in different ways, so near the bound
     one may say what the other does not; then nothing is claimed.
     """
-    low, high = pair["ci95"]
-    if pair["p"] >= ONE_TEST or low <= 0 <= high:
+    low, high = pair.ci95
+    if pair.p >= ONE_TEST or low <= 0 <= high:
         return 0
     return 1 if low > 0 else -1
 
 
-def verdict(pair: Mapping[str, Any], *, open_question: str, first: str, second: str) -> str:
+def verdict(pair: PairedAccuracy, *, open_question: str, first: str, second: str) -> str:
     """What a difference leaves open, or in whose favour it is."""
-    low, high = pair["ci95"]
+    low, high = pair.ci95
     side = favours(pair)
     if side:
         where, better = ("above", first) if side > 0 else ("below", second)
         return f"The whole interval is {where} 0, in favour of {better}."
-    if (low <= 0 <= high) == (pair["p"] >= ONE_TEST):
+    if (low <= 0 <= high) == (pair.p >= ONE_TEST):
         return f"The interval holds 0: these patients do not settle {open_question}."
     return f"The interval and the test disagree so close to the bound: these patients do not settle {open_question}."
 

@@ -293,3 +293,10 @@ def initial_module(config: ModelConfig, *, classes: int, seed: int, weights: Pat
     if config.trainable_blocks == 0:
         return head_of(config, classes=classes, seed=seed)
     return network_of(config, classes=classes, seed=seed, weights=weights)
+
+
+def head_in(module: nn.Module) -> Head:
+    """The head of a network, or the head itself."""
+    head = module.head if isinstance(module, Network) else module
+    assert isinstance(head, Head)
+    return head

@@ -67,7 +67,7 @@ def members(*, centre: Centre, counts: Mapping[str, int]) -> tuple[Member, ...]:
 
     Example:
         >>> [m.label for m in members(centre=CENTRES["center1"], counts={"test": 4})]
-        ['HCC', 'META', 'ICC', 'HCC']
+        ['HCC', 'META', 'HCC', 'ICC']
     """
     out: list[Member] = []
     for split, count in counts.items():

@@ -1,1 +1,1 @@
-"""What may be released: small cells, and what could be recomputed from the others."""
+"""What may leave a site (`release`), and how small cells are kept from being recomputed (`small_cells`)."""

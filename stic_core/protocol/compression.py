@@ -10,6 +10,7 @@ at the site and is added to its next change (Seide et al. 2014, error feedback).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -79,41 +80,53 @@ def rounded(flat: FlatArray, specs: Sequence[TensorSpec], *, transport: Transpor
     return unpack(pack(flat, specs, transport=transport), specs, transport=transport)
 
 
-class UpdateEncoder:
-    """A site's way back: what training changed, with the rounding error carried on.
+@dataclass(frozen=True, slots=True)
+class EncodedUpdate:
+    """What a site sends of a round.
 
     Args:
-        specs: of the tensors.
-        transport: of the plan.
+        wire: what travels.
+        arrived: the weights that the server will have from it.
+        residual: the rounding error, to be added to the next change; None where none is carried on.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], *, transport: Transport) -> None:
-        self._specs = specs
-        self._transport: Transport = transport
-        self._left: FlatArray | None = None
-
-    def encode(self, trained: FlatArray, *, base: FlatArray) -> tuple[WireArray, FlatArray]:
-        """What travels, and the weights that the server will have from it.
-
-        Args:
-            trained: after training.
-            base: the global model that training began with.
-        """
-        if self._transport == "float32":
-            return trained, trained
-        change = trained - base
-        if self._left is not None:
-            change = change + self._left
-        wire = pack(change, self._specs, transport=self._transport)
-        arrived = unpack(wire, self._specs, transport=self._transport)
-        self._left = change - arrived if self._transport == "int8" else None
-        return wire, base + arrived
+    wire: WireArray
+    arrived: FlatArray
+    residual: FlatArray | None
 
 
-def restore(
+def encode_update(
+    trained: FlatArray,
+    *,
+    base: FlatArray,
+    specs: Sequence[TensorSpec],
+    transport: Transport,
+    residual: FlatArray | None = None,
+) -> EncodedUpdate:
+    """A site's way back: what training changed, with the rounding error of the rounds before.
+
+    Args:
+        trained: after training.
+        base: the global model that training began with.
+        residual: of the update before, None for the first.
+
+    Raises:
+        ProtocolError: a change is larger than float16 holds.
+    """
+    if transport == "float32":
+        return EncodedUpdate(trained, trained, None)
+    change = trained - base
+    if residual is not None:
+        change = change + residual
+    wire = pack(change, specs, transport=transport)
+    arrived = unpack(wire, specs, transport=transport)
+    return EncodedUpdate(wire, base + arrived, change - arrived if transport == "int8" else None)
+
+
+def decode_update(
     wire: WireArray, specs: Sequence[TensorSpec], *, transport: Transport, base: FlatArray
 ) -> FlatArray:
-    """The server's end of `UpdateEncoder`: the weights that a site trained.
+    """The server's end of `encode_update`: the weights that a site trained.
 
     Raises:
         ProtocolError: another type or length than the transport gives.

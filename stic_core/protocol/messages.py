@@ -12,7 +12,15 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig, Transport
+from stic_core.config import (
+    AlgorithmConfig,
+    FedAvgConfig,
+    FederationConfig,
+    ImageConfig,
+    ModelConfig,
+    TrainingConfig,
+    Transport,
+)
 from stic_core.data.clinical import COLUMNS
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
@@ -20,7 +28,7 @@ from stic_core.statistics import Suppressed
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 2
+VERSION = 3
 """Raised with every change that the other side would notice."""
 
 MESSAGE_KEY = "stic"
@@ -40,7 +48,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
 
 
 class RunPlan(BaseModel):
@@ -60,6 +68,7 @@ class RunPlan(BaseModel):
     image: ImageConfig
     model: ModelConfig
     training: TrainingConfig
+    algorithm: AlgorithmConfig = FedAvgConfig()
     rounds: Count
     seed: Count
     determinism: bool
@@ -78,6 +87,7 @@ class RunPlan(BaseModel):
             image=config.image,
             model=config.model,
             training=config.training,
+            algorithm=config.algorithm,
             rounds=config.rounds,
             seed=config.seed,
             determinism=config.determinism,
@@ -88,8 +98,15 @@ class RunPlan(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the plan as canonical JSON: what an operator approves."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the plan as canonical JSON: what an operator approves.
+
+        FedAvg is left out of it, as in plans from before there was a choice: those stay approved,
+        and their runs can be resumed.
+        """
+        content = self.model_dump(
+            mode="json", exclude=None if self.algorithm != FedAvgConfig() else {"algorithm"}
+        )
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

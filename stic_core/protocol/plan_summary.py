@@ -26,6 +26,7 @@ def described(plan: RunPlan) -> list[tuple[str, str]]:
         else f"{plan.rounds} rounds of {work}",
         "task": f"{plan.task.name}: {', '.join(plan.task.classes)}",
         "model": f"{plan.model.architecture} on {plan.model.backbone}, {_trains(plan)}",
+        "algorithm": plan.algorithm.name,
         "image": "whole slice"
         if plan.image.crop_mm is None
         else f"{plan.image.crop_mm:g} mm around the lesion",

@@ -49,6 +49,7 @@ from stic_core.statistics.histogram import (
 )
 from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified
 from stic_core.statistics.multiclass import macro, macro_interpolated, margins, micro, one_vs_rest, roc_points
+from stic_core.statistics.non_inferiority import MARGIN, NonInferiority, mean_difference
 from stic_core.statistics.paired import PairedDifference, TestResult, cochran_q, mcnemar, paired_difference
 from stic_core.statistics.proportions import (
     IndependentProportions,
@@ -60,6 +61,7 @@ from stic_core.statistics.proportions import (
 from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppressed
 
 __all__ = [
+    "MARGIN",
     "ROC_BINS",
     "SCORE_GRID",
     "Absent",
@@ -71,6 +73,7 @@ __all__ = [
     "Interval",
     "Mask",
     "MetaAnalysis",
+    "NonInferiority",
     "NotEstimable",
     "PairedDifference",
     "PooledAuc",
@@ -99,6 +102,7 @@ __all__ = [
     "macro_interpolated",
     "margins",
     "mcnemar",
+    "mean_difference",
     "merged_starts",
     "meta_analysis",
     "micro",

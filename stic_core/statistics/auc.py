@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from stic_core.statistics.values import FORBID, Interval, NotEstimable
 
@@ -58,9 +58,9 @@ class Estimate:
             return se
         if not 0 < self.value < 1:
             return NO_VARIANCE
-        centre = np.log(self.value / (1 - self.value))
+        centre = float(special.logit(self.value))
         half = _z(level) * se / (self.value * (1 - self.value))
-        return float(1 / (1 + np.exp(half - centre))), float(1 / (1 + np.exp(-half - centre)))
+        return float(special.expit(centre - half)), float(special.expit(centre + half))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
+from scipy import special
 
 from stic_core.statistics.auc import Mask, Scores
 from stic_core.statistics.histogram import ScoreHistogram, merged_starts
@@ -50,8 +50,8 @@ def brier_sum(probabilities: Scores, *, labels: npt.NDArray[np.integer]) -> floa
 
 def log_loss_sum(logits: Scores, *, labels: npt.NDArray[np.integer]) -> float:
     """Sum over patients of -log of the true class's probability, from logits so that it is finite."""
-    z = np.asarray(logits, dtype=np.float64)
-    return float((np.asarray(logsumexp(z, axis=1)) - z[np.arange(len(z)), labels]).sum()) if len(z) else 0.0
+    log_p = special.log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    return float((-log_p[np.arange(len(log_p)), labels]).sum())
 
 
 def calibration_groups(probabilities: Scores, *, hit: Mask, min_cell: int) -> tuple[Group, ...]:
@@ -146,7 +146,7 @@ def logistic_fit(x: Scores, *, hits: Scores, misses: Scores) -> Recalibration | 
     beta = np.zeros(2)
     information = np.eye(2)
     for _ in range(100):
-        fitted = 1 / (1 + np.exp(-np.clip(design @ beta, -500, 500)))
+        fitted = special.expit(design @ beta)
         gradient = design.T @ (hits - weight * fitted)
         information = (design * (weight * fitted * (1 - fitted))[:, None]).T @ design
         if np.linalg.cond(information) > 1e12:

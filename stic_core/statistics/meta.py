@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from stic_core.statistics.auc import Auc, Estimate
 from stic_core.statistics.values import Interval, NotEstimable
@@ -74,7 +74,7 @@ def meta_analysis(
     a, se = np.asarray(aucs, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
     if not ((a > 0) & (a < 1) & (se > 0)).all():
         raise ValueError("AUCs and standard errors: expected 0 < AUC < 1 and standard errors above 0")
-    y, variance = np.log(a / (1 - a)), (se / (a * (1 - a))) ** 2
+    y, variance = special.logit(a), (se / (a * (1 - a))) ** 2
     w = 1 / variance
     mean = w @ y / w.sum()
     q, df = float(w @ (y - mean) ** 2), len(a) - 1
@@ -92,8 +92,5 @@ def meta_analysis(
 
 def _summary(y: np.ndarray, w: np.ndarray, level: float) -> Summary:
     mean, half = float(w @ y / w.sum()), float(stats.norm.ppf(0.5 + level / 2) / np.sqrt(w.sum()))
-    return Summary(value=_expit(mean), ci95=(_expit(mean - half), _expit(mean + half)))
-
-
-def _expit(x: float) -> float:
-    return float(1 / (1 + np.exp(-x)))
+    value, low, high = (float(x) for x in special.expit([mean, mean - half, mean + half]))
+    return Summary(value=value, ci95=(low, high))

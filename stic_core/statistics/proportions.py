@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -26,13 +27,7 @@ def clopper_pearson(successes: int, *, total: int, level: float = 0.95) -> Inter
     _check(successes, total)
     if total == 0:
         return NotEstimable("no patients")
-    low, high = stats.beta.ppf(
-        [(1 - level) / 2, (1 + level) / 2],
-        [successes, successes + 1],
-        [total - successes + 1, total - successes],
-    )
-    # At 0 and at all the beta law has no shape there, and the end is the end of the scale.
-    return (0.0 if successes == 0 else float(low)), (1.0 if successes == total else float(high))
+    return _interval(successes, total, level=level, method="exact")
 
 
 @dataclass(frozen=True)
@@ -70,20 +65,17 @@ def independent_proportions(
     if first[1] == 0 or second[1] == 0:
         return NotEstimable("one side has no patients")
     table = np.array([[k, n - k] for k, n in (first, second)])
-    if 0 in table.sum(axis=0):
-        # Both all right or both all wrong: every expected count of a column is 0.
-        chi2, p, fisher_p = 0.0, 1.0, 1.0
-    else:
-        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
-        chi2 = float(((table - expected) ** 2 / expected).sum())
-        p = float(stats.chi2.sf(chi2, 1))
-        fisher_p = _fisher(table)
+    chi2, p = 0.0, 1.0
+    if 0 not in table.sum(axis=0):  # all right or all wrong on both sides: no expected counts to divide by
+        pearson: Any = stats.chi2_contingency(table, correction=False)  # scipy's results carry no types
+        chi2, p = float(pearson.statistic), float(pearson.pvalue)
+    fisher: Any = stats.fisher_exact(table)
     return IndependentProportions(
         difference=first[0] / first[1] - second[0] / second[1],
         ci95=newcombe(first, second, level=level),
         chi2=chi2,
         p=p,
-        fisher_p=fisher_p,
+        fisher_p=float(fisher.pvalue),
     )
 
 
@@ -112,20 +104,12 @@ def newcombe(first: tuple[int, int], second: tuple[int, int], *, level: float = 
 def wilson(successes: int, *, total: int, level: float = 0.95) -> Interval:
     """Wilson's score interval, what Newcombe's is made of; `total` above 0."""
     _check(successes, total)
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    p, shrink = successes / total, 1 + z**2 / total
-    centre = (p + z**2 / (2 * total)) / shrink
-    half = z * float(np.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return _interval(successes, total, level=level, method="wilson")
 
 
-def _fisher(table: np.ndarray) -> float:
-    """Two-sided: all tables with these margins that are no more probable than this one."""
-    margins = int(table.sum()), int(table[0].sum()), int(table[:, 0].sum())
-    probability = np.asarray(stats.hypergeom.pmf(np.arange(margins[2] + 1), *margins), dtype=np.float64)
-    # As in R: tables that are equally probable differ in their last digits.
-    limit = probability[int(table[0, 0])] * (1 + 1e-7)
-    return min(1.0, float(probability[probability <= limit].sum()))
+def _interval(successes: int, total: int, *, level: float, method: Literal["exact", "wilson"]) -> Interval:
+    found = stats.binomtest(successes, total).proportion_ci(level, method=method)
+    return float(found.low), float(found.high)
 
 
 def _check(successes: int, total: int) -> None:

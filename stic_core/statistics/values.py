@@ -1,7 +1,7 @@
 """What a statistic says when there is no number: a value of its own, with the reason.
 
 Neither is ever 0, None or NaN, in memory, on the wire or in a report. Both serialise as
-an object with one key, which is how readers of `evaluation.json` recognise them.
+an object with one key, and pydantic reads that object back into the value.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class NotEstimable:
 
     not_estimable: str
 
+    word: ClassVar[str] = "not estimable"
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     @property
@@ -46,6 +47,7 @@ class Suppressed:
 
     suppressed: str
 
+    word: ClassVar[str] = "suppressed"
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     @property

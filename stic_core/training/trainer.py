@@ -9,28 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import nn
-from torch.nn import functional
 
 from stic_core.config import TrainingConfig
-from stic_core.models.devices import pick_device
 from stic_core.models.parameters import get_flat
-from stic_core.models.stic import Head, NaiveHead, Network
-from stic_core.tensors.array_types import LabelVector
+from stic_core.models.stic import head_in
 from stic_core.tensors.flat import FlatArray
-from stic_core.training.batches import AnyBatches, FeatureBatches, ImageBatches, batches_of
+from stic_core.training.batches import AnyBatches, ImageBatches
+from stic_core.training.objectives import CrossEntropy, Objective
 from stic_core.training.schedules import rate_of_round, should_stop
-
-__all__ = [
-    "FeatureBatches",
-    "FitOutcome",
-    "TrainOutcome",
-    "Trainer",
-    "batches_of",
-    "class_weights",
-    "fit",
-    "pick_device",
-    "predict",
-]
 
 _IMAGES_AT_ONCE = 32
 """Patients a batch of a prediction over images; 96 slices keep VGG16 below 2 GB."""
@@ -72,30 +58,15 @@ class FitOutcome:
         return self.losses[self.best_epoch - 1] if self.best_epoch else None
 
 
-def class_weights(labels: LabelVector, *, classes: int) -> torch.Tensor:
-    """Inverse frequencies with mean 1 over the patients; a class without patients weighs 0."""
-    counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    weights = np.divide(
-        len(labels), counts * np.count_nonzero(counts), where=counts > 0, out=np.zeros(classes)
-    )
-    return torch.from_numpy(weights).float()
-
-
-def head_in(module: nn.Module) -> Head:
-    """The head of a network, or the head itself."""
-    head = module.head if isinstance(module, Network) else module
-    assert isinstance(head, Head)
-    return head
-
-
 class Trainer:
     """A model with its optimiser, trained epoch by epoch.
 
     Args:
         module: trained in place: a head over cached features, or a network over images.
         batches: training patients; none is allowed and trains nothing.
-        config: batch size, rates, balance.
+        config: batch size, rates.
         seed: of shuffling and of the choice among views.
+        objective: what is minimised; None is the cross-entropy that `config` asks for.
     """
 
     def __init__(
@@ -106,6 +77,7 @@ class Trainer:
         config: TrainingConfig,
         seed: list[int],
         device: torch.device,
+        objective: Objective | None = None,
     ) -> None:
         self.module, self.batches, self.config, self.device = module.to(device), batches, config, device
         self._rng = np.random.default_rng(seed)
@@ -114,11 +86,7 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(
             self._trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._head = head_in(module)
-        classes = self._head.classifier.output.out_features
-        self._weights = (
-            class_weights(batches.labels, classes=classes).to(device) if config.class_balanced else None
-        )
+        self._objective = objective or CrossEntropy(module, batches.labels, config=config, device=device)
 
     def run(
         self, epochs: int = 1, *, steps: int | None = None, learning_rate: float | None = None
@@ -147,7 +115,7 @@ class Trainer:
         seen, done = 0, 0
         batches = self.batches.epoch(self._rng, batch_size=self.config.batch_size, device=self.device)
         for inputs, clinical, target in batches:
-            loss = functional.cross_entropy(self.module(inputs, clinical), target, weight=self._weights)
+            loss = self._objective.loss(self.module(inputs, clinical), target)
             self._step(loss)
             # Added up on the device: reading each loss would make the GPU wait for us.
             total += loss.detach() * len(target)
@@ -157,8 +125,8 @@ class Trainer:
         return float(total) / seen, done
 
     def _step(self, loss: torch.Tensor) -> None:
-        if self.config.l2 and isinstance(self._head, NaiveHead):
-            loss = loss + self.config.l2 * self._head.third.weight.square().sum()
+        if (penalty := self._objective.penalty()) is not None:
+            loss = loss + penalty
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.gradient_clip is not None:

@@ -35,6 +35,7 @@ patients' refusals."""
 TOLD_ELSEWHERE = {
     ("server/stic_server/admission/renewal.py", "warning"),
     ("server/stic_server/federation/checkpoints.py", "load_state"),
+    ("server/stic_server/federation/participants.py", "_misfit"),
     ("client/stic_client/connection/tls.py", "why"),
     ("stic_core/protocol/audit_log.py", "read"),
     ("stic_core/protocol/audit_log.py", "_checked"),
@@ -50,6 +51,7 @@ PROGRAMMERS = {
     "stic_core/evaluation/comparison.py": "a caller's mistake: arrays of one model of one site",
     "stic_core/evaluation/site.py: logits and labels disagree": "a caller's mistake",
     "stic_core/evaluation/site.py: a label is no class": "a caller's mistake: the dataset was checked before",
+    "stic_core/prediction.py": "a caller's mistake: the programs prepare images and columns themselves",
     "stic_core/data/dataset.py: rows of a dataset": "a caller's mistake: prepare writes them together",
     "stic_core/data/dataset.py: images of a dataset": "a caller's mistake: prepare writes them together",
     "stic_core/tasks.py": "a caller's mistake: labels were checked before",

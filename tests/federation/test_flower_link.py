@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.serverapp import Grid, ServerApp
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
 
 from stic_client.connection.intervals import Intervals
 from stic_client.flower_link import FleetLink
@@ -38,14 +38,12 @@ class Line:
         self._over = threading.Event()
         self._grids: list[LocalGrid] = []
         self._links: list[FleetLink] = []
-        app = ServerApp()
 
-        @app.main()
-        def main(grid: Grid, context: Context) -> None:
+        def work(grid: Grid) -> None:
             self._grids.append(grid)
             self._over.wait()
 
-        self._run = threading.Thread(target=self.server.execute, args=(app,), kwargs={"run_config": {}})
+        self._run = threading.Thread(target=self.server.execute, args=(work,))
         self._run.start()
         while not self._grids:
             time.sleep(0.01)

@@ -203,10 +203,9 @@ def _message(content: RecordDict) -> Message:
 @pytest.mark.parametrize(
     "kind", ["a pickle", "objects", "a huge shape", "float64", "two axes", "another length", "NaN"]
 )
-def test_a_malicious_tensor_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malicious_tensor_is_refused(tmp_path: Path, kind: str) -> None:
     """Through the ClientApp as it runs at a hospital: nothing is executed, no text of the error travels."""
     site = participant(tmp_path / SITE, site=SITE, seed=1)
-    monkeypatch.setitem(flower_app.participants, "here", site)
     plan = _plan()
     report, _ = site.answer(Describe(run_id="r", plan=plan), None)
     assert isinstance(report, SiteDescription)
@@ -222,9 +221,9 @@ def test_a_malicious_tensor_is_refused(tmp_path: Path, kind: str, monkeypatch: p
         }
     )
     message = _message(content)
-    context = Context(1, 1, {"site-config": "here"}, RecordDict(), {})
+    context = Context(1, 1, {}, RecordDict(), {})
     before = threading.active_count()
-    reply = _run(flower_app.app, message, context)
+    reply = _run(flower_app.client_app(site), message, context)
     if reply.has_error():
         assert (reply.error.code, reply.error.reason) == (
             ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
@@ -239,12 +238,9 @@ def test_a_malicious_tensor_is_refused(tmp_path: Path, kind: str, monkeypatch: p
     assert threading.active_count() == before
 
 
-def test_the_same_message_with_honest_weights_is_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_message_with_honest_weights_is_answered(tmp_path: Path) -> None:
     """So that the refusals above come from the tensor."""
     site = participant(tmp_path / SITE, site=SITE, seed=1)
-    monkeypatch.setitem(flower_app.participants, "here", site)
     plan = _plan()
     site.answer(Describe(run_id="r", plan=plan), None)
     weights = get_flat(build_head(channels=32, classes=3, seed=0))
@@ -258,6 +254,6 @@ def test_the_same_message_with_honest_weights_is_answered(
         }
     )
     message = _message(content)
-    reply = _run(flower_app.app, message, Context(1, 1, {"site-config": "here"}, RecordDict(), {}))
+    reply = _run(flower_app.client_app(site), message, Context(1, 1, {}, RecordDict(), {}))
     assert not reply.has_error()
     assert WEIGHTS_KEY in reply.content.array_records

@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_tree
 
 from stic_client.flower_link import FleetLink
@@ -111,26 +111,22 @@ class Federation:
         server.start()
         over = threading.Event()
         links = [self._serve(_Evil, "evil", over, do), self._serve(FleetLink, "honest", over, None)]
-        recorder, found = Recorder(), []
-        app = ServerApp()
+        recorder = Recorder()
 
-        @app.main()
-        def main(grid: Grid, context: Context) -> None:
+        def work(grid: Grid) -> Exchange:
             sites = FlowerSites(grid, expected=["evil", "honest"], grace_s=PATIENCE_S, observer=recorder)
             sites.wait_for(at_least=2, timeout=PATIENCE_S)
             question = Finish(run_id="r", status="complete")
-            answers = sites.ask({"evil": question, "honest": question}, weights=None, timeout=timeout)
-            found.append(answers)
+            return sites.ask({"evil": question, "honest": question}, weights=None, timeout=timeout)
 
         try:
-            server.execute(app, run_config={})
+            exchange = server.execute(work)
         finally:
             over.set()
             for thread, link in links:
                 thread.join(PATIENCE_S)
                 link._client._client.close()
             server.stop()
-        (exchange,) = found
         return exchange, recorder.notes
 
     def _serve(

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stic_core.config import FederationConfig
+from stic_client.participation.participant import Participant
+from stic_core.config import FederationConfig, Transport
 from stic_core.errors import FederationError
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.saved import read_model
@@ -245,6 +246,44 @@ def test_a_restarted_site_is_told_the_plan_again(tmp_path: Path, sites: InProces
     session()
     assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
     assert any("center2 was restarted; it is told the plan again" in note for note in recorder.notes)
+
+
+@pytest.mark.parametrize("transport", ["float32", "float16", "int8"])
+def test_a_site_that_was_killed_ends_with_the_same_model(tmp_path: Path, transport: Transport) -> None:
+    """Killed before a round, and after one whose answer was lost: the model is that of an undisturbed run."""
+
+    def made(folder: Path) -> InProcessSites:
+        return InProcessSites(
+            {
+                name: participant(folder / name, site=name, seed=int(name[-1]))
+                for name in ("center1", "center2")
+            }
+        )
+
+    def federation(folder: Path) -> FederationConfig:
+        return _federation(folder).model_copy(update={"transport": transport, "rounds": 4})
+
+    whole, undisturbed = _session(federation(tmp_path / "whole"), made(tmp_path / "whole"))
+    whole()
+    sites = made(tmp_path / "killed")
+    ask, killed = sites.ask, set[int]()
+
+    def killing(questions: dict, **kwargs: object) -> object:
+        number = max(getattr(question, "round", 0) for question in questions.values())
+        if number == 3 and number not in killed:
+            ask(questions, **kwargs)  # center2 trains, and is killed before its answer has left
+        if number in (2, 3) and number not in killed:
+            killed.add(number)
+            sites.participants["center2"] = Participant(sites.participants["center2"].config)
+        return ask(questions, **kwargs)
+
+    sites.ask = killing
+    disturbed, run = _session(federation(tmp_path / "killed"), sites)
+    disturbed()
+    assert killed == {2, 3}
+    assert run.read_record()["model_digest"] == undisturbed.read_record()["model_digest"]
+    for site in sites.participants.values():  # the run is over, and what it kept is gone
+        assert not list(site.config.between_rounds.glob("*"))
 
 
 def test_a_round_without_a_quorum_is_tried_again(tmp_path: Path, sites: InProcessSites) -> None:

@@ -48,12 +48,12 @@ def failing(self, *args, **kwargs):
 Trainer.run = failing
 answer, told = flower_app._answer, 0
 
-def raising(message, context):
+def raising(message, participant):
     global told
     told += 1
     if told == 4:
         raise RuntimeError(f"{subject} in {folder}")
-    return answer(message, context)
+    return answer(message, participant)
 
 flower_app._answer = raising
 from stic_client.cli import main

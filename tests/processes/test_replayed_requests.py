@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from stic_client import flower_app as client_app
 from stic_client.connection.tls import pinned
+from stic_client.flower_app import client_app
 from stic_client.flower_link import FleetLink
+from stic_client.participation.participant import Participant
 from stic_core.config import SiteConfig, load
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.system.keys import load_private
@@ -52,8 +52,7 @@ def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: p
         return answer
 
     monkeypatch.setattr(httpx.Client, "send", tapped)
-    path = home.site("center2") / "site.yaml"
-    site = load(path, SiteConfig)
+    site = load(home.site("center2") / "site.yaml", SiteConfig)
     link = FleetLink(
         site.server.address,
         ca=site.server.ca,
@@ -61,16 +60,14 @@ def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: p
         state=tmp_path / "node.json",
         observer=Recorder(),
     )
-    over = threading.Event()
-
-    def finished() -> bool:
-        known = client_app.participants.get(str(path))
-        return over.is_set() or (known is not None and known.finished is not None)
-
+    over, participant = threading.Event(), Participant(site)
     site_thread = threading.Thread(
         target=link.serve,
-        args=(client_app.app,),
-        kwargs={"node_config": {"site-config": str(path)}, "until": finished},
+        args=(client_app(participant),),
+        kwargs={
+            "node_config": {},
+            "until": lambda: over.is_set() or participant.finished is not None,
+        },
         daemon=True,
     )
     with (
@@ -88,9 +85,7 @@ def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: p
     for endpoint in ("activate-node", "pull-messages", "pull-object", "push-messages", "push-object"):
         assert replayed[endpoint, 401] > 0
     assert "center2: a request came twice with the same signature; the second is refused" in output
-    (run,) = (tmp_path / "runs").iterdir()
-    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    assert [(row["round"], row["sites"]) for row in rows] == [
+    assert [(row["round"], row["sites"]) for row in home.rounds()] == [
         (number, ["center1", "center2"]) for number in (1, 2, 3)
     ]
     answered = Counter(

@@ -22,9 +22,12 @@ from safetensors.torch import save_file
 
 from stic_client.participation.participant import Participant
 from stic_core import config
-from stic_core.config import FederationConfig, ImageConfig, SiteConfig
+from stic_core.config import FederationConfig, ImageConfig, ModelConfig, SiteConfig
 from stic_core.data.dataset import Split, write_dataset
+from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.pretrained import TinyBackbone
+from stic_core.models.saved import write_model
+from stic_core.models.stic import network_of
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Instruction, decode_instruction, decode_report, encode
 from stic_core.tasks import TASKS
@@ -74,6 +77,22 @@ def write_site_dataset(
         image=ImageConfig(),
         phantom=True,
     )
+
+
+def write_small_model(folder: Path, *, backbone: Path, **facts: object) -> Path:
+    """A model's folder as a run leaves it: fresh weights behind the tiny backbone, and other facts of it."""
+    model = ModelConfig(backbone="tiny")
+    head = network_of(model, classes=len(CLASSES), seed=5, weights=backbone).head
+    write_model(
+        folder,
+        get_flat(head),
+        tensors=trainable_specs(head),
+        task=TASKS["malignant"],
+        model=model,
+        image=ImageConfig(),
+        **facts,
+    )
+    return folder
 
 
 class InProcessSites:
@@ -132,6 +151,7 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
             "audit": folder / "audit.jsonl",
             "models": folder / "models",
             "plans": folder / "plans",
+            "between_rounds": folder / "between-rounds",
             "policy": {"plans": "any"},
             "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from scipy.special import log_softmax, logsumexp
 from stic_core.config import PolicyConfig
 from stic_core.evaluation import (
     HeldOutReport,
+    PairedReport,
+    as_json,
     evaluation_document,
-    model_block,
     paired_report,
-    pool_pairs,
     score_edges,
     site_report,
     validation_report,
@@ -39,7 +39,7 @@ Scores = dict[str, tuple[np.ndarray, np.ndarray]]
 """Logits and labels of one model on each site's held-out patients."""
 
 
-def scores(skill: dict[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]]) -> Scores:
+def scores(skill: Mapping[str, float], *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]]) -> Scores:
     """One model's logits; patients are the same for every model, and hard for all or for none."""
     found = {}
     for i, (site, parts) in enumerate(splits.items()):
@@ -80,15 +80,11 @@ def reports(
     }
 
 
-def comparison(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, Any]:
-    """One entry of `comparison`: the first model against the second, by site and pooled."""
-    pairs = {
+def paired(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, PairedReport]:
+    """The first model against the second, by site."""
+    return {
         site: paired_report(first[site][0], second[site][0], labels, classes=CLASSES, policy=policy)
         for site, (_, labels) in first.items()
-    }
-    return {
-        "sites": {site: pool_pairs({site: pair}) for site, pair in pairs.items()},
-        "pooled": pool_pairs(pairs),
     }
 
 
@@ -156,6 +152,8 @@ def write_sample_run(
     min_cell: int = 5,
     rounds: int = 20,
     simulated: bool = False,
+    run_id: str = "20250607-101500-liver",
+    skill: Mapping[str, float] = FEDERATED_SKILL,
 ) -> Path:
     """Write record.json, rounds.jsonl and evaluation.json into `folder`, and return it.
 
@@ -166,12 +164,14 @@ def write_sample_run(
         min_cell: the sites' policy.
         rounds: of the training; center2 drops out of round 7.
         simulated: add the model that a simulation trains on all patients in one place.
+        run_id: names the run.
+        skill: of the federated model at each site; other models and all patients stay as they are.
     """
     splits = dict(SPLITS) | ({"center3": TINY} if tiny_site else {})
     policy = PolicyConfig(min_cell=min_cell)
     seeds = {"federated": 1, "center1": 11, "center2": 21, "ensemble": 31, "centralised": 41}
     models = {
-        "federated": scores(FEDERATED_SKILL, seed=1, splits=splits),
+        "federated": scores(skill, seed=1, splits=splits),
         "center1": scores({"center1": 1.5, "center2": 0.9}, seed=11, splits=splits),
         "center2": scores({"center1": 0.8, "center2": 1.3}, seed=21, splits=splits),
     }
@@ -188,18 +188,18 @@ def write_sample_run(
         phantom=phantom,
         federated=evaluated["federated"],
         local_only={site: evaluated[site] for site in ("center1", "center2")},
+        extra={name: evaluated[name] for name in ("ensemble", "centralised") if name in models},
+        paired={
+            name: paired(models["federated"], model, policy=policy)
+            for name, model in models.items()
+            if name != "federated"
+        },
     )
-    document |= {name: model_block(evaluated[name]) for name in ("ensemble", "centralised") if name in models}
-    document["comparison"] = {
-        name: comparison(models["federated"], model, policy=policy)
-        for name, model in models.items()
-        if name != "federated"
-    }
     lines = [_round(index, rounds=rounds, splits=splits) for index in range(1, rounds + 1)]
     best = min(lines, key=lambda line: line["val"]["pooled"]["loss"])["round"]
     record = {
         "schema": 1,
-        "run_id": "20250607-101500-liver",
+        "run_id": run_id,
         "name": "liver",
         "status": "complete",
         "started": "2025-06-07T10:15:00+00:00",
@@ -243,7 +243,7 @@ def write_sample_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "evaluation.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    (folder / "evaluation.json").write_text(json.dumps(as_json(document), indent=1), encoding="utf-8")
     return folder
 
 

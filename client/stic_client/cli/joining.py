@@ -45,14 +45,13 @@ def _serve(site: SiteFile, *, once: bool) -> None:
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("starting")
         # torch and flwr take seconds to import: errors of configuration come before.
-        from stic_client import flower_app
+        from stic_client.flower_app import client_app
         from stic_client.flower_link import FleetLink
         from stic_client.participation.participant import Participant
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         participant = Participant(loaded, terminal)
-        flower_app.participants[str(site.path)] = participant
         link = FleetLink(
             loaded.server.address,
             ca=loaded.server.ca,
@@ -63,8 +62,8 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             intervals=intervals,
         )
         link.serve(
-            flower_app.app,
-            node_config={"site-config": str(site.path)},
+            client_app(participant),
+            node_config={},
             until=lambda: once and participant.finished is not None,
         )
 

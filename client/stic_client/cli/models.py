@@ -114,7 +114,7 @@ def readers(
             export=export,
             progress=lambda done, total: terminal.progress("scoring held-out patients", done, total),
         )
-    print("\n".join(summary(written.document)))
+    print("\n".join(summary(written.figures)))
     print(f"page    {written.page}  (readers' names and small counts: it stays here)")
     print(f"result  {written.result}")
     if written.export is not None:

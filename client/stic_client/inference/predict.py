@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from stic_client.inference.patient_page import PageFacts, write_page
 from stic_client.ingest.manifest import PatientRow, read_manifest
@@ -20,17 +19,13 @@ from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.preparation import worker_pool
 from stic_client.preparation.prepare import LIMIT_S
 from stic_client.preparation.quarantine import QuarantineEntry, lost_refusal, refusal_of
+from stic_core import prediction
 from stic_core.config import ImageConfig, SiteConfig
 from stic_core.data.clinical import Levels, as_columns, read_levels
 from stic_core.errors import DataError, PatientError
-from stic_core.models.devices import pick_device
 from stic_core.models.saved import ModelDescription, read_model
-from stic_core.models.stic import Network
-from stic_core.training.augmentation import to_images
-from stic_core.training.setup import ComputeConfig, restore
 
 SCORES_FILE, REFUSED_FILE, PAGES = "scores.csv", "refused.csv", "patients"
-_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +86,12 @@ def predict(
         WeightsError: another backbone than the model's.
     """
     saved = read_model(model)
-    device = pick_device(config.device)
-    backbone = saved.description.architecture.backbone
-    compute = ComputeConfig(device, precision=config.precision, weights=config.backbone_weights.get(backbone))
-    network = restore(saved, compute=compute)
+    restored = prediction.restore_model(
+        saved,
+        device=config.device,
+        precision=config.precision,
+        backbone_weights=config.backbone_weights.get(saved.description.architecture.backbone),
+    )
     table = read_manifest(manifest)
     refused = [refusal_of(error) for error in table.refused]
     base = (root or manifest.parent).resolve()
@@ -115,7 +112,11 @@ def predict(
             got="; ".join(refusal.message for refusal in refused[:3]) or "an empty manifest",
             advice=f"See {out / REFUSED_FILE}.",
         )
-    scores = score(network, patients, device=device)
+    scores = prediction.predict(
+        restored,
+        np.concatenate([patient.prepared.image for patient in patients]),
+        np.concatenate([as_columns(patient.levels) for patient in patients]),
+    ).to_numpy()
     phantom = bool(saved.description.phantom) or any(patient.prepared.phantom for patient in patients)
     _write_scores(out / SCORES_FILE, patients, scores, description=saved.description, phantom=phantom)
     for patient, values in zip(patients, scores, strict=True):
@@ -132,19 +133,6 @@ def predict(
         )
         write_page(out / PAGES / f"{patient.row.subject}.html", facts)
     return Prediction(out / SCORES_FILE, out / PAGES, len(patients), tuple(refused), phantom)
-
-
-def score(network: Network, patients: list[_Patient], *, device: torch.device) -> np.ndarray:
-    """Softmax scores, one row a patient."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(patients), _BATCH):
-            batch = patients[start : start + _BATCH]
-            images = np.concatenate([patient.prepared.image for patient in batch])
-            clinical = np.concatenate([as_columns(patient.levels) for patient in batch])
-            logits = network(to_images(images, device), torch.from_numpy(clinical).to(device))
-            parts.append(logits.double().softmax(1).cpu().numpy())
-    return np.concatenate(parts)
 
 
 def _read(

@@ -35,6 +35,7 @@ from stic_core.site_run import LocalRun
 from stic_core.system.observer import Observer
 from stic_core.tensors.flat import digest
 from stic_core.training.setup import ComputeConfig, assemble
+from stic_core.training.site_arrays import arrays_of_run
 
 LOG = logging.getLogger(__name__)
 
@@ -188,6 +189,7 @@ class Participant:
             setup,
             policy=self.config.policy,
             observer=self.observer,
+            kept=arrays_of_run(self.config.between_rounds, run_id),
         )
 
     def _finish(self, instruction: Finish, weights: WireArray | None) -> Acknowledged:
@@ -210,6 +212,7 @@ class Participant:
                     plan_digest=run.plan.digest,
                 )
                 self.observer.note(f"the final model is in {folder}")
+                run.kept.discard()
         self.observer.note(f"run {instruction.run_id} is {instruction.status}")
         self.finished = instruction.status
         return Acknowledged()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
 
 from stic_client.html import template
+from stic_client.readers.own_study import OwnStudy
 from stic_core.evaluation import p_text, points
+from stic_core.evaluation.document import Curve
+from stic_core.evaluation.readers.release import JudgeFigures, StudyFigures
 from stic_core.evaluation.readers.wording import (
     WITH,
     between_sentences,
@@ -16,8 +18,7 @@ from stic_core.evaluation.readers.wording import (
     model_sentences,
     several,
 )
-
-Json: TypeAlias = Any
+from stic_core.statistics import Absent
 
 SIDE = 200
 """Side of a plot's unit square, in its own units."""
@@ -42,31 +43,30 @@ class Mark:
     title: str
 
 
-def render(study: Mapping[str, Json]) -> str:
-    """The page as HTML.
-
-    Args:
-        study: what `reader_study.json` holds.
-    """
-    colours = {reader: f"s{at % COLOURS + 1}" for at, reader in enumerate(study["readers"])}
+def render(study: OwnStudy) -> str:
+    """The page as HTML."""
+    figures = study.figures
+    colours = {reader: f"s{at % COLOURS + 1}" for at, reader in enumerate(figures.readers)}
     return template("readers.html.j2", p=p_text, points=points).render(
-        study=study,
+        study=figures,
+        own=study,
+        absent=lambda value: isinstance(value, Absent),
         colours=colours,
         side=SIDE,
         called=WITH,
         panels=[
-            (name, curve, _line(curve["points"]), _links(marks), marks)
-            for name, curve in study["roc"]["classes"].items()
-            for marks in [_marks(study, name, colours=colours)]
+            (name, curve, _line(curve.points), _links(marks), marks)
+            for name, curve in study.roc.items()
+            for marks in [_marks(figures, name, colours=colours)]
         ],
-        helped=helped_sentences(study),
-        against=model_sentences(study),
-        between=between_sentences(study),
-        several=several(study),
+        helped=helped_sentences(figures),
+        against=model_sentences(figures),
+        between=between_sentences(figures),
+        several=several(figures),
     )
 
 
-def _line(curve: Json) -> str:
+def _line(curve: Curve) -> str:
     return " ".join(f"{SIDE * x:.1f},{SIDE * (1 - y):.1f}" for x, y in curve)
 
 
@@ -79,25 +79,25 @@ def _links(marks: list[Mark]) -> list[dict[str, str]]:
     ]
 
 
-def _marks(study: Mapping[str, Json], name: str, *, colours: Mapping[str, str]) -> list[Mark]:
-    marks = []
-    for reader, by in study["readers"].items():
-        for condition, figures in by.items():
-            mark = _mark(figures, name, colour=colours[reader], judge=reader, condition=condition)
-            marks += [mark] if mark else []
-    model = _mark(study["model"], name, colour="ink", judge="the model", condition="model")
-    return [*marks, model] if model else marks
+def _marks(study: StudyFigures, name: str, *, colours: Mapping[str, str]) -> list[Mark]:
+    marks = [
+        _mark(figures, name, colour=colours[judge], judge=judge, condition=condition)
+        if condition
+        else _mark(figures, name, colour="ink", judge="the model", condition="model")
+        for judge, condition, figures in study.judges
+    ]
+    return [mark for mark in marks if mark is not None]
 
 
-def _mark(figures: Json, name: str, *, colour: str, judge: str, condition: str) -> Mark | None:
-    sensitivity, specificity = figures["sensitivity"][name], figures["specificity"][name]
-    if "value" not in sensitivity or "value" not in specificity:
+def _mark(figures: JudgeFigures, name: str, *, colour: str, judge: str, condition: str) -> Mark | None:
+    sensitivity, specificity = figures.sensitivity[name], figures.specificity[name]
+    if isinstance(sensitivity, Absent) or isinstance(specificity, Absent):
         return None
     return Mark(
         colour,
         condition,
-        SIDE * (1 - specificity["value"]),
-        SIDE * (1 - sensitivity["value"]),
-        f"{judge}{' ' + WITH[condition] if condition in WITH else ''}: sensitivity {sensitivity['value']:.2f}, "
-        f"specificity {specificity['value']:.2f}",
+        SIDE * (1 - specificity.value),
+        SIDE * (1 - sensitivity.value),
+        f"{judge}{' ' + WITH[condition] if condition in WITH else ''}: sensitivity {sensitivity.value:.2f}, "
+        f"specificity {specificity.value:.2f}",
     )

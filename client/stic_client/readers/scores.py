@@ -46,11 +46,7 @@ def computed_scores(
         DataError: images prepared otherwise than the model's, or a model of another version.
         WeightsError: another backbone than the model's.
     """
-    import torch
-
-    from stic_core.models.devices import pick_device
-    from stic_core.training.augmentation import to_images
-    from stic_core.training.setup import ComputeConfig, restore
+    from stic_core import prediction  # it imports torch, which takes seconds
 
     description = saved.description
     if dataset.image != description.image:
@@ -60,19 +56,19 @@ def computed_scores(
             expected=f"crop_mm: {description.image.crop_mm}",
             advice="Set dataset.image.crop_mm in site.yaml and prepare again.",
         )
-    device = pick_device(config.device)
-    weights = config.backbone_weights.get(description.architecture.backbone)
-    network = restore(saved, compute=ComputeConfig(device, precision=config.precision, weights=weights))
+    model = prediction.restore_model(
+        saved,
+        device=config.device,
+        precision=config.precision,
+        backbone_weights=config.backbone_weights.get(description.architecture.backbone),
+    )
     rows = dataset.indices("test")
     parts = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), _BATCH):
-            part = rows[start : start + _BATCH]
-            images = to_images(np.ascontiguousarray(dataset.images[part]), device)
-            clinical = torch.from_numpy(np.array(dataset.clinical[part])).to(device)
-            parts.append(network(images, clinical).double().cpu().numpy())
-            if progress:
-                progress(min(start + _BATCH, len(rows)), len(rows))
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        parts.append(prediction.logits(model, dataset.images[part], dataset.clinical[part]))
+        if progress:
+            progress(min(start + _BATCH, len(rows)), len(rows))
     return ModelScores(np.concatenate(parts), rounded=False)
 
 

@@ -8,23 +8,25 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from stic_client.readers.own_study import ModelCurve, OwnStudy
 from stic_client.readers.scores import ModelScores, computed_scores, read_scores
 from stic_core import statistics
 from stic_core.config import PolicyConfig, SiteConfig
 from stic_core.data.dataset import SiteDataset, load_dataset
 from stic_core.errors import DataError
-from stic_core.evaluation.pooling import auc_json
-from stic_core.evaluation.readers.release import document, numbered, release
-from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers, read_diagnoses
+from stic_core.evaluation.document import Curve
+from stic_core.evaluation.figures import Json, PairedAccuracy, Proportion, auc_figure
+from stic_core.evaluation.readers.release import StudyFigures, figures_of, numbered, release
+from stic_core.evaluation.readers.study import Confusion, ReaderStudy, evaluate_readers, read_diagnoses
 from stic_core.models.saved import ModelDescription, read_model
 from stic_core.protocol.audit_log import AuditLog, Entry
+from stic_core.statistics import Absent, NotEstimable, TestResult
 from stic_core.tasks import Task
 
-Json: TypeAlias = Any
 Row: TypeAlias = Sequence[object]
 
 RESULT_FILE, PAGE_FILE = "reader_study.json", "reader_study.html"
@@ -49,14 +51,14 @@ class Written:
     Args:
         result, page: the site's own files.
         export: the file that may leave, None where none was asked for.
-        document: what `result` holds.
+        figures: of the study, under the readers' own names.
         called: under which name each reader is exported.
     """
 
     result: Path
     page: Path
     export: Path | None
-    document: Mapping[str, Json]
+    figures: StudyFigures
     called: Mapping[str, str]
 
 
@@ -116,22 +118,24 @@ def study_readers(
         classes=task.classes,
         **facts,
     )
-    content = document(own) | {
-        "roc": _roc(scores, labels, classes=task.classes),
-        "confusion": _confusions(found),
-        "exported_as": called,
-    }
+    study = OwnStudy(
+        figures_of(own),
+        roc=_roc(scores, labels, classes=task.classes),
+        rounded_scores=scores.rounded,
+        confusion=_confusions(found),
+        exported_as=called,
+    )
     out.mkdir(parents=True, exist_ok=True)
     result, page = out / RESULT_FILE, out / PAGE_FILE
-    _private(result, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    _write_tables(out, content)
+    _private(result, json.dumps(study.as_json(), indent=1, allow_nan=False) + "\n")
+    _write_tables(out, study)
     from stic_client.readers.page import render
 
-    _private(page, render(content))
+    _private(page, render(study))
     if export is not None:
         let_out = release(found, policy=config.policy, names=called, classes=task.classes, **facts)
         _export(config, let_out.model_dump_json(indent=1) + "\n", path=export, run=description.run_id)
-    return Written(result, page, export, content, called)
+    return Written(result, page, export, study.figures, called)
 
 
 def _facts(config: SiteConfig, description: ModelDescription, dataset: SiteDataset) -> dict[str, Json]:
@@ -145,22 +149,22 @@ def _facts(config: SiteConfig, description: ModelDescription, dataset: SiteDatas
     }
 
 
-def _roc(scores: ModelScores, labels: np.ndarray, *, classes: Sequence[str]) -> Json:
+def _roc(scores: ModelScores, labels: np.ndarray, *, classes: Sequence[str]) -> dict[str, ModelCurve]:
     """The model's exact ROC of each class; it has a step a patient, so it stays at the site."""
     margins = statistics.margins(scores.logits)
     curves = {}
     for k, name in enumerate(classes):
         positive = labels == k
         auc = statistics.delong(margins[:, k], positive=positive)
-        curve: list[list[float]] = []
+        curve: Curve = ()
         if isinstance(auc, statistics.Auc):
             false, true = statistics.roc_points(margins[:, k], positive=positive)
-            curve = [[float(x), float(y)] for x, y in zip(false, true, strict=True)]
-        curves[name] = {"auc": auc_json(auc), "points": curve}
-    return {"classes": curves, "rounded_scores": scores.rounded}
+            curve = tuple((float(x), float(y)) for x, y in zip(false, true, strict=True))
+        curves[name] = ModelCurve(auc_figure(auc), curve)
+    return curves
 
 
-def _confusions(found: ReaderStudy) -> Json:
+def _confusions(found: ReaderStudy) -> dict[str, Confusion | dict[str, Confusion]]:
     return {
         "model": found.model.confusion,
         **{reader: {c: by[c].confusion for c in by} for reader, by in found.readers.items()},
@@ -194,13 +198,13 @@ def _private(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_tables(out: Path, content: Json) -> None:
+def _write_tables(out: Path, study: OwnStudy) -> None:
     tables: dict[str, tuple[Row, Iterator[Row]]] = {
-        "reader_performance.csv": (PERFORMANCE, _performance_rows(content)),
-        "reader_comparisons.csv": (COMPARISONS, _comparison_rows(content)),
+        "reader_performance.csv": (PERFORMANCE, _performance_rows(study.figures)),
+        "reader_comparisons.csv": (COMPARISONS, _comparison_rows(study.figures)),
         "model_roc.csv": (
             ("class", "false_positive_rate", "true_positive_rate"),
-            ((name, x, y) for name, curve in content["roc"]["classes"].items() for x, y in curve["points"]),
+            ((name, x, y) for name, curve in study.roc.items() for x, y in curve.points),
         ),
     }
     for name, (heading, rows) in tables.items():
@@ -212,34 +216,24 @@ def _write_tables(out: Path, content: Json) -> None:
             writer.writerows(rows)
 
 
-def _performance_rows(content: Json) -> Iterator[Row]:
-    judges = [
-        (reader, condition, figures)
-        for reader, by in content["readers"].items()
-        for condition, figures in by.items()
-    ]
-    for judge, condition, figures in (*judges, ("model", "", content["model"])):
-        yield judge, condition, "accuracy", "", *_rate(figures["accuracy"])
-        for what in ("sensitivity", "specificity"):
-            for name, rate in figures[what].items():
+def _performance_rows(study: StudyFigures) -> Iterator[Row]:
+    for judge, condition, figures in study.judges:
+        yield judge, condition, "accuracy", "", *_rate(figures.accuracy)
+        for what, rates in (("sensitivity", figures.sensitivity), ("specificity", figures.specificity)):
+            for name, rate in rates.items():
                 yield judge, condition, what, name, *_rate(rate)
 
 
-def _rate(rate: Json) -> Row:
-    if "value" not in rate:
+def _rate(rate: Proportion | Absent) -> Row:
+    if isinstance(rate, Absent) or isinstance(rate.ci95, NotEstimable):
         return "", "", "", "", ""
-    return rate["correct"], rate["total"], rate["value"], *rate["ci95"]
+    return rate.correct, rate.total, rate.value, *rate.ci95
 
 
-def _comparison_rows(content: Json) -> Iterator[Row]:
-    for reader, pair in content["helped"].items():
-        yield f"{reader} aided", f"{reader} alone", *_pair(pair)
-    for reader, pair in content["against_model"].items():
-        yield "model", f"{reader} alone", *_pair(pair)
-    for condition, test in content["between"].items():
-        if "p" in test:
-            yield f"all readers {condition}", "Cochran's Q", content["n"], "", "", "", "", "", test["p"]
-
-
-def _pair(pair: Json) -> Row:
-    return pair["n"], pair["b"], pair["c"], pair["difference"], *pair["ci95"], pair["p"]
+def _comparison_rows(study: StudyFigures) -> Iterator[Row]:
+    for first, second, pair in study.pairs:
+        assert isinstance(pair, PairedAccuracy)  # the site's own eyes see every count
+        yield first, second, study.n, pair.b, pair.c, pair.difference, *pair.ci95, pair.p
+    for condition, test in study.between.items():
+        if isinstance(test, TestResult):
+            yield f"all readers {condition}", "Cochran's Q", study.n, "", "", "", "", "", test.p

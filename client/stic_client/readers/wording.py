@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from stic_core.evaluation import figure
+from stic_core.evaluation.readers.release import StudyFigures
 from stic_core.evaluation.readers.wording import (
     WITH,
     between_sentences,
@@ -15,22 +13,16 @@ from stic_core.evaluation.readers.wording import (
 )
 
 
-def summary(study: Mapping[str, Any]) -> list[str]:
-    """Lines for a terminal, without any patient.
-
-    Args:
-        study: what `reader_study.json` holds.
-    """
-    lines = ["PHANTOM: computed patients; nothing here is of people"] if study["phantom"] else []
-    lines.append(f"{study['n']} held-out patients; accuracy with its exact 95 % interval")
+def summary(study: StudyFigures) -> list[str]:
+    """Lines for a terminal, without any patient."""
+    lines = ["PHANTOM: computed patients; nothing here is of people"] if study.phantom else []
+    lines.append(f"{study.n} held-out patients; accuracy with its exact 95 % interval")
     rows = [
-        (f"{reader} {WITH[condition]}", figures["accuracy"])
-        for reader, by in study["readers"].items()
-        for condition, figures in by.items()
+        (f"{judge} {WITH[condition]}" if condition else "the model", figures.accuracy)
+        for judge, condition, figures in study.judges
     ]
-    rows.append(("the model", study["model"]["accuracy"]))
     width = max(len(name) for name, _ in rows)
-    lines += [f"  {name:{width}}  {figure(rate, interval='ci95')}" for name, rate in rows]
+    lines += [f"  {name:{width}}  {figure(rate)}" for name, rate in rows]
     return [
         *lines,
         *helped_sentences(study),

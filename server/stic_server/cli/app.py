@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +21,9 @@ from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
 from stic_server.cli.keys import app as keys
 from stic_server.cli.options import ConfigOption, federation_file
+
+if TYPE_CHECKING:
+    from stic_core.evaluation import Evaluation
 
 app = typer.Typer(
     name="stic-server",
@@ -103,14 +108,11 @@ def plan(
     config_file: ConfigOption = None,
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
-    from stic_core.models.saved import read_model
     from stic_core.protocol.plan_summary import described
-    from stic_server.federation.plan import evaluation_of, training_of
+    from stic_server.federation.plan import propose
 
     federation = config.load(federation_file(config_file), FederationConfig)
-    proposal = (
-        training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
-    )
+    proposal = propose(federation, evaluate=evaluate)
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
     if out is not None:
@@ -130,8 +132,8 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
-        from stic_server import flower_app
         from stic_server.cli.console import ConsoleObserver
+        from stic_server.flower_app import run_federation
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
 
@@ -153,14 +155,10 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
         server.start()
         terminal.note(f"listening on https://{listen.host}:{listen.port}")
         try:
-            run_config = {"federation": str(path)} | ({"evaluate": str(evaluate)} if evaluate else {})
             with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
-                flower_app.surroundings.observer = observer
-                server.execute(flower_app.app, run_config=run_config)
+                run = server.execute(partial(run_federation, path=path, observer=observer, evaluate=evaluate))
         finally:
             server.stop()
-        run = flower_app.surroundings.run
-        assert run is not None  # the app ran
     show_evaluation(run.read_evaluation())
     print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
 
@@ -180,6 +178,28 @@ def report(
     print(write_report(run, readers=readers or ()))
     if (run / "evaluation.json").exists():
         print(write_model_card(run))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of two runs or more on the same held-out patients.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the figures as CSV, one row per figure.")
+    ] = None,
+) -> None:
+    """Show the held-out figures of several runs beside each other."""
+    from stic_core.evaluation.run_results import compare_runs, load_run, names_of
+
+    found = [load_run(run) for run in runs]
+    figures = compare_runs(*found)
+    show_comparison(
+        {name: run.evaluation for name, run in zip(names_of(found), found, strict=True) if run.evaluation}
+    )
+    if out is not None:
+        figures.to_csv(out, index=False)
+        print(f"\nwritten  {out}")
 
 
 @app.command()
@@ -299,19 +319,50 @@ def import_keras(
 
 def show_evaluation(document: dict[str, Any]) -> None:
     """The held-out table on stdout."""
+    from stic_core.evaluation import evaluation_of, held_out_table
+
+    # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
+    heading, *rows = held_out_table(evaluation_of(document), class_intervals=False)
+    _show_held_out(heading, rows, phantom=document["phantom"], texts=2, width=104)
+
+
+def show_comparison(evaluations: Mapping[str, Evaluation]) -> None:
+    """The held-out tables of several runs on stdout, each model's and held-out set's rows together."""
     from stic_core.evaluation import held_out_table
 
+    tables = {run: held_out_table(one, class_intervals=False) for run, one in evaluations.items()}
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for run, (_, *rows) in tables.items():
+        for model, held_out_set, *figures in rows:
+            groups.setdefault((model, held_out_set), []).append((run, *figures))
+    together = [
+        (*(group if number == 0 else ("", "")), *row)
+        for group, members in groups.items()
+        for number, row in enumerate(members)
+    ]
+    model, held_out_set, *figures = next(iter(tables.values()))[0]
+    phantom = any(one.phantom for one in evaluations.values())
+    _show_held_out((model, held_out_set, "Run", *figures), together, phantom=phantom, texts=3, width=140)
+
+
+def _show_held_out(
+    heading: Sequence[str], rows: Sequence[Sequence[str]], *, phantom: bool, texts: int, width: int
+) -> None:
+    """Print a held-out table.
+
+    Args:
+        texts: how many columns on the left are no numbers.
+        width: of the table at least, in characters: a wrapped line is better than a cut figure.
+    """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
-    console.width = max(console.width, 104)  # a wrapped line is better than a cut figure
-    if document["phantom"]:
+    console.width = max(console.width, width)
+    if phantom:
         console.print(
             "\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n"
         )
-    # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
-    heading, *rows = held_out_table(document, class_intervals=False)
     table = Table(title="Held-out patients (95 % intervals)", title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(heading):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index < texts else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

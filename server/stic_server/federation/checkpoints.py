@@ -15,11 +15,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from stic_core.errors import DataError
 from stic_core.protocol.messages import Digest
 from stic_core.system.files import write_atomically
 from stic_server.federation.round import BestModel, FederationState
+from stic_server.strategies.algorithm import WEIGHTS
+
+_KEPT = "arrays/"
+"""Begins the names of what the algorithm keeps."""
 
 _NAME = re.compile(r"^round-(\d{5})-([0-9a-f]{16})\.safetensors$")
+_FORMAT = 2
+"""Of what a checkpoint holds. Format 1 had one array, the weights of FedAvg, and did not say its format."""
+
 _KEEP = 2  # the newest, and the one before it in case the newest is damaged
 
 
@@ -33,8 +41,9 @@ def save_state(state: FederationState, folder: Path, *, plan_digest: Digest) -> 
     Returns:
         The checkpoint's path.
     """
-    tensors = {"weights": state.weights}
+    tensors = {f"{_KEPT}{name}": array for name, array in state.arrays.items()}
     facts: dict[str, object] = {
+        "format": _FORMAT,
         "completed": state.completed,
         "seconds": state.seconds,
         "plan_digest": plan_digest,
@@ -57,6 +66,9 @@ def load_state(folder: Path, *, plan_digest: Digest) -> tuple[FederationState | 
 
     Returns:
         The state, or None where there is none; and a word about each file that was passed over.
+
+    Raises:
+        DataError: a newer version wrote it; to begin anew would throw its rounds away.
     """
     passed_over = []
     for path in _found(folder):
@@ -71,13 +83,23 @@ def load_state(folder: Path, *, plan_digest: Digest) -> tuple[FederationState | 
         except (SafetensorError, KeyError, ValueError):
             passed_over.append(f"{path.name} is not a checkpoint")
             continue
+        if facts.get("format", 1) > _FORMAT:
+            raise DataError(
+                f"{path} was written by a newer version",
+                got=f"format {facts['format']}",
+                expected=f"{_FORMAT} or less",
+                advice="Install that version again, or move the run's folder away to begin a new run.",
+            )
         if facts["plan_digest"] != plan_digest:
             passed_over.append(f"{path.name} belongs to another plan")
             continue
         best = facts["best"] and BestModel(weights=tensors["best"], **facts["best"])
-        state = FederationState(
-            facts["completed"], tensors["weights"], best, facts["seconds"], facts["pending"]
+        arrays = (
+            {WEIGHTS: tensors["weights"]}
+            if facts.get("format", 1) == 1
+            else {name.removeprefix(_KEPT): tensors[name] for name in tensors if name.startswith(_KEPT)}
         )
+        state = FederationState(facts["completed"], arrays, best, facts["seconds"], facts["pending"])
         return state, passed_over
     return None, passed_over
 

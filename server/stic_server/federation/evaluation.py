@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stic_core.errors import SiteReportError
-from stic_core.evaluation import HeldOutReport, PairedReport, evaluation_document, score_edges
+from stic_core.evaluation import HeldOutReport, PairedReport, as_json, evaluation_document, score_edges
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
@@ -21,7 +21,8 @@ from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import answers_of
-from stic_server.strategies.fed_avg import Contribution, check
+from stic_server.strategies.algorithm import Contribution
+from stic_server.strategies.screening import check
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class HeldOutEvaluation:
         federated = self._evaluate(_Model("federated", best.weights), edges=edges)
         local: dict[str, ModelResult] = {}
         extra: dict[str, ModelResult] = {}
-        if plan.local_only and plan.evaluates is None:
+        if plan.local_only:
             own = self._train_local(initial)
             for site, weights in own.items():
                 self._participants.observer.stage(f"held-out evaluation of {site}'s own model")
@@ -99,7 +100,7 @@ class HeldOutEvaluation:
         for name, weights in (others or {}).items():
             self._participants.observer.stage(f"held-out evaluation of the {name} model")
             extra[name] = self._evaluate(_Model(name, weights), against=model_digest)
-        return evaluation_document(
+        document = evaluation_document(
             model_digest=model_digest,
             task=plan.task.name,
             classes=plan.task.classes,
@@ -109,6 +110,7 @@ class HeldOutEvaluation:
             extra={name: result.reports for name, result in extra.items()},
             paired={name: result.paired for name, result in (local | extra).items()},
         )
+        return as_json(document)
 
     def _evaluate(
         self,

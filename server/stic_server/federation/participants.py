@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from stic_core.errors import FederationError
@@ -31,6 +31,8 @@ class Participants:
         """By site, of those that take part."""
         self._sites = sites
         self._declined: set[str] = set()
+        self._told: set[str] = set()
+        """Sites whose operator has yet to approve the plan, and that were named for it."""
 
     @property
     def phantom(self) -> bool:
@@ -38,7 +40,7 @@ class Participants:
         return any(description.phantom for description in self.descriptions.values())
 
     def gather(self) -> None:
-        """Wait for the sites, tell them the plan, and keep those that accept it.
+        """Wait for the sites, and take in those that accept the plan.
 
         Raises:
             FederationError: too few.
@@ -47,53 +49,21 @@ class Participants:
         self.observer.stage("waiting for the sites")
         present = self._sites.wait_for(at_least=limits.min_sites, timeout=limits.join_timeout_s)
         self.observer.stage("sites load their data and compute the backbone's features")
-        accepted = self._collect_acceptances(present)
-        answered = set(accepted)
-        self._agree(accepted)
-        self._declined |= answered - accepted.keys()
-        if len(accepted) < limits.min_sites:
+
+        def patience(accepted: int) -> float:
+            return limits.approval_s if accepted >= limits.min_sites else limits.join_timeout_s
+
+        late = self._take_in(present, timeout=limits.join_timeout_s, patience=patience)
+        for site in late:
+            self.observer.note(f"{site} is left out: its operator did not approve the plan in time")
+        self._declined |= late
+        if len(self.descriptions) < limits.min_sites:
             raise FederationError(
                 "too few sites take part",
-                got=f"{len(accepted)} ({', '.join(accepted) or 'none'})",
+                got=f"{len(self.descriptions)} ({', '.join(self.descriptions) or 'none'})",
                 expected=f"at least {limits.min_sites} (min_sites)",
                 advice="What kept the others out stands above; mend that and start again.",
             )
-        self.descriptions = accepted
-
-    def _collect_acceptances(self, sites: Sequence[str]) -> dict[str, SiteDescription]:
-        """What the sites take part with; those whose operator has to approve the plan are asked again."""
-        began = time.monotonic()
-        question = Describe(run_id=self.run_id, plan=self.plan)
-        accepted: dict[str, SiteDescription] = {}
-        open_ones, told = list(sites), set[str]()
-        while True:
-            exchange = self._sites.ask(
-                dict.fromkeys(open_ones, question), weights=None, timeout=self.limits.join_timeout_s
-            )
-            pending = {
-                site: answer.report.reason
-                for site, answer in sorted(exchange.answers.items())
-                if isinstance(answer.report, Refusal) and answer.report.pending
-            }
-            others = replace(
-                exchange, answers={s: a for s, a in exchange.answers.items() if s not in pending}
-            )
-            found = answers_of(others, SiteDescription, observer=self.observer)
-            accepted |= {site: description for site, (description, _) in found.items()}
-            self._declined |= others.answers.keys() - found.keys()
-            for site in pending.keys() - told:
-                self.observer.note(f"{site}: {pending[site]}")
-            told |= pending.keys()
-            waited = time.monotonic() - began
-            enough = len(accepted) >= self.limits.min_sites
-            most = self.limits.approval_s if enough else self.limits.join_timeout_s
-            if not pending or waited > most:
-                for site in pending:
-                    self.observer.note(f"{site} is left out: its operator did not approve the plan in time")
-                return dict(sorted(accepted.items()))
-            self.observer.waiting([f"{site} (has to approve the plan)" for site in pending], waited)
-            time.sleep(self.limits.ask_again_s)
-            open_ones = list(pending)
 
     def admit_late_sites(self) -> None:
         """Before a round: wait where too few sites are online, and take in those that came since.
@@ -107,23 +77,75 @@ class Participants:
                 timeout=self.limits.join_timeout_s,
                 apart_from=self._declined,
             )
-        late = [
-            site for site in self._sites.present() if site not in self.descriptions.keys() | self._declined
-        ]
-        if not late:
-            return
-        question = Describe(run_id=self.run_id, plan=self.plan)
-        timeout = self.limits.round_timeout_s
-        exchange = self._sites.ask(dict.fromkeys(late, question), weights=None, timeout=timeout)
-        decided = {site: answer for site, answer in exchange.answers.items() if not _is_pending(answer)}
-        found = answers_of(replace(exchange, answers=decided), SiteDescription, observer=self.observer)
-        joined = {site: description for site, (description, _) in found.items()}
-        self._agree(joined, common=next(iter(self.descriptions.values())).backbone_digest)
-        # Who said no is not asked again; who did not answer, or may still say yes, is.
-        self._declined |= decided.keys() - joined.keys()
+        before = self.descriptions.keys()
+        late = [site for site in self._sites.present() if site not in before | self._declined]
+        if late:
+            # Who has yet to approve the plan is asked again before the next round.
+            self._take_in(late, timeout=self.limits.round_timeout_s, patience=lambda _: 0.0)
+            for site in self.descriptions.keys() - before:
+                self.observer.note(f"{site} takes part from now on")
+
+    def _take_in(self, sites: Sequence[str], *, timeout: float, patience: Callable[[int], float]) -> set[str]:
+        """Add to `descriptions` the sites that accept the plan and fit it; who says no is not asked again.
+
+        Returns:
+            Sites that are still undecided.
+        """
+        accepted, answered, undecided = self._ask_until_decided(sites, timeout=timeout, patience=patience)
+        joined = self._fitting(accepted)
+        self._declined |= answered - joined.keys()
         self.descriptions = dict(sorted({**self.descriptions, **joined}.items()))
-        for site in joined:
-            self.observer.note(f"{site} takes part from now on")
+        return undecided
+
+    def _ask_until_decided(
+        self, sites: Sequence[str], *, timeout: float, patience: Callable[[int], float]
+    ) -> tuple[dict[str, SiteDescription], set[str], set[str]]:
+        """Tell sites the plan; ask those again whose operator has yet to approve it.
+
+        Args:
+            timeout: seconds for an answer.
+            patience: how long to wait for the undecided in all, seconds, given how many accepted.
+
+        Returns:
+            What the accepting sites describe; all that decided; all that are still undecided.
+        """
+        began = time.monotonic()
+        accepted: dict[str, SiteDescription] = {}
+        decided: set[str] = set()
+        undecided = set(sites)
+        while True:
+            descriptions, answered, pending = self._describe(sorted(undecided), timeout=timeout)
+            accepted |= descriptions
+            decided |= answered
+            for site in sorted(pending.keys() - self._told):
+                self.observer.note(f"{site}: {pending[site]}")
+            self._told |= pending.keys()
+            undecided = set(pending)
+            waited = time.monotonic() - began
+            if not undecided or waited > patience(len(accepted)):
+                return accepted, decided, undecided
+            self.observer.waiting([f"{site} (has to approve the plan)" for site in sorted(undecided)], waited)
+            time.sleep(self.limits.ask_again_s)
+
+    def _describe(
+        self, sites: Sequence[str], *, timeout: float
+    ) -> tuple[dict[str, SiteDescription], set[str], dict[str, str]]:
+        """Tell sites the plan, once.
+
+        Returns:
+            Descriptions of those that accept; all that said yes or no; the reasons of those that may
+            still say yes. Who did not answer is in none of them.
+        """
+        question = Describe(run_id=self.run_id, plan=self.plan)
+        exchange = self._sites.ask(dict.fromkeys(sites, question), weights=None, timeout=timeout)
+        pending = {
+            site: answer.report.reason
+            for site, answer in exchange.answers.items()
+            if isinstance(answer.report, Refusal) and answer.report.pending
+        }
+        decided = {site: answer for site, answer in exchange.answers.items() if site not in pending}
+        found = answers_of(replace(exchange, answers=decided), SiteDescription, observer=self.observer)
+        return {site: description for site, (description, _) in found.items()}, set(decided), pending
 
     def ask(
         self, instruction: Instruction, *, weights: WireArray | None = None, timeout: float | None = None
@@ -160,33 +182,39 @@ class Participants:
         answers = {site: answer for site, answer in exchange.answers.items() if not _is_unprepared(answer)}
         return replace(exchange, answers=answers)
 
-    def _agree(self, accepted: dict[str, SiteDescription], *, common: str | None = None) -> None:
-        """Leave out sites whose image preparation is not the plan's, or whose backbone not the others'.
+    def _fitting(self, accepted: Mapping[str, SiteDescription]) -> dict[str, SiteDescription]:
+        """Those whose image preparation is the plan's, and whose backbone is the others'.
 
-        Args:
-            common: the others' backbone; None is the majority's.
+        The others are those that take part already, or the majority.
         """
-        digests = [description.backbone_digest for description in accepted.values()]
-        common = common or max(sorted(set(digests)), key=digests.count, default="")
-        for site, description in list(accepted.items()):
-            if description.backbone_digest != common:
-                self.observer.note(
-                    f"{site} is left out: its backbone has digest {description.backbone_digest[:12]}, "
-                    f"the others' {common[:12]}; install the same weights file there"
-                )
-                del accepted[site]
-            elif description.image != self.plan.image:
-                self.observer.note(
-                    f"{site} is left out: its images are prepared with {description.image}, "
-                    f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
-                )
-                del accepted[site]
-            elif description.patients["train"].n > self.limits.max_patients:
-                self.observer.note(
-                    f"{site} is left out: it claims {description.patients['train'].n} training patients, "
-                    f"more than {self.limits.max_patients} (max_patients)"
-                )
-                del accepted[site]
+        digests = [one.backbone_digest for one in (self.descriptions or accepted).values()]
+        common = max(sorted(set(digests)), key=digests.count, default="")
+        fitting = {}
+        for site, description in sorted(accepted.items()):
+            if why := self._misfit(site, description, common=common):
+                self.observer.note(why)
+            else:
+                fitting[site] = description
+        return fitting
+
+    def _misfit(self, site: str, description: SiteDescription, *, common: str) -> str:
+        """Why a site cannot take part; "" where it can."""
+        if description.backbone_digest != common:
+            return (
+                f"{site} is left out: its backbone has digest {description.backbone_digest[:12]}, "
+                f"the others' {common[:12]}; install the same weights file there"
+            )
+        if description.image != self.plan.image:
+            return (
+                f"{site} is left out: its images are prepared with {description.image}, "
+                f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
+            )
+        if description.patients["train"].n > self.limits.max_patients:
+            return (
+                f"{site} is left out: it claims {description.patients['train'].n} training patients, "
+                f"more than {self.limits.max_patients} (max_patients)"
+            )
+        return ""
 
     def _describe_again(self, site: str, *, deadline: float) -> bool:
         """Tell a restarted site the plan; it must come back with the data that it began with."""
@@ -194,12 +222,12 @@ class Participants:
         if timeout <= 0:
             return False
         self.observer.note(f"{site} was restarted; it is told the plan again")
-        question = Describe(run_id=self.run_id, plan=self.plan)
-        exchange = self._sites.ask({site: question}, weights=None, timeout=timeout)
-        found = answers_of(exchange, SiteDescription, observer=self.observer)
+        found, _, pending = self._describe([site], timeout=timeout)
+        for reason in pending.values():
+            self.observer.note(f"{site} refused: {reason}")
         if site not in found:
             return False
-        before, (now, _) = self.descriptions[site], found[site]
+        before, now = self.descriptions[site], found[site]
         if now.model_copy(update={"versions": before.versions}) != before:
             self.observer.note(
                 f"{site} is left out: it came back with other data or weights than it began with"
@@ -210,7 +238,3 @@ class Participants:
 
 def _is_unprepared(answer: Answer | None) -> bool:
     return answer is not None and isinstance(answer.report, Unprepared)
-
-
-def _is_pending(answer: Answer) -> bool:
-    return isinstance(answer.report, Refusal) and answer.report.pending

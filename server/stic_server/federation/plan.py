@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
@@ -25,6 +26,18 @@ class Proposal:
     plan: RunPlan
     weights: FlatArray
     note: str = ""
+
+
+def propose(federation: FederationConfig, *, evaluate: Path | None = None) -> Proposal:
+    """What a federation is to do: train, or evaluate a model and train nothing.
+
+    Args:
+        evaluate: folder of the model that is evaluated; None trains.
+
+    Raises:
+        WeightsError, DataError, UsageError: see `training_of` and `evaluation_of`.
+    """
+    return training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
 
 
 def training_of(federation: FederationConfig) -> Proposal:

@@ -15,7 +15,8 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport, pooled_validation
 from stic_core.protocol.messages import RoundReport
 from stic_core.tensors.flat import FlatArray
-from stic_server.strategies.fed_avg import Contribution, average, check, check_norm, norm_of, update_norm
+from stic_server.strategies.algorithm import WEIGHTS, Algorithm, Arrays, Contribution
+from stic_server.strategies.screening import screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +39,22 @@ class FederationState:
 
     Args:
         completed: rounds that were averaged.
-        weights: the global model after them.
+        arrays: what the algorithm keeps after them, the global model among them.
         best: the best model of those that were validated.
         seconds: wall time of the rounds so far.
         pending: the last round's row, which waits for the scores of the model that it made.
     """
 
     completed: int
-    weights: FlatArray
+    arrays: Arrays
     best: BestModel | None = None
     seconds: float = 0.0
     pending: Mapping[str, Any] | None = None
+
+    @property
+    def weights(self) -> FlatArray:
+        """The global model."""
+        return self.arrays[WEIGHTS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +73,16 @@ class Diagnostics:
     Args:
         validation: of the model that the round began with.
         train_loss: by site, None where a site has no training patients.
-        refused: sites whose weights were not taken, with the reason.
+        refused: why a site's weights were not taken, by site.
         update_norm: how far each site that trained went, the refused ones' too where it could be had.
+        figures: the algorithm's own.
     """
 
     validation: Validation
     train_loss: Mapping[str, float | None]
-    refused: Mapping[str, str]
+    refused: Mapping[str, SiteReportError]
     update_norm: Mapping[str, float]
+    figures: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,61 +113,73 @@ def finish_round(
     state: FederationState,
     reports: Mapping[str, SiteRound],
     *,
+    algorithm: Algorithm,
     min_sites: int,
     past_norms: Sequence[Mapping[str, float]] = (),
     max_update_ratio: float | None = None,
 ) -> tuple[FederationState, Diagnostics]:
-    """One round: score the model that was sent, average what came back.
+    """One round: score the model that was sent, screen what came back, and aggregate it.
 
     Args:
         reports: by site, those that answered in time.
-        min_sites: fewer usable reports than this, and there is no average.
-        past_norms: of the updates in earlier rounds, by site.
-        max_update_ratio: how many times the others' norm a site's may be; None does not look.
+        algorithm: of the plan.
+        min_sites: fewer usable reports than this, and nothing is aggregated.
+        past_norms, max_update_ratio: see `screen`.
 
     Raises:
         FederationError: too few usable reports, or no training patient anywhere.
     """
     state, validation = record_validation(state, reports)
-    usable: dict[str, Contribution] = {}
-    refused: dict[str, str] = {}
+    contributions, without = _contributions(reports, start=state.weights)
+    screened = screen(
+        contributions, start=state.weights, past_norms=past_norms, max_update_ratio=max_update_ratio
+    )
+    refused = {**without, **screened.refused}
+    require_quorum(screened.usable, refused, min_sites=min_sites, number=state.completed + 1)
+    arrays, figures = algorithm.aggregate(state.arrays, screened.usable)
+    losses = {site: reports[site].report.train_loss for site in screened.usable}
+    return (
+        replace(state, completed=state.completed + 1, arrays=arrays),
+        Diagnostics(validation, losses, refused, screened.norms, figures),
+    )
+
+
+def _contributions(
+    reports: Mapping[str, SiteRound], *, start: FlatArray
+) -> tuple[dict[str, Contribution], dict[str, SiteReportError]]:
+    """Contributions by site; and why a site has none. A site without training patients changes nothing."""
+    contributions: dict[str, Contribution] = {}
+    without: dict[str, SiteReportError] = {}
     for site in sorted(reports):
-        answer = reports[site]
-        weights = state.weights if answer.weights is None and answer.report.examples == 0 else answer.weights
-        try:
-            if weights is None:
-                raise SiteReportError("no weights came with the report", site=site)
-            contribution = Contribution(weights, answer.report.examples)
-            check(site, contribution, size=len(state.weights))
-        except SiteReportError as error:
-            refused[site] = str(error)
+        report, weights = reports[site].report, reports[site].weights
+        if weights is None and report.examples == 0:
+            weights = start
+        if weights is None:
+            without[site] = SiteReportError("no weights came with the report", site=site)
         else:
-            usable[site] = contribution
-    norms = {
-        site: update_norm(contribution.weights, state.weights)
-        for site, contribution in usable.items()
-        if contribution.examples
-    }
-    if max_update_ratio is not None:
-        start = norm_of(state.weights)
-        for site in norms:
-            try:
-                check_norm(site, norms, past=past_norms, start=start, ratio=max_update_ratio)
-            except SiteReportError as error:
-                refused[site] = str(error)
-                del usable[site]
+            contributions[site] = Contribution(weights, report.examples)
+    return contributions, without
+
+
+def require_quorum(
+    usable: Mapping[str, Contribution], refused: Mapping[str, SiteReportError], *, min_sites: int, number: int
+) -> None:
+    """Refuse to aggregate a round that too few sites would decide.
+
+    Args:
+        usable: by site.
+        refused: why, by site.
+        number: of the round.
+
+    Raises:
+        FederationError: too few usable contributions, or none with a training patient.
+    """
     if len(usable) < min_sites:
         raise FederationError(
-            f"round {state.completed + 1} cannot be averaged",
+            f"round {number} cannot be averaged",
             got=f"usable reports of {len(usable)} sites ({', '.join(usable) or 'none'})",
             expected=f"at least {min_sites} (min_sites)",
-            advice=" ".join(refused.values()) or "See why the others did not answer.",
+            advice=" ".join(map(str, refused.values())) or "See why the others did not answer.",
         )
-    weights = average(usable)
-    if weights is None:
+    if not any(contribution.examples for contribution in usable.values()):
         raise FederationError("no site has a training patient", got=f"sites {', '.join(usable)}")
-    losses = {site: reports[site].report.train_loss for site in usable}
-    return (
-        replace(state, completed=state.completed + 1, weights=weights),
-        Diagnostics(validation, losses, refused, norms),
-    )

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from stic_core.errors import FederationError, ProtocolError, SiteReportError
-from stic_core.evaluation import ValidationReport
-from stic_core.evaluation.pooling import as_json
-from stic_core.protocol.compression import WireArray, downlink, pack, restore, rounded
+from stic_core.evaluation import ValidationReport, as_json
+from stic_core.protocol.compression import WireArray, decode_update, downlink, pack, rounded
 from stic_core.protocol.messages import RoundReport, TrainRound
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.schedules import rate_of_round, should_stop
@@ -26,6 +25,8 @@ from stic_server.federation.round import (
 )
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import Exchange, answers_of
+from stic_server.strategies import algorithm_of
+from stic_server.strategies.algorithm import WEIGHTS
 
 ATTEMPTS = 3
 """How often a round is tried before the run fails; it can be resumed."""
@@ -44,6 +45,7 @@ class Rounds:
 
     def __init__(self, participants: Participants, run: RunFolder) -> None:
         self._participants, self._run = participants, run
+        self._algorithm = algorithm_of(participants.plan.algorithm)
 
     def train(self, initial: FlatArray) -> FederationState:
         """All rounds that are still to do.
@@ -58,7 +60,7 @@ class Rounds:
         for word in passed_over:
             self._participants.observer.note(word)
         if state is None:
-            state = FederationState(0, self._travelled(initial))
+            state = FederationState(0, self._algorithm.init(self._travelled(initial)))
         else:
             self._participants.observer.note(
                 f"run {self._participants.run_id} goes on after round {state.completed}"
@@ -73,7 +75,7 @@ class Rounds:
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
             for reason in diagnostics.refused.values():
-                self._participants.observer.note(reason)
+                self._participants.observer.note(str(reason))
             self._write_row(before, diagnostics.validation)
             # A round lasts until the next one begins: the checkpoint of the one before is in it.
             seconds, mark = time.monotonic() - mark, time.monotonic()
@@ -95,6 +97,7 @@ class Rounds:
                 after, diagnostics = finish_round(
                     state,
                     reports,
+                    algorithm=self._algorithm,
                     min_sites=self._participants.limits.min_sites,
                     past_norms=self._past_norms(state),
                     max_update_ratio=self._participants.limits.max_update_ratio,
@@ -104,7 +107,7 @@ class Rounds:
                     raise
                 self._participants.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
             else:
-                after = replace(after, weights=self._travelled(after.weights))
+                after = replace(after, arrays={**after.arrays, WEIGHTS: self._travelled(after.weights)})
                 return after, diagnostics, exchange, reports
         raise AssertionError("the loop returns or raises")
 
@@ -167,7 +170,7 @@ class Rounds:
             return None
         plan = self._participants.plan
         try:
-            return restore(wire, plan.tensors, transport=plan.transport, base=base)
+            return decode_update(wire, plan.tensors, transport=plan.transport, base=base)
         except ProtocolError as error:
             raise SiteReportError(
                 "weights of another form", site=site, got=error.got, expected=error.expected
@@ -225,6 +228,7 @@ class Rounds:
             },
             "train_loss": dict(diagnostics.train_loss),
             "update_norm": {site: float(f"{norm:.6g}") for site, norm in diagnostics.update_norm.items()},
+            "algorithm": {name: float(f"{value:.6g}") for name, value in diagnostics.figures.items()},
         }
 
     def _write_row(self, row: Mapping[str, Any] | None, validation: Validation) -> None:

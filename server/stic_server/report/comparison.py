@@ -3,99 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-from stic_core.evaluation import favours, listed, models_of, multiplicity, p_text, paired_sentence
+from stic_core import statistics
+from stic_core.evaluation import Evaluation, favours, listed, multiplicity, p_text, paired_sentence
+from stic_core.evaluation.document import Comparison, PairFigures
+from stic_core.evaluation.figures import AucFigure, PairedAccuracy
+from stic_core.statistics import MARGIN, Absent, AucTest, NotEstimable
 from stic_server.report import plots
-from stic_server.report.wording import absent, interval, spoken, title_of
-
-Json: TypeAlias = Any
-
-MARGIN = 0.05
-"""The macro AUC that the federated model may lack against training on pooled data (pre-registered)."""
+from stic_server.report.wording import absent, spoken, title_of
 
 FEDERATED = "the federated model"
 
 
-def matrix(evaluation: Json) -> Json:
+def matrix(evaluation: Evaluation) -> dict[str, Any]:
     """Macro AUC of every model on every held-out set: `columns`, and `rows` with their cells."""
-    columns = [*evaluation["sites"], "pooled"]
+    sizes = {where: figures.n for where, figures in evaluation.models["federated"].sets.items()}
     rows = []
-    for name, block in models_of(evaluation).items():
+    for name, model in evaluation.models.items():
         cells = []
-        for where in columns:
-            found = block["pooled"] if where == "pooled" else block["sites"].get(where)
-            auc: Json = {"not_estimable": "not evaluated there"} if found is None else found["auc_macro"]
+        for where in sizes:
+            found = model.sets.get(where)
+            auc = NotEstimable("not evaluated there") if found is None else found.auc_macro
             cells.append(
                 {
                     "where": where,
-                    "n": 0 if found is None else found["n"],
+                    "n": 0 if found is None else found.n,
                     "auc": auc,
-                    "share": _shade(auc["value"]) if "value" in auc else 0.0,
+                    "share": _shade(auc.value) if isinstance(auc, AucFigure) else 0.0,
                     "own": name == f"{where} alone",
                 }
             )
         rows.append({"model": name, "title": title_of(name), "cells": cells})
-    sizes = {where: _n(evaluation, where) for where in columns}
-    return {"columns": [(where, sizes[where]) for where in columns], "rows": rows}
+    return {"columns": list(sizes.items()), "rows": rows}
 
 
-def comparisons(evaluation: Json) -> Json | None:
+def comparisons(evaluation: Evaluation) -> dict[str, Any] | None:
     """The federated model against each other one; None where the run compared none.
 
     Returns:
         `others` (name, title, sentence, rows), `tests`, `several`, `panels`, `lead`, `margin`.
     """
-    compared = evaluation.get("comparison")
+    compared = evaluation.comparison
     if not compared:
         return None
     others = [
         {
             "name": other,
             "title": spoken(other),
-            "sentence": _sentence(other, block["pooled"]),
-            "rows": [*block["sites"].items(), ("pooled", block["pooled"])],
+            "sentence": _sentence(other, found.pooled),
+            "rows": list(found.sets.items()),
         }
-        for other, block in compared.items()
+        for other, found in compared.items()
     ]
     tests = sum(1 for _ in _tests(compared))
     return {
         "others": others,
         "tests": tests,
         "several": multiplicity(tests),
-        "panels": _panels(compared, classes=evaluation["classes"]),
+        "panels": _panels(
+            {other: found.pooled for other, found in compared.items()}, classes=evaluation.classes
+        ),
         "lead": _lead(compared),
-        "margin": non_inferiority(compared.get("centralised"), classes=evaluation["classes"]),
+        "margin": non_inferiority(compared.get("centralised"), classes=evaluation.classes),
     }
 
 
-def non_inferiority(block: Json | None, *, classes: Sequence[str]) -> str | None:
-    """What the paired differences say of the margin; None where nothing was trained on pooled data.
-
-    No site releases the covariance between the classes' differences, so the interval of their
-    mean has the mean of their half widths, which is an upper bound.
-    """
-    if block is None:
+def non_inferiority(found: Comparison | None, *, classes: Sequence[str]) -> str | None:
+    """What the paired differences say of the margin; None where nothing was trained on pooled data."""
+    if found is None:
         return None
     promise = (
         f"Fixed before training: the federated model counts as non-inferior to training on all data in one place "
         f"where the lower end of the 95 % interval of the difference in macro AUC lies above -{MARGIN}."
     )
-    found = {name: block["pooled"].get("auc", {}).get(name, {}) for name in classes}
-    missing = [name for name, test in found.items() if "difference" not in test]
-    if missing:
+    tests = {name: test for name in classes if isinstance(test := found.pooled.auc.get(name), AucTest)}
+    if missing := [name for name in classes if name not in tests]:
         return f"{promise} It cannot be said here: the difference is missing for {listed(missing)}."
-    mean = sum(test["difference"] for test in found.values()) / len(classes)
-    half = sum((test["ci95"][1] - test["ci95"][0]) / 2 for test in found.values()) / len(classes)
-    shown = "It is non-inferior" if mean - half > -MARGIN else "Non-inferiority is not shown"
+    mean, (low, high) = statistics.mean_difference(list(tests.values()))
+    verdict = statistics.NonInferiority(mean, (low, high)).verdict
+    shown = "It is non-inferior" if verdict == "non-inferior" else "Non-inferiority is not shown"
     return (
-        f"{promise} The difference is {mean:+.3f}, and its interval at most {mean - half:+.3f} to {mean + half:+.3f}. "
+        f"{promise} The difference is {mean:+.3f}, and its interval at most {low:+.3f} to {high:+.3f}. "
         f"{shown} on these patients, for this one training."
     )
-
-
-def _n(evaluation: Json, where: str) -> int:
-    return evaluation["pooled"]["n"] if where == "pooled" else evaluation["sites"][where]["n"]
 
 
 def _shade(auc: float) -> float:
@@ -103,22 +94,22 @@ def _shade(auc: float) -> float:
     return max(0.0, (auc - 0.5) / 0.5) ** 2
 
 
-def _sentence(other: str, pooled: Json) -> str:
-    accuracy = pooled.get("accuracy", pooled)
-    if (why := absent(accuracy)) is not None:
+def _sentence(other: str, pooled: PairFigures) -> str:
+    if isinstance(pooled.accuracy, Absent):
+        why = absent(pooled.accuracy)
         return f"Whether {FEDERATED} is right more often than {spoken(other)} cannot be said: {why}."
-    return paired_sentence(FEDERATED, spoken(other), {"n": pooled["n"], **accuracy})
+    return paired_sentence(FEDERATED, spoken(other), pooled.accuracy, n=pooled.n)
 
 
-def _lead(compared: Json) -> str:
+def _lead(compared: Mapping[str, Comparison]) -> str:
     """One sentence for the summary: who was right more often, patient by patient."""
     settled, open_ones, worse = [], [], []
-    for other, block in compared.items():
-        accuracy = block["pooled"].get("accuracy", {})
-        if interval(accuracy.get("ci95")) is None:
+    for other, found in compared.items():
+        accuracy = found.pooled.accuracy
+        if isinstance(accuracy, Absent):
             continue
         side = favours(accuracy)
-        text = f"{spoken(other)} ({accuracy['b']} to {accuracy['c']}, {p_text(accuracy['p'])})"
+        text = f"{spoken(other)} ({accuracy.b} to {accuracy.c}, {p_text(accuracy.p)})"
         (settled if side > 0 else worse if side < 0 else open_ones).append(text)
     if not (settled or worse or open_ones):
         return ""
@@ -135,42 +126,37 @@ def _lead(compared: Json) -> str:
     )
 
 
-def _tests(compared: Json) -> Iterator[float]:
-    """Every p value that the comparison shows."""
-    for block in compared.values():
-        for found in (*block["sites"].values(), block["pooled"]):
-            tests = (found.get("accuracy", {}), *found.get("auc", {}).values())
-            yield from (test["p"] for test in tests if absent(test) is None and "p" in test)
+def _tests(compared: Mapping[str, Comparison]) -> Iterator[PairedAccuracy | AucTest]:
+    """Every test that the comparison shows."""
+    for found in compared.values():
+        for pair in found.sets.values():
+            if isinstance(pair, PairFigures):
+                yield from (
+                    test for test in (pair.accuracy, *pair.auc.values()) if not isinstance(test, Absent)
+                )
 
 
-def _panels(compared: Json, *, classes: Sequence[str]) -> list[tuple[str, str]]:
+def _panels(pooled: Mapping[str, PairFigures], *, classes: Sequence[str]) -> list[tuple[str, str]]:
     """Figures of the pooled differences: accuracy, then the AUC of each class."""
-
-    def rows(of: Mapping[str, Json]) -> list[dict[str, Json]]:
-        return [
-            {
-                "name": _short(other),
-                "value": test["difference"],
-                "low": test["ci95"][0],
-                "high": test["ci95"][1],
-            }
-            for other, test in of.items()
-            if interval(test.get("ci95")) is not None
-        ]
-
-    pooled = {other: block["pooled"] for other, block in compared.items()}
-    kinds = {"Accuracy": {other: block.get("accuracy", {}) for other, block in pooled.items()}} | {
-        f"AUC {name}": {other: block.get("auc", {}).get(name, {}) for other, block in pooled.items()}
-        for name in classes
+    kinds: dict[str, Mapping[str, PairedAccuracy | AucTest | Absent | None]] = {
+        "Accuracy": {other: pair.accuracy for other, pair in pooled.items()},
+        **{f"AUC {name}": {other: pair.auc.get(name) for other, pair in pooled.items()} for name in classes},
     }
-    shown = {title: found for title, of in kinds.items() if (found := rows(of))}
-    ends = [abs(row[end]) for found in shown.values() for row in found for end in ("low", "high")]
+    shown = {
+        title: [
+            {"name": _short(other), "value": test.difference, "low": test.ci95[0], "high": test.ci95[1]}
+            for other, test in of.items()
+            if isinstance(test, PairedAccuracy | AucTest)
+        ]
+        for title, of in kinds.items()
+    }
+    widest = max(
+        (abs(row[end]) for rows in shown.values() for row in rows for end in ("low", "high")), default=0.0
+    )
     return [
-        (
-            title,
-            plots.differences(found, widest=max(ends), label=f"Difference of {title}, federated minus other"),
-        )
-        for title, found in shown.items()
+        (title, plots.differences(rows, widest=widest, label=f"Difference of {title}, federated minus other"))
+        for title, rows in shown.items()
+        if rows
     ]
 
 

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from stic_core.evaluation.figures import AucFigure, PairedAccuracy, Proportion
+from stic_core.statistics import Absent, AucTest, IndependentProportions, NotEstimable
 
-Json: TypeAlias = Any
-
-
-def blocks(document: Json) -> list[tuple[str, Json]]:
-    """Held-out sets in the order of the report, the pooled one last."""
-    return [*document["sites"].items(), ("pooled", document["pooled"])]
+Cells = tuple[object, ...]
 
 
-def figure(block: Json, interval: str) -> tuple[object, object, object, str]:
-    """Value, both ends and name of an interval; empty where they are not."""
-    ends = block.get(interval)
-    lower, upper = ends if isinstance(ends, list) else ("", "")
-    return block.get("value", ""), lower, upper, interval
+def figure(value: Proportion | AucFigure | Absent, *, kind: str) -> Cells:
+    """Value, both ends of an interval, its kind, and why it is not there; empty where nothing is.
+
+    Args:
+        value: the figure.
+        kind: `ci95`, `ci95_logit` or `ci95_wald`.
+    """
+    if isinstance(value, Absent):
+        return "", "", "", kind, why(value)
+    ends = getattr(value, kind)
+    return value.value, *(("", "") if isinstance(ends, NotEstimable) else ends), kind, why(ends)
 
 
-def difference(test: Json) -> tuple[object, object, object]:
+def parts(value: object, *names: str) -> Cells:
+    """Parts of a figure or a test by name; empty where it is not there."""
+    return tuple("" if isinstance(value, Absent) else getattr(value, name) for name in names)
+
+
+def difference(test: AucTest | IndependentProportions | PairedAccuracy | Absent) -> Cells:
     """A difference and both ends of its interval; empty where there is none."""
-    lower, upper = test.get("ci95") or ("", "")
-    return test.get("difference", ""), lower, upper
+    return ("", "", "") if isinstance(test, Absent) else (test.difference, *test.ci95)
 
 
-def counts(rate: Json) -> tuple[object, ...]:
+def counts(rate: Proportion | Absent) -> Cells:
     """Hits, total, share, both ends, and why they are not there."""
-    value, lower, upper, _ = figure(rate, "ci95")
-    return rate.get("correct", ""), rate.get("total", ""), value, lower, upper, why(rate)
+    value, low, high, _, reason = figure(rate, kind="ci95")
+    return *parts(rate, "correct", "total"), value, low, high, reason
 
 
-def why(value: Json) -> str:
+def why(value: object) -> str:
     """The reason of a figure that is not there; empty where it is."""
-    if not isinstance(value, Mapping):
-        return ""
-    if "suppressed" in value:
-        return f"suppressed: {value['suppressed']}"
-    return f"not estimable: {value['not_estimable']}" if "not_estimable" in value else ""
+    return f"{value.word}: {value.reason}" if isinstance(value, Absent) else ""

@@ -3,62 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-from stic_core.evaluation import held_out_table, models_of
+from stic_core.evaluation import Evaluation, held_out_table
+from stic_core.evaluation.document import Calibration, Figures
+from stic_core.evaluation.figures import AucFigure, Proportion
+from stic_core.evaluation.readers.release import StudyFigures
+from stic_core.statistics import Absent, NotEstimable
 from stic_server.report import plots
-from stic_server.report.wording import absent, interval, title_of
-
-Json: TypeAlias = Any
+from stic_server.report.wording import absent, title_of
 
 
 def held_out(
-    evaluation: Json, *, sites: Sequence[str], classes: Sequence[str], readers: Mapping[str, Json]
-) -> Json:
+    evaluation: Evaluation,
+    *,
+    sites: Sequence[str],
+    classes: Sequence[str],
+    readers: Mapping[str, StudyFigures],
+) -> dict[str, Any]:
     """All that the template shows of the evaluation, beside the document itself.
 
     Args:
         sites: of the record, for their colours.
         readers: reader studies by site, for their points on the ROC plots.
     """
-    blocks = {**evaluation["sites"], "pooled": evaluation["pooled"]}
-    known = [site for site in sites if site in evaluation["sites"]]
+    sets = evaluation.models["federated"].sets
     heading, *rows = held_out_table(evaluation)
-    pooled = evaluation["pooled"]["auc_macro"]
-    macros = {name: block["pooled"]["auc_macro"] for name, block in models_of(evaluation).items()}
+    macros = {name: figures.pooled.auc_macro for name, figures in evaluation.models.items()}
     return {
-        "blocks": blocks,
+        "blocks": sets,
         "heading": heading,
         "groups": [(title_of(model), rows) for model, rows in _groups(rows)],
-        "macro": pooled,
+        "macro": evaluation.pooled.auc_macro,
         # Those that the pooled AUC is over: a site that releases no scores is not among them.
         "counted": max(
             (
-                auc["positives"] + auc["negatives"]
-                for auc in evaluation["pooled"]["auc"].values()
-                if "value" in auc
+                (auc.positives or 0) + (auc.negatives or 0)
+                for auc in evaluation.pooled.auc.values()
+                if isinstance(auc, AucFigure)
             ),
             default=0,
         ),
         "alone": {
             name.removesuffix(" alone"): auc
             for name, auc in macros.items()
-            if name.endswith(" alone") and "value" in auc
+            if name.endswith(" alone") and isinstance(auc, AucFigure)
         },
         "models": _models_figure(macros),
         "roc": [
             (
                 name,
-                _roc_figure(blocks, name=name, sites=known, colours=sites, readers=readers),
-                [(site, block["auc"][name]) for site, block in blocks.items()],
+                _roc_figure(sets, name=name, colours=sites, readers=readers),
+                [(where, figures.auc[name]) for where, figures in sets.items()],
             )
             for name in classes
         ],
-        "reliability": [(name, _reliability_figure(blocks, name=name, colours=sites)) for name in classes],
+        "reliability": [(name, _reliability_figure(sets, name=name, colours=sites)) for name in classes],
         "meta": {
-            name: found for name, found in evaluation["between_sites"]["auc"].items() if "random" in found
+            name: found
+            for name, found in evaluation.between_sites.auc.items()
+            if not isinstance(found, NotEstimable)
         },
-        "reasons": _reasons(evaluation),
+        "reasons": _reasons(sets),
     }
 
 
@@ -70,30 +76,28 @@ def _groups(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, 
     return list(groups.items())
 
 
-def _models_figure(macros: Mapping[str, Json]) -> str | None:
+def _models_figure(macros: Mapping[str, AucFigure | Absent]) -> str | None:
     """Macro AUC of every model, pooled; no figure where there is nothing to compare."""
-    if "value" not in macros["federated"] or len(macros) < 2:
+    if isinstance(macros["federated"], Absent) or len(macros) < 2:
         return None
     rows = []
     for name, auc in macros.items():
-        if "value" in auc:
-            low, high = interval(auc["ci95_logit"]) or (None, None)
+        if isinstance(auc, AucFigure):
+            low, high = (None, None) if isinstance(auc.interval, NotEstimable) else auc.interval
             strong = name == "federated"
-            rows.append({"name": name, "value": auc["value"], "low": low, "high": high, "strong": strong})
+            rows.append({"name": name, "value": auc.value, "low": low, "high": high, "strong": strong})
     return plots.models(rows, label="Macro AUC of each model on all held-out patients")
 
 
 def _roc_figure(
-    blocks: Mapping[str, Json],
+    sets: Mapping[str, Figures],
     *,
     name: str,
-    sites: Sequence[str],
     colours: Sequence[str],
-    readers: Mapping[str, Json],
+    readers: Mapping[str, StudyFigures],
 ) -> str | None:
-    curves = {
-        site: points for site in (*sites, "pooled") if isinstance(points := blocks[site]["roc"][name], list)
-    }
+    order = [site for site in (*colours, "pooled") if site in sets]
+    curves = {where: points for where in order if isinstance(points := sets[where].roc[name], tuple)}
     if not curves:
         return None
     return plots.roc(
@@ -104,42 +108,42 @@ def _roc_figure(
     )
 
 
-def reader_points(study: Json, name: str) -> list[dict[str, tuple[float, float]]]:
+def reader_points(study: StudyFigures, name: str) -> list[dict[str, tuple[float, float]]]:
     """Each reader's (1 - specificity, sensitivity) by condition, where the site released both."""
     return [
         {
-            condition: (1 - found["specificity"][name]["value"], found["sensitivity"][name]["value"])
+            condition: (1 - specificity.value, sensitivity.value)
             for condition, found in by.items()
-            if "value" in found["specificity"][name] and "value" in found["sensitivity"][name]
+            if isinstance(specificity := found.specificity[name], Proportion)
+            and isinstance(sensitivity := found.sensitivity[name], Proportion)
         }
-        for by in study["readers"].values()
+        for by in study.readers.values()
     ]
 
 
-def _reliability_figure(blocks: Mapping[str, Json], *, name: str, colours: Sequence[str]) -> str | None:
+def _reliability_figure(sets: Mapping[str, Figures], *, name: str, colours: Sequence[str]) -> str | None:
     curves = {
-        site: block["calibration"]["classes"][name]["bins"]
-        for site, block in blocks.items()
-        if "classes" in block["calibration"]
+        where: found.classes[name].bins
+        for where, figures in sets.items()
+        if isinstance(found := figures.calibration, Calibration)
     }
     if not curves:
         return None
     return plots.reliability(curves, sites=colours, label=f"Reliability of {name}")
 
 
-def _reasons(evaluation: Json) -> list[str]:
+def _reasons(sets: Mapping[str, Figures]) -> list[str]:
     """Why figures of the federated model are absent: each reason once, with where it applies."""
     found: dict[str, list[str]] = {}
-    for site, block in {**evaluation["sites"], "pooled": evaluation["pooled"]}.items():
+    for where, figures in sets.items():
         kinds = {
-            "accuracy": block["accuracy"],
-            **{f"AUC {name}": auc for name, auc in block["auc"].items()},
-            "macro AUC": block["auc_macro"],
+            "accuracy": figures.accuracy,
+            **{f"AUC {name}": auc for name, auc in figures.auc.items()},
+            "macro AUC": figures.auc_macro,
         }
         for what, value in kinds.items():
-            reason = absent(value)
-            if reason:
-                found.setdefault(f"{site}: {reason}", []).append(what)
-            elif isinstance(value, Mapping) and (reason := absent(value.get("ci95_logit"))):
-                found.setdefault(f"{site}: interval {reason}", []).append(what)
+            if reason := absent(value):
+                found.setdefault(f"{where}: {reason}", []).append(what)
+            elif isinstance(value, AucFigure) and (reason := absent(value.interval)):
+                found.setdefault(f"{where}: interval {reason}", []).append(what)
     return [f"{where} ({', '.join(what)})" for where, what in found.items()]

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from stic_core.errors import UsageError
-from stic_core.evaluation import held_out_table
+from stic_core.evaluation import Evaluation, held_out_table, read_evaluation
 from stic_server.report.comparison import comparisons
+from stic_server.report.patients import patients_of
+from stic_server.report.wording import absent
 
 Json: TypeAlias = Any
 
@@ -30,10 +32,8 @@ def write_model_card(run: Path) -> Path:
         UsageError: the folder holds no run, or the run was not evaluated.
     """
     try:
-        record, evaluation = (
-            json.loads((run / name).read_text(encoding="utf-8"))
-            for name in ("record.json", "evaluation.json")
-        )
+        record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        evaluation = read_evaluation(run / "evaluation.json")
     except FileNotFoundError as error:
         raise UsageError(
             f"{run} has no evaluated model",
@@ -48,12 +48,12 @@ def write_model_card(run: Path) -> Path:
     return target
 
 
-def render_card(record: Json, *, evaluation: Json) -> str:
+def render_card(record: Json, *, evaluation: Evaluation) -> str:
     """The card as Markdown.
 
     Args:
         record: `record.json`.
-        evaluation: `evaluation.json`.
+        evaluation: of the run.
     """
     environment = Environment(
         loader=PackageLoader("stic_server", "templates"),
@@ -66,9 +66,10 @@ def render_card(record: Json, *, evaluation: Json) -> str:
     return environment.get_template("model_card.md.j2").render(
         record=record,
         evaluation=evaluation,
-        classes=evaluation["classes"],
+        patients=patients_of(record),
+        absent=absent,
         table=held_out_table(evaluation),
-        named={name: meaning for name, meaning in _MEANINGS.items() if name in evaluation},
+        named={name: meaning for name, meaning in _MEANINGS.items() if name in evaluation.models},
         comparison=comparisons(evaluation),
-        calibration=evaluation["pooled"]["calibration"],
+        calibration=evaluation.pooled.calibration,
     )

@@ -13,19 +13,20 @@ from typing import Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from stic_core.data.dataset import SPLITS
 from stic_core.errors import UsageError
-from stic_core.evaluation import figure, p_text, points
+from stic_core.evaluation import Evaluation, p_text, points, read_evaluation
+from stic_core.evaluation.readers.release import StudyFigures
 from stic_server.report import comparison, plots
 from stic_server.report import rounds as rounds_of
 from stic_server.report.held_out import held_out
+from stic_server.report.patients import patients_of
 from stic_server.report.readers import keep_study, read_studies, readers_view
 from stic_server.report.tables import write_tables
 from stic_server.report.wording import absent, human_bytes, human_seconds, moment, thousands, tied
 
 Json: TypeAlias = Any
 """What `json.loads` gives."""
-
-SPLITS = ("train", "val", "test")
 
 
 def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
@@ -47,7 +48,7 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
     record = _read(run / "record.json")
     rounds_file, evaluation_file = run / "rounds.jsonl", run / "evaluation.json"
     rounds = _read_lines(rounds_file) if rounds_file.exists() else []
-    evaluation = _read(evaluation_file) if evaluation_file.exists() else None
+    evaluation = read_evaluation(evaluation_file) if evaluation_file.exists() else None
     for file in readers:
         keep_study(run, file, record=record, evaluation=evaluation)
     studies = read_studies(run, record=record, evaluation=evaluation)
@@ -68,16 +69,16 @@ def render(
     record: Json,
     *,
     rounds: Sequence[Json],
-    evaluation: Json | None,
-    readers: Mapping[str, Json] | None = None,
+    evaluation: Evaluation | None,
+    readers: Mapping[str, StudyFigures] | None = None,
 ) -> str:
     """The report as HTML.
 
     Args:
         record: `record.json`.
         rounds: lines of `rounds.jsonl`.
-        evaluation: `evaluation.json`, None where there was no evaluation.
-        readers: reader studies by site, as `reader_release.document` gives them.
+        evaluation: None where there was none.
+        readers: reader studies by site.
     """
     environment = Environment(
         loader=PackageLoader("stic_server", "templates"),
@@ -89,7 +90,6 @@ def render(
     environment.filters.update(
         bytes=human_bytes,
         seconds=human_seconds,
-        figure=figure,
         moment=moment,
         thousands=thousands,
         p=p_text,
@@ -106,8 +106,8 @@ def render(
         classes=classes,
         splits=SPLITS,
         colours=plots.colour_names(sites),
-        phantom=bool(record.get("phantom")) or bool(evaluation and evaluation["phantom"]),
-        patients=_patients(record, sites=sites),
+        phantom=bool(record.get("phantom")) or bool(evaluation and evaluation.phantom),
+        patients=patients_of(record),
         rounds=rounds,
         traffic=rounds_of.traffic(rounds, sites=sites),
         missed=rounds_of.missed(rounds, sites=sites),
@@ -142,10 +142,3 @@ def _read_lines(path: Path) -> list[Json]:
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as JSON lines", got=type(error).__name__) from None
-
-
-def _patients(record: Json, *, sites: Sequence[str]) -> Json:
-    """Patients by site and split, with totals; a site's counts of classes may be suppressed."""
-    table = {site: record["sites"][site]["patients"] for site in sites}
-    totals = {split: sum(parts[split]["n"] for parts in table.values()) for split in SPLITS}
-    return {"sites": table, "totals": totals, "all": sum(totals.values())}

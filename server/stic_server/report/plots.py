@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stic_core.evaluation.document import ReliabilityBin
+
 SITE_COLOURS = 8
 """Sites beyond this many share colours; dashes still tell them apart."""
 
@@ -130,19 +132,17 @@ def roc(
         return _svg(figure, label)
 
 
-def reliability(
-    curves: Mapping[str, Sequence[Mapping[str, float]]], *, sites: Sequence[str], label: str
-) -> str:
+def reliability(curves: Mapping[str, Sequence[ReliabilityBin]], *, sites: Sequence[str], label: str) -> str:
     """Observed against predicted, by site and `pooled`; a dot's area grows with its patients."""
     with _panel(label, size=_SQUARE) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         for name, groups in curves.items():
-            x, y = [g["predicted"] for g in groups], [g["observed"] for g in groups]
+            x, y = [g.predicted for g in groups], [g.observed for g in groups]
             style = _line(name, sites)
             axes.plot(x, y, **{**style, "linewidth": style["linewidth"] * 0.7})
             if name == "pooled":
-                most = max((g["n"] for g in groups), default=1)
-                areas = [10 + 60 * g["n"] / most for g in groups]
+                most = max((g.n for g in groups), default=1)
+                areas = [10 + 60 * g.n / most for g in groups]
                 axes.scatter(x, y, s=areas, color=_STAND_IN["ink"], linewidths=0, zorder=3)
         _unit_axes(axes, x="predicted probability", y="observed share")
         return _svg(figure, label)

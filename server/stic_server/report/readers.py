@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stic_core.errors import DataError
-from stic_core.evaluation.readers.release import ReaderRelease, document, read_release
+from stic_core.evaluation import Evaluation
+from stic_core.evaluation.readers.release import ReaderRelease, StudyFigures, figures_of, read_release
 from stic_core.evaluation.readers.wording import WITH, between_sentences, helped_sentences, several
 
 Json: TypeAlias = Any
@@ -16,7 +17,7 @@ LARGEST = 1_000_000
 """Bytes; a study of many readers has some ten thousand."""
 
 
-def keep_study(run: Path, file: Path, *, record: Json, evaluation: Json | None) -> Path:
+def keep_study(run: Path, file: Path, *, record: Json, evaluation: Evaluation | None) -> Path:
     """Check a site's file against the run, and keep it in the run's folder.
 
     Returns:
@@ -33,7 +34,7 @@ def keep_study(run: Path, file: Path, *, record: Json, evaluation: Json | None) 
     return target
 
 
-def read_studies(run: Path, *, record: Json, evaluation: Json | None) -> dict[str, Json]:
+def read_studies(run: Path, *, record: Json, evaluation: Evaluation | None) -> dict[str, StudyFigures]:
     """The studies kept with a run, by site, with every figure that their counts give.
 
     Raises:
@@ -43,36 +44,27 @@ def read_studies(run: Path, *, record: Json, evaluation: Json | None) -> dict[st
     for file in sorted((run / FOLDER).glob("*.json")):
         found = _read(file)
         _check(found, name=f"{FOLDER}/{file.name}", record=record, evaluation=evaluation)
-        studies[found.site] = document(found)
+        studies[found.site] = figures_of(found)
     return studies
 
 
-def readers_view(study: Json) -> Json:
+def readers_view(study: StudyFigures) -> dict[str, Any]:
     """What the template shows of one site's study."""
+    called = {f"{reader} aided": f"{reader} with the model's help" for reader in study.readers}
     return {
         "study": study,
         "rows": [
-            *(
-                (reader, WITH[condition], figures)
-                for reader, by in study["readers"].items()
-                for condition, figures in by.items()
-            ),
-            ("the model", "", study["model"]),
+            (judge if condition else "the model", WITH.get(condition, ""), figures)
+            for judge, condition, figures in study.judges
         ],
-        "pairs": [
-            *(
-                (f"{reader} with the model's help", f"{reader} alone", p)
-                for reader, p in study["helped"].items()
-            ),
-            *(("the model", f"{reader} alone", pair) for reader, pair in study["against_model"].items()),
-        ],
+        "pairs": [(called.get(first, "the model"), second, pair) for first, second, pair in study.pairs],
         "helped": helped_sentences(study),
         "between": between_sentences(study),
         "several": several(study),
     }
 
 
-def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Json | None) -> None:
+def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Evaluation | None) -> None:
     facts = record["sites"].get(found.site)
     if facts is None:
         raise DataError(
@@ -83,10 +75,10 @@ def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Json | 
     if evaluation is None:
         raise DataError(f"{name}: the run was not evaluated, so the readers have no model to stand beside")
     for what, got, expected in (
-        ("model", found.model_digest, evaluation["model_digest"]),
+        ("model", found.model_digest, evaluation.model_digest),
         ("set of held-out patients", found.test_fingerprint, facts.get("test_fingerprint", "")),
         ("number of held-out patients", found.n, facts["patients"]["test"]["n"]),
-        ("task", ", ".join(found.classes), ", ".join(evaluation["classes"])),
+        ("task", ", ".join(found.classes), ", ".join(evaluation.classes)),
     ):
         if got != expected:
             raise DataError(

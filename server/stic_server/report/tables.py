@@ -7,9 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from stic_core.evaluation import models_of
+from stic_core.evaluation import Evaluation
+from stic_core.evaluation.document import Calibration, Figures
+from stic_core.evaluation.figures import AucFigure
+from stic_core.evaluation.readers.release import StudyFigures
+from stic_core.statistics import Absent
 from stic_server.report import pair_tables
-from stic_server.report.csv_columns import blocks, figure, why
+from stic_server.report.csv_columns import figure, parts, why
 from stic_server.report.rounds import missed, traffic_rows
 
 Json: TypeAlias = Any
@@ -20,9 +24,9 @@ def write_tables(
     folder: Path,
     *,
     rounds: Sequence[Json],
-    evaluation: Json | None,
+    evaluation: Evaluation | None,
     sites: Sequence[str],
-    readers: Mapping[str, Json],
+    readers: Mapping[str, StudyFigures],
 ) -> list[Path]:
     """Write a CSV a figure; a figure that is not there is an empty cell with the reason beside it.
 
@@ -39,27 +43,28 @@ def write_tables(
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, tuple[Row, Iterable[Row]]] = {}
     if evaluation is not None:
+        sets = evaluation.models["federated"].sets
         tables |= {
             "held_out": (HELD_OUT, _held_out(evaluation)),
             "cross_site": (pair_tables.CROSS_SITE, pair_tables.cross_site(evaluation)),
             "comparison": (pair_tables.COMPARISON, pair_tables.comparison(evaluation)),
-            "roc": (("held_out_set", "class", "false_positive_rate", "true_positive_rate"), _roc(evaluation)),
+            "roc": (("held_out_set", "class", "false_positive_rate", "true_positive_rate"), _roc(sets)),
             "confusion": (
                 ("held_out_set", "true", "predicted", "patients", "why_absent"),
-                _confusion(evaluation),
+                _confusion(sets, classes=evaluation.classes),
             ),
             "calibration": (
                 ("held_out_set", "class", "patients", "predicted", "observed"),
-                _bins(evaluation),
+                _bins(sets),
             ),
             "calibration_summary": (
                 ("held_out_set", "figure", "class", "value", "standard_error", "why_absent"),
-                _calibration(evaluation),
+                _calibration(sets),
             ),
             "between_sites": (pair_tables.BETWEEN, pair_tables.between(evaluation)),
             "heterogeneity": (pair_tables.HETEROGENEITY, pair_tables.heterogeneity(evaluation)),
         }
-        if not evaluation.get("comparison"):
+        if not evaluation.comparison:
             del tables["comparison"]
     if readers:
         tables["readers"] = (pair_tables.READERS, pair_tables.readers(readers))
@@ -138,63 +143,63 @@ def _traffic(rounds: Sequence[Json], *, sites: Sequence[str]) -> Iterator[Row]:
         )
 
 
-def _held_out(evaluation: Json) -> Iterator[Row]:
-    for model, document in models_of(evaluation).items():
-        for where, block in blocks(document):
-            shares = {"accuracy": block["accuracy"]} | {
-                f"{what} {name}": block[what][name]
-                for what in ("sensitivity", "specificity")
-                for name in evaluation["classes"]
-            }
+def _held_out(evaluation: Evaluation) -> Iterator[Row]:
+    for model, found in evaluation.models.items():
+        for where, figures in found.sets.items():
+            shares = {"accuracy": figures.accuracy}
+            shares |= {f"sensitivity {name}": figures.sensitivity[name] for name in evaluation.classes}
+            shares |= {f"specificity {name}": figures.specificity[name] for name in evaluation.classes}
             for name, share in shares.items():
-                yield model, where, name, *figure(share, "ci95"), why(share)
-            yield from _aucs(model, where, block)
-            paper = block["auc_macro_interpolated"]
-            value = "" if why(paper) else paper
+                yield model, where, name, *figure(share, kind="ci95")
+            means = {"macro AUC": figures.auc_macro, "micro AUC": figures.auc_micro}
+            yield from _aucs(model, where, _named(figures.auc) | means)
+            paper = figures.auc_macro_interpolated
+            value = "" if isinstance(paper, Absent) else paper
             yield model, where, "macro AUC interpolated", value, "", "", "", why(paper)
-    yield from _aucs("federated", "stratified", evaluation["stratified_auc"])
+    own = evaluation.stratified_auc
+    yield from _aucs("federated", "stratified", _named(own.auc) | {"macro AUC": own.auc_macro})
 
 
-def _aucs(model: str, where: str, block: Json) -> Iterator[Row]:
-    figures = {f"AUC {name}": auc for name, auc in block["auc"].items()}
-    figures |= {f"{kind} AUC": block[f"auc_{kind}"] for kind in ("macro", "micro") if f"auc_{kind}" in block}
+def _named(aucs: Mapping[str, AucFigure | Absent]) -> dict[str, AucFigure | Absent]:
+    return {f"AUC {name}": auc for name, auc in aucs.items()}
+
+
+def _aucs(model: str, where: str, figures: Mapping[str, AucFigure | Absent]) -> Iterator[Row]:
     for name, auc in figures.items():
-        for interval in ("ci95_logit", "ci95_wald"):
-            yield model, where, name, *figure(auc, interval), why(auc) or why(auc.get(interval))
+        for kind in ("ci95_logit", "ci95_wald"):
+            yield model, where, name, *figure(auc, kind=kind)
 
 
-def _roc(evaluation: Json) -> Iterator[Row]:
-    for where, block in blocks(evaluation):
-        for name, points in block["roc"].items():
-            if isinstance(points, list):
+def _roc(sets: Mapping[str, Figures]) -> Iterator[Row]:
+    for where, figures in sets.items():
+        for name, points in figures.roc.items():
+            if isinstance(points, tuple):
                 yield from ((where, name, x, y) for x, y in points)
 
 
-def _confusion(evaluation: Json) -> Iterator[Row]:
-    classes = evaluation["classes"]
-    for where, block in blocks(evaluation):
+def _confusion(sets: Mapping[str, Figures], *, classes: Sequence[str]) -> Iterator[Row]:
+    for where, figures in sets.items():
+        table = figures.confusion
         for row, true in enumerate(classes):
             for column, predicted in enumerate(classes):
-                table = block["confusion"]
-                count = table if isinstance(table, Mapping) else table[row][column]
-                yield where, true, predicted, "" if why(count) else count, why(count)
+                count = table[row][column] if isinstance(table, tuple) else table
+                yield where, true, predicted, "" if isinstance(count, Absent) else count, why(count)
 
 
-def _bins(evaluation: Json) -> Iterator[Row]:
-    for where, block in blocks(evaluation):
-        for name, figures in block["calibration"].get("classes", {}).items():
-            for group in figures["bins"]:
-                yield where, name, group["n"], group["predicted"], group["observed"]
+def _bins(sets: Mapping[str, Figures]) -> Iterator[Row]:
+    for where, figures in sets.items():
+        if isinstance(found := figures.calibration, Calibration):
+            for name, of_class in found.classes.items():
+                yield from ((where, name, one.n, one.predicted, one.observed) for one in of_class.bins)
 
 
-def _calibration(evaluation: Json) -> Iterator[Row]:
-    for where, block in blocks(evaluation):
-        found = block["calibration"]
+def _calibration(sets: Mapping[str, Figures]) -> Iterator[Row]:
+    for where, figures in sets.items():
+        found = figures.calibration
         for name in ("brier", "log_loss", "ece"):
-            value = found.get(name, "")
-            reason = why(found) or why(value)
-            yield where, name, "", "" if reason else value, "", reason
-        for name, figures in found.get("classes", {}).items():
-            fit = figures["recalibration"]
+            value = found if isinstance(found, Absent) else getattr(found, name)
+            yield where, name, "", "" if isinstance(value, Absent) else value, "", why(value)
+        for name, of_class in found.classes.items() if isinstance(found, Calibration) else ():
+            fit = of_class.recalibration
             for key in ("slope", "intercept"):
-                yield where, key, name, fit.get(key, ""), fit.get(f"{key}_se", ""), why(fit)
+                yield where, key, name, *parts(fit, key, f"{key}_se"), why(fit)

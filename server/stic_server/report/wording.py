@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeAlias
 
-Json: TypeAlias = Any
-"""What `json.loads` gives."""
+from stic_core.statistics import Absent, Suppressed
 
 
 def human_bytes(count: float) -> str:
@@ -52,15 +49,12 @@ def thousands(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def absent(value: Json) -> str | None:
+def absent(value: object) -> str | None:
     """Why there is no figure, or None where there is one."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Absent):
         return None
-    if "suppressed" in value:
-        return f"suppressed by the hospital's policy: {value['suppressed']}"
-    if "not_estimable" in value:
-        return f"not estimable: {value['not_estimable']}"
-    return None
+    by = " by the hospital's policy" if isinstance(value, Suppressed) else ""
+    return f"{value.word}{by}: {value.reason}"
 
 
 def tied(text: str) -> str:
@@ -70,13 +64,8 @@ def tied(text: str) -> str:
     return text
 
 
-def interval(value: Json) -> tuple[float, float] | None:
-    """Both ends, or None where there is only a reason."""
-    return (value[0], value[1]) if isinstance(value, list | tuple) else None
-
-
 def title_of(model: str) -> str:
-    """A model of `models_of` as a heading.
+    """A model of `Evaluation.models` as a heading.
 
     Example:
         >>> title_of("center1 alone")

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from stic_core.config import FederationConfig, PolicyConfig
 from stic_core.errors import DataError, UsageError
+from stic_core.evaluation import read_evaluation
 from stic_core.models.devices import pick_device
 from stic_core.phantom import GENERATOR_VERSION
+from stic_core.statistics import MARGIN
 from stic_core.system.files import write_atomically
 from stic_core.system.terminal import Terminal
 from stic_core.training.setup import ComputeConfig
@@ -29,9 +31,6 @@ SCHEMA = 1
 
 POLICY = PolicyConfig()
 """Of every site: what hospitals release where they change nothing."""
-
-MARGIN = 0.05
-"""Macro AUC by which the federated model may be worse and still count as non-inferior."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,13 @@ class SimulationConfig:
         }
 
 
-def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[str, Any]:
+def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = None) -> dict[str, Any]:
     """Run every seed that has no result yet, and sum up.
 
     Args:
         study: what is simulated.
         out: the simulation's folder; one of the same study goes on.
-        terminal: shows how far it is.
+        terminal: shows how far it is; None shows nothing.
 
     Returns:
         The simulation, as `simulation.json` has it.
@@ -132,6 +131,7 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal) -> dict[
         UsageError: the folder holds a simulation of another study.
         SticError: what a federation may raise.
     """
+    terminal = terminal or Terminal(quiet=True)
     given = prepared_sites(study.prepared) if study.prepared else None
     wrong = {name for name, dataset in (given or {}).items() if dataset.image != study.federation.image}
     if wrong:
@@ -218,13 +218,14 @@ def _one_seed(
         observer=observer,
         progress=observer.progress,
     )
-    document, record, rounds = run.read_evaluation(), run.read_record(), run.read_rounds()
+    evaluation = read_evaluation(run.path / "evaluation.json")
+    record, rounds = run.read_record(), run.read_rounds()
     shutil.rmtree(work, ignore_errors=True)  # where cohorts are kept, nothing may be in it
     return {
         "seed": seed,
         "run": evaluation_folder(run, of=out),
-        "phantom": document["phantom"],
-        "model_digest": document["model_digest"],
+        "phantom": evaluation.phantom,
+        "model_digest": evaluation.model_digest,
         "best_round": record["best_round"],
         "wall_seconds": record["wall_seconds"],
         "patients": {
@@ -235,8 +236,8 @@ def _one_seed(
             "down": round(sum(row["bytes_down"] for row in rounds) / len(rounds)),
             "up": round(sum(row["bytes_up"] for row in rounds) / len(rounds)),
         },
-        "models": models_of_seed(document, scores),
-        "pairs": pairs_of(document),
+        "models": models_of_seed(evaluation, scores),
+        "pairs": pairs_of(evaluation),
     }
 
 

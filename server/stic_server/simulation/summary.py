@@ -13,8 +13,8 @@ import numpy as np
 from scipy import stats
 
 from stic_core import statistics
-from stic_core.evaluation import models_of
-from stic_core.evaluation.pooling import as_json
+from stic_core.evaluation import Evaluation, as_json
+from stic_core.evaluation.figures import AucFigure, PairedAccuracy, paired_accuracy
 from stic_server.simulation.scores import Scores, macro_auc
 
 Json: TypeAlias = Any
@@ -28,11 +28,11 @@ FIGURES = (POOLED, CROSS)
 LEVEL = 0.95
 
 
-def models_of_seed(document: Mapping[str, Json], scores: Mapping[str, Scores]) -> dict[str, dict[str, Json]]:
+def models_of_seed(evaluation: Evaluation, scores: Mapping[str, Scores]) -> dict[str, dict[str, Json]]:
     """Macro AUCs of each model of an evaluation, from the scores.
 
     Args:
-        document: `evaluation.json`.
+        evaluation: of the seed's run.
         scores: of held-out patients, by model (a site's own under the site's name) and site.
 
     Returns:
@@ -41,7 +41,7 @@ def models_of_seed(document: Mapping[str, Json], scores: Mapping[str, Scores]) -
         scores; None where there is no figure.
     """
     out: dict[str, dict[str, Json]] = {}
-    for name, block in models_of(document).items():
+    for name, found in evaluation.models.items():
         own = scores[name.removesuffix(" alone")]
         sites = {site: macro_auc({site: part}) for site, part in sorted(own.items())}
         known = [value for value in sites.values() if value is not None]
@@ -49,7 +49,9 @@ def models_of_seed(document: Mapping[str, Json], scores: Mapping[str, Scores]) -
             POOLED: macro_auc(own),
             CROSS: float(np.mean(known)) if known else None,
             "sites": sites,
-            "from_histograms": block["pooled"]["auc_macro"].get("value"),
+            "from_histograms": macro.value
+            if isinstance(macro := found.pooled.auc_macro, AucFigure)
+            else None,
         }
     alone = [name for name in out if name.endswith(" alone") and out[name][CROSS] is not None]
     if alone:
@@ -72,14 +74,13 @@ def estimation_error(seeds: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]
     return {"mean": float(np.mean(errors)), "worst": max(errors), "n": len(errors)}
 
 
-def pairs_of(document: Mapping[str, Json]) -> dict[str, dict[str, int]]:
+def pairs_of(evaluation: Evaluation) -> dict[str, dict[str, int]]:
     """How often the federated model alone was right (b), and the other alone (c), of n patients."""
-    out = {}
-    for name, block in document["comparison"].items():
-        accuracy = block["pooled"]["accuracy"]
-        if "b" in accuracy:
-            out[name] = {"n": block["pooled"]["n"], "b": accuracy["b"], "c": accuracy["c"]}
-    return out
+    return {
+        name: {"n": found.pooled.n, "b": accuracy.b, "c": accuracy.c}
+        for name, found in evaluation.comparison.items()
+        if isinstance(accuracy := found.pooled.accuracy, PairedAccuracy)
+    }
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Json]:
@@ -159,14 +160,20 @@ def non_inferiority(difference: Mapping[str, Json], *, margin: float) -> dict[st
         why = difference.get("not_estimable") or difference["ci95"]["not_estimable"]
         return {"margin": margin, "shown": None, "words": f"No conclusion: {why}."}
     low, high = ends
+    verdict = statistics.NonInferiority(difference["mean"], (low, high), margin=margin).verdict
     interval = f"the 95 % interval of the difference, {low:+.3f} to {high:+.3f}"
-    if low > -margin:
+    if verdict == "non-inferior":
         words = f"Non-inferior at the margin of {margin:g}: {interval}, lies wholly above {-margin:+g}."
-    elif high < -margin:
+    elif verdict == "inferior":
         words = f"Inferior by more than the margin of {margin:g}: {interval}, lies wholly below {-margin:+g}."
     else:
         words = f"Not shown at the margin of {margin:g}: {interval}, holds {-margin:+g}."
-    return {"margin": margin, "shown": low > -margin, "difference": dict(difference), "words": words}
+    return {
+        "margin": margin,
+        "shown": verdict == "non-inferior",
+        "difference": dict(difference),
+        "words": words,
+    }
 
 
 def _added_pairs(every: Sequence[Mapping[str, Json]], *, names: Sequence[str]) -> dict[str, Json]:
@@ -177,8 +184,7 @@ def _added_pairs(every: Sequence[Mapping[str, Json]], *, names: Sequence[str]) -
         if model not in names or not all(name in one["pairs"] for one in every):
             continue
         n, b, c = (sum(one["pairs"][name][key] for one in every) for key in ("n", "b", "c"))
-        difference = statistics.paired_difference(b=b, c=c, n=n)
-        out[model] = {"n": n, "b": b, "c": c, "p": statistics.mcnemar(b=b, c=c).p} | as_json(difference)
+        out[model] = {"n": n} | as_json(paired_accuracy(b=b, c=c, n=n))
     return out
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stic_core.evaluation import multiplicity, paired_sentence
+from stic_core.evaluation.figures import PairedAccuracy, paired_accuracy
 from stic_server.simulation.summary import BEST, CENTRALISED, CROSS, ENSEMBLE, FEDERATED, FIGURES, POOLED
 
 Json: TypeAlias = Any
@@ -65,7 +66,13 @@ def pairs(simulation: Mapping[str, Json]) -> list[str]:
     if "not_estimable" in found:
         return [f"Patients under two models are not counted together: {found['not_estimable']}."]
     return [
-        *(paired_sentence("the federated model", _named(other), pair) for other, pair in found.items()),
+        *(
+            paired_sentence("the federated model", _named(other), pair, n=counts["n"])
+            for other, counts in found.items()
+            if isinstance(
+                pair := paired_accuracy(b=counts["b"], c=counts["c"], n=counts["n"]), PairedAccuracy
+            )
+        ),
         (
             f"Patients of {len(simulation['results'])} seeds are added up, and each seed has models of its own: "
             "the counts compare ways of training, and the tests do not hold the chance that lies in the seeds. "

@@ -9,7 +9,8 @@ confusion: a count stays inside where it is small, or where a small one could be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +19,7 @@ from stic_core import statistics
 from stic_core.config import PolicyConfig, SiteName
 from stic_core.errors import DataError
 from stic_core.evaluation.comparison import Discordant
-from stic_core.evaluation.pooling import accuracy_json, as_json
+from stic_core.evaluation.figures import Json, PairedAccuracy, Proportion, paired_accuracy, proportion
 from stic_core.evaluation.readers.study import (
     CONDITIONS,
     LONGEST_NAME,
@@ -28,17 +29,65 @@ from stic_core.evaluation.readers.study import (
     Rate,
     ReaderStudy,
 )
-from stic_core.evaluation.site import Accuracy, too_few
-from stic_core.privacy.small_cells import hidden_cells, releasable_columns
+from stic_core.evaluation.site import Accuracy
+from stic_core.privacy.release import released_rates, too_few
 from stic_core.statistics import Absent, NotEstimable, Suppressed
 
-Json: TypeAlias = Any
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 CONSENSUS = "consensus"
 """A reader of this name is no person and keeps it; the others are numbered."""
+
+
+@dataclass(frozen=True)
+class JudgeFigures:
+    """A reader, or the model, as proportions."""
+
+    accuracy: Proportion | Absent
+    sensitivity: Mapping[str, Proportion | Absent]
+    specificity: Mapping[str, Proportion | Absent]
+
+
+@dataclass(frozen=True)
+class StudyFigures:
+    """A study as pages, tables and sentences show it: the facts of its release, and what its counts give.
+
+    Args:
+        helped, against_model, between: as in `ReaderRelease`.
+    """
+
+    schema_version: int
+    kind: str
+    site: str
+    run_id: str
+    model_digest: str
+    test_fingerprint: str
+    task: str
+    classes: tuple[str, ...]
+    phantom: bool
+    min_cell: int
+    n: int
+    readers: Mapping[str, Mapping[Condition, JudgeFigures]]
+    model: JudgeFigures
+    helped: Mapping[str, PairedAccuracy | Absent]
+    against_model: Mapping[str, PairedAccuracy | Absent]
+    between: Mapping[Condition, statistics.TestResult | Absent]
+
+    @property
+    def judges(self) -> list[tuple[str, str, JudgeFigures]]:
+        """Every reader by condition, then the model, which has none."""
+        readers = [
+            (name, condition, found) for name, by in self.readers.items() for condition, found in by.items()
+        ]
+        return [*readers, ("model", "", self.model)]
+
+    @property
+    def pairs(self) -> list[tuple[str, str, PairedAccuracy | Absent]]:
+        """First, second and their comparison: each reader aided against alone, then the model against each alone."""
+        helped = [(f"{name} aided", f"{name} alone", pair) for name, pair in self.helped.items()]
+        return [*helped, *(("model", f"{name} alone", pair) for name, pair in self.against_model.items())]
 
 
 class _Frozen(BaseModel):
@@ -189,51 +238,42 @@ def read_release(text: str, *, source: str) -> ReaderRelease:
         ) from None
 
 
-def document(found: ReaderRelease) -> dict[str, Json]:
+def figures_of(found: ReaderRelease) -> StudyFigures:
     """The study with every proportion, interval and test that its counts give."""
 
-    def judge(counts: JudgeCounts) -> Json:
-        return {
-            "accuracy": accuracy_json(counts.accuracy),
-            **{
-                what: {name: accuracy_json(rate) for name, rate in getattr(counts, what).items()}
-                for what in ("sensitivity", "specificity")
-            },
-        }
+    def judge(counts: JudgeCounts) -> JudgeFigures:
+        return JudgeFigures(
+            proportion(counts.accuracy),
+            {name: proportion(rate) for name, rate in counts.sensitivity.items()},
+            {name: proportion(rate) for name, rate in counts.specificity.items()},
+        )
 
-    return {
-        **found.model_dump(mode="json", include=_FACTS),
-        "readers": {name: {c: judge(by[c]) for c in CONDITIONS} for name, by in found.readers.items()},
-        "model": judge(found.model),
-        "helped": {name: _pair_json(pair, n=found.n) for name, pair in found.helped.items()},
-        "against_model": {name: _pair_json(pair, n=found.n) for name, pair in found.against_model.items()},
-        "between": {
-            c: test.model_dump() if isinstance(test, QTest) else as_json(test)
+    def pair(counts: Discordant | Absent) -> PairedAccuracy | Absent:
+        return (
+            paired_accuracy(b=counts.b, c=counts.c, n=found.n) if isinstance(counts, Discordant) else counts
+        )
+
+    return StudyFigures(
+        schema_version=found.schema_version,
+        kind=found.kind,
+        site=found.site,
+        run_id=found.run_id,
+        model_digest=found.model_digest,
+        test_fingerprint=found.test_fingerprint,
+        task=found.task,
+        classes=found.classes,
+        phantom=found.phantom,
+        min_cell=found.min_cell,
+        n=found.n,
+        readers={name: {c: judge(by[c]) for c in CONDITIONS} for name, by in found.readers.items()},
+        model=judge(found.model),
+        helped={name: pair(counts) for name, counts in found.helped.items()},
+        against_model={name: pair(counts) for name, counts in found.against_model.items()},
+        between={
+            c: statistics.TestResult(test.statistic, test.df, test.p) if isinstance(test, QTest) else test
             for c, test in found.between.items()
         },
-    }
-
-
-_FACTS = {
-    "schema_version",
-    "kind",
-    "site",
-    "run_id",
-    "model_digest",
-    "test_fingerprint",
-    "task",
-    "classes",
-    "phantom",
-    "min_cell",
-    "n",
-}
-
-
-def _pair_json(pair: Discordant | Absent, *, n: int) -> Json:
-    if not isinstance(pair, Discordant):
-        return as_json(pair)
-    difference = as_json(statistics.paired_difference(b=pair.b, c=pair.c, n=n))
-    return {"n": n, **difference, "b": pair.b, "c": pair.c, "p": statistics.mcnemar(b=pair.b, c=pair.c).p}
+    )
 
 
 def _judge(
@@ -242,22 +282,16 @@ def _judge(
     if nothing:
         everywhere: dict[str, Accuracy | Absent] = dict.fromkeys(classes, nothing)
         return JudgeCounts(accuracy=nothing, sensitivity=everywhere, specificity=everywhere)
-    confusion = np.array(performance.confusion, dtype=np.int64)
-    hidden = hidden_cells(confusion, min_cell=policy.min_cell)
-    columns = releasable_columns(confusion, hidden=hidden)
-    # Those told apart from a class are a cell as those found are: the diagonal's rule holds for both.
-    enough = [
-        policy.min_cell == 1 or performance.specificity[name].hits >= policy.min_cell for name in classes
-    ]
+    found, apart = released_rates(np.array(performance.confusion), policy=policy)
     kept = Suppressed(f"fewer than {policy.min_cell} patients, or a count that would reveal so few")
     return JudgeCounts(
         accuracy=_counts(performance.accuracy),
         sensitivity={
-            name: kept if hidden[k, k] else _counts(performance.sensitivity[name])
+            name: _counts(performance.sensitivity[name]) if found[k] else kept
             for k, name in enumerate(classes)
         },
         specificity={
-            name: _counts(performance.specificity[name]) if columns[k] and enough[k] else kept
+            name: _counts(performance.specificity[name]) if apart[k] else kept
             for k, name in enumerate(classes)
         },
     )

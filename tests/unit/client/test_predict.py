@@ -12,7 +12,7 @@ from PIL import Image
 
 from stic_client.inference.crossval import CrossValidationConfig, crossval, described
 from stic_client.inference.predict import REFUSED_FILE, predict
-from stic_core.config import ImageConfig, ModelConfig, TrainingConfig
+from stic_core.config import ModelConfig, TrainingConfig
 from stic_core.data.dataset import load_dataset
 from stic_core.errors import DataError
 from stic_core.evaluation.crossvalidation import (
@@ -23,11 +23,9 @@ from stic_core.evaluation.crossvalidation import (
     stratified_folds,
     summarise,
 )
-from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.models.saved import write_model
 from stic_core.models.stic import network_of
 from stic_core.tasks import TASKS
-from support.federation_kit import site_config, write_site_dataset
+from support.federation_kit import site_config, write_site_dataset, write_small_model
 
 TASK = TASKS["malignant"]
 HEADER = "subject_id,split,label,layout,rgb_path,registered,age,gender,afp,cea,hbsag"
@@ -37,18 +35,7 @@ HEADER = "subject_id,split,label,layout,rgb_path,registered,age,gender,afp,cea,h
 def hospital(tmp_path: Path) -> Path:
     """A model's folder, three pictures and a manifest: one patient whole, one sparse, one lost."""
     config = site_config(tmp_path, site="s1")
-    model = ModelConfig(backbone="tiny")
-    weights = config.backbone_weights["tiny"]
-    head = network_of(model, classes=3, seed=5, weights=weights).head
-    write_model(
-        tmp_path / "model",
-        get_flat(head),
-        tensors=trainable_specs(head),
-        task=TASK,
-        model=model,
-        image=ImageConfig(),
-        phantom=False,
-    )
+    write_small_model(tmp_path / "model", backbone=config.backbone_weights["tiny"], phantom=False)
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         pixels = rng.integers(0, 255, (224, 224, 3), dtype=np.uint8)

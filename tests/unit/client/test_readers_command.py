@@ -14,6 +14,7 @@ from stic_client.readers.study import Written, study_readers
 from stic_client.readers.wording import summary
 from stic_core.config import SiteConfig
 from stic_core.errors import DataError, WeightsError
+from stic_core.evaluation.figures import PairedAccuracy
 from stic_core.evaluation.readers.study import evaluate_readers, read_diagnoses
 from stic_core.protocol.audit_log import AuditLog, describe
 from stic_core.statistics import delong, margins
@@ -78,7 +79,7 @@ def test_the_result_is_the_study(site: SiteConfig, written: Written) -> None:
 def test_the_page_shows_points_where_the_readers_stand(written: Written) -> None:
     """A hollow and a filled point a reader and class at (1 - specificity, sensitivity), and the model's curve."""
     page = written.page.read_text(encoding="utf-8")
-    content = written.document
+    content = json.loads(written.result.read_text(encoding="utf-8"))
     assert page.count('<circle class="alone" style="--c: var(--s') == 3 * 4
     assert page.count('<circle class="aided" style="--c: var(--s') == 3 * 4
     assert page.count('<polyline class="curve"') == 3
@@ -116,11 +117,12 @@ def test_only_counts_leave(site: SiteConfig, written: Written) -> None:
 
 def test_the_terminal_says_it_in_words(written: Written) -> None:
     """A line a judge, then the comparisons, without any patient."""
-    lines = summary(written.document)
+    lines = summary(written.figures)
     assert lines[0].startswith("PHANTOM")
-    pair = written.document["helped"]["Dr Xu"]
+    pair = written.figures.helped["Dr Xu"]
+    assert isinstance(pair, PairedAccuracy)
     (found,) = [line for line in lines if line.startswith("Dr Xu: ")]
-    assert re.search(rf"right on {pair['b']} of the 58 .* wrong on {pair['c']} that", found)
+    assert re.search(rf"right on {pair.b} of the 58 .* wrong on {pair.c} that", found)
     assert "10 tests are shown" in lines[-1]
 
 
@@ -143,9 +145,11 @@ def test_scores_are_computed_where_no_table_is_named(site: SiteConfig, tmp_path:
     logits = computed_scores(site, read_model(folder / "model"), dataset).logits
     labels = dataset.label_indices(TASK)[dataset.indices("test")]
     auc = delong(margins(logits)[:, 0], positive=labels == 0)
-    assert found.document["roc"]["classes"]["HCC"]["auc"]["value"] == pytest.approx(auc.value, abs=1e-12)
+    content = json.loads(found.result.read_text(encoding="utf-8"))
+    assert content["helped"]["Dr Xu"]["n"] == 58
+    assert content["roc"]["classes"]["HCC"]["auc"]["value"] == pytest.approx(auc.value, abs=1e-12)
     said = logits.argmax(axis=1)
-    assert found.document["model"]["accuracy"]["correct"] == int(np.sum(said == labels))
+    assert content["model"]["accuracy"]["correct"] == int(np.sum(said == labels))
     assert seen[-1] == (58, 58)
     assert found.export is None
     assert len(list(AuditLog(site.audit).read())) == before

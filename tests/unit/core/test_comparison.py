@@ -10,6 +10,7 @@ from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
 from stic_core.evaluation import PairedReport, paired_report, pool_pairs
+from stic_core.evaluation.figures import PairedAccuracy
 from stic_core.statistics import AucTest, NotEstimable, PairedDifference, Suppressed
 from support.sample_run import CLASSES
 from support.samples import held_out
@@ -35,10 +36,11 @@ def test_mcnemar_on_sums_is_mcnemar_on_pooled_patients() -> None:
     b, c = int((right & ~other).sum()), int((other & ~right).sum())
     expected = statistics.paired_difference(b=b, c=c, n=104)
     assert isinstance(expected, PairedDifference)
-    assert (found["accuracy"]["b"], found["accuracy"]["c"], found["n"]) == (b, c, 104)
-    assert found["accuracy"]["difference"] == pytest.approx(right.mean() - other.mean())
-    assert tuple(found["accuracy"]["ci95"]) == expected.ci95
-    assert found["accuracy"]["p"] == statistics.mcnemar(b=b, c=c).p
+    assert isinstance(found.accuracy, PairedAccuracy)
+    assert (found.accuracy.b, found.accuracy.c, found.n) == (b, c, 104)
+    assert found.accuracy.difference == pytest.approx(right.mean() - other.mean())
+    assert found.accuracy.ci95 == expected.ci95
+    assert found.accuracy.p == statistics.mcnemar(b=b, c=c).p
 
 
 def test_one_site_is_delongs_paired_test() -> None:
@@ -49,8 +51,10 @@ def test_one_site_is_delongs_paired_test() -> None:
         statistics.margins(first)[:, 0], statistics.margins(second)[:, 0], positive=labels == 0
     )
     assert isinstance(expected, AucTest)
-    assert found["auc"]["HCC"]["p"] == pytest.approx(expected.p)
-    assert found["auc"]["HCC"]["difference"] == pytest.approx(expected.difference)
+    pooled = found.auc["HCC"]
+    assert isinstance(pooled, AucTest)
+    assert pooled.p == pytest.approx(expected.p)
+    assert pooled.difference == pytest.approx(expected.difference)
 
 
 @pytest.mark.parametrize(
@@ -61,15 +65,16 @@ def test_what_is_not_there(counts: tuple[int, ...], kind: type) -> None:
     report = paired_report(*models(4, counts), classes=CLASSES, policy=POLICY)
     assert isinstance(report.auc["META"], kind)
     assert PairedReport.model_validate_json(report.model_dump_json()) == report
-    assert "not_estimable" in pool_pairs({"a": report})["auc"]["META"]
+    assert isinstance(pool_pairs({"a": report}).auc["META"], NotEstimable)
 
 
 def test_a_model_against_itself() -> None:
     """No discordant patients: p is 1, and the AUCs' difference has no test."""
     first, _, labels = models(5, (20, 20, 20))
     found = pool_pairs({"a": paired_report(first, first, labels, classes=CLASSES, policy=POLICY)})
-    assert found["accuracy"]["p"] == 1.0
-    assert "not_estimable" in found["auc"]["HCC"]
+    assert isinstance(found.accuracy, PairedAccuracy)
+    assert found.accuracy.p == 1.0
+    assert isinstance(found.auc["HCC"], NotEstimable)
 
 
 def test_bad_reports_and_input_are_refused() -> None:

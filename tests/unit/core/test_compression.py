@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stic_core.errors import ProtocolError
-from stic_core.protocol.compression import UpdateEncoder, downlink, pack, restore, rounded, unpack
+from stic_core.protocol.compression import decode_update, downlink, encode_update, pack, rounded, unpack
 from stic_core.tensors.flat import MEAN, TensorSpec
 
 SPECS = (
@@ -58,8 +58,10 @@ def test_int8_of_zeros_is_zeros() -> None:
 def test_both_ends_hold_the_same_weights(transport: str) -> None:
     """What a site says that it sent is bit for bit what the server has."""
     base, trained = rounded(_values(1), SPECS, transport=downlink(transport)), _values(2)
-    wire, said = UpdateEncoder(SPECS, transport=transport).encode(trained, base=base)
-    assert np.array_equal(restore(wire, SPECS, transport=transport, base=base), said)
+    update = encode_update(trained, base=base, specs=SPECS, transport=transport)
+    found = decode_update(update.wire, SPECS, transport=transport, base=base)
+    assert np.array_equal(found, update.arrived)
+    assert (update.residual is None) == (transport != "int8")
 
 
 def test_error_feedback_carries_the_rounding_on() -> None:
@@ -67,10 +69,11 @@ def test_error_feedback_carries_the_rounding_on() -> None:
     base = np.zeros(SIZE, dtype=np.float32)
     change = np.full(SIZE, 0.003, dtype=np.float32)
     change[0] = 1.0  # makes a step of 1/127 = .0079: .003 alone rounds to 0
-    encoder, arrived, alone = UpdateEncoder(SPECS, transport="int8"), np.zeros(SIZE), np.zeros(SIZE)
+    residual, arrived, alone = None, np.zeros(SIZE), np.zeros(SIZE)
     for _ in range(50):
-        wire, _ = encoder.encode(change, base=base)
-        arrived += unpack(wire, SPECS, transport="int8")
+        update = encode_update(change, base=base, specs=SPECS, transport="int8", residual=residual)
+        residual = update.residual
+        arrived += unpack(update.wire, SPECS, transport="int8")
         alone += rounded(change, SPECS, transport="int8")
     assert alone[1] == 0
     assert np.abs(arrived - 50 * change)[:15].max() < 0.008

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,21 @@ from pydantic import ValidationError
 
 from stic_core import statistics
 from stic_core.config import PolicyConfig
-from stic_core.errors import DataError, SiteReportError
+from stic_core.errors import DataError, SiteReportError, UsageError
 from stic_core.evaluation import (
     Accuracy,
+    Evaluation,
     HeldOutReport,
     ValidationReport,
+    as_json,
     evaluation_document,
+    evaluation_of,
     held_out_table,
     pool,
     pooled_validation,
+    read_evaluation,
     score_edges,
+    site_figures,
     site_report,
     validation_report,
 )
@@ -55,7 +61,12 @@ def report(
 
 
 def document(federated: dict[str, HeldOutReport]) -> dict[str, Any]:
-    """The document of these reports, with one local-only model."""
+    """What `evaluation.json` holds of these reports, with one local-only model."""
+    return as_json(evaluated(federated))
+
+
+def evaluated(federated: dict[str, HeldOutReport]) -> Evaluation:
+    """The evaluation of these reports, with one local-only model."""
     return evaluation_document(
         model_digest="0" * 64,
         task="malignant",
@@ -64,6 +75,11 @@ def document(federated: dict[str, HeldOutReport]) -> dict[str, Any]:
         federated=federated,
         local_only={"center1": federated},
     )
+
+
+def pooled_json(reports: dict[str, HeldOutReport]) -> dict[str, Any]:
+    """The pooled block of these reports as the file holds it."""
+    return as_json(pool(reports))
 
 
 def test_evaluation_needs_no_torch() -> None:
@@ -164,7 +180,7 @@ def test_pooled_figures_are_those_of_pooled_scores(
         held_out(8, (45, 33, 33), skill=1.2, sharpness=sharpness, shift=0.4 * sharpness),
     ]
     bins = edges()
-    pooled = pool(
+    pooled = pooled_json(
         {
             f"center{i}": site_report(*part, classes=CLASSES, edges=bins, policy=policy)
             for i, part in enumerate(parts)
@@ -221,7 +237,7 @@ def test_pooled_figures_are_those_of_pooled_scores(
 def test_pooled_confusion_adds_up() -> None:
     """Counts of sites that release everything add up, and so do sensitivity and specificity."""
     parts = [held_out(seed, (30, 20, 20)) for seed in (1, 2)]
-    pooled = pool(
+    pooled = pooled_json(
         {
             str(i): site_report(*part, classes=CLASSES, edges=edges(), policy=OPEN)
             for i, part in enumerate(parts)
@@ -242,7 +258,7 @@ def test_pooled_confusion_adds_up() -> None:
 def test_suppressed_cells_stay_suppressed_in_the_pool() -> None:
     """A cell that one site hides is hidden in the sum, never counted as 0."""
     reports = {"center1": report((24, 17, 17), seed=1), "center2": report((20, 19, 18), seed=2)}
-    pooled = pool(reports)
+    pooled = pooled_json(reports)
     for row in range(3):
         for column in range(3):
             cells = [r.confusion[row][column] for r in reports.values() if isinstance(r.confusion, tuple)]
@@ -353,7 +369,7 @@ def test_validation_scalars() -> None:
 
 def test_table_rows_are_strings() -> None:
     """The table has a row a model and held-out set, and says in a word what is not there."""
-    rows = held_out_table(document({"center1": report((24, 17, 17)), "center3": report((0, 1, 0))}))
+    rows = held_out_table(evaluated({"center1": report((24, 17, 17)), "center3": report((0, 1, 0))}))
     assert rows[0] == (
         "Model",
         "Held-out set",
@@ -375,3 +391,94 @@ def test_table_rows_are_strings() -> None:
     assert rows[2][3] == "suppressed"
     assert rows[2][4] == "not estimable"
     assert all(isinstance(cell, str) for row in rows for cell in row)
+
+
+@pytest.mark.parametrize("policy", [OPEN, POLICY, PolicyConfig(min_cell=40), PolicyConfig(release=())])
+def test_the_file_reads_as_what_was_written(policy: PolicyConfig, tmp_path: Path) -> None:
+    """Reading gives back every figure, interval and reason, whatever a policy keeps back."""
+    sites = {
+        site: report(parts["test"], seed=i, policy=policy) for i, (site, parts) in enumerate(SPLITS.items())
+    }
+    sites["center3"] = report(TINY["test"], policy=policy)
+    found = evaluated(sites)
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(as_json(found), allow_nan=False))
+    assert read_evaluation(path) == found == evaluation_of(as_json(found))
+
+
+def test_reasons_are_read_as_values() -> None:
+    """Where the file says why there is no figure, the reader gets a value of that kind, wherever it stands."""
+    found = evaluation_of(document({"center1": report((24, 17, 17)), "center3": report((0, 1, 0))}))
+    tiny = found.sites["center3"]
+    assert tiny.accuracy == Suppressed("fewer than 5 patients")
+    assert tiny.auc["ICC"] == NotEstimable("one patient cannot give an AUC")
+    assert tiny.roc["ICC"] == NotEstimable("one patient cannot give an AUC")
+    assert isinstance(found.between_sites.pairs[0].accuracy, Suppressed)
+    assert isinstance(found.sites["center1"].confusion, tuple)
+    assert any(isinstance(cell, Suppressed) for row in found.sites["center1"].confusion for cell in row)
+
+
+def test_models_are_named_as_in_tables() -> None:
+    """The federated one first, then each site's own; joint ones where there are any."""
+    sites = {"center1": report((24, 17, 17)), "center2": report((20, 19, 18))}
+    assert list(evaluated(sites).models) == ["federated", "center1 alone"]
+    facts: dict[str, Any] = {"model_digest": "0", "task": "malignant", "classes": CLASSES, "phantom": True}
+    both = evaluation_document(
+        **facts, federated=sites, local_only={}, extra={"centralised": sites, "ensemble": sites}
+    )
+    assert list(both.models) == ["federated", "ensemble", "centralised"]
+    assert both.models["ensemble"].pooled == both.pooled
+    with pytest.raises(ValueError, match="oracle"):
+        evaluation_document(**facts, federated=sites, local_only={}, extra={"oracle": sites})
+
+
+def test_auc_without_histograms_has_no_curve() -> None:
+    """A site that releases AUCs but no histograms has no curve, and the reason is its policy's."""
+    found = evaluated({"center1": report((24, 17, 17), policy=PolicyConfig(release=("auc",)))})
+    assert found.sites["center1"].roc["HCC"] == Suppressed("this site's policy releases no histograms")
+    # Files of version 0.1.0 hold the bare AUC there, and are still read.
+    older = as_json(found)
+    older["sites"]["center1"]["roc"]["HCC"] = {
+        "value": 0.9,
+        "variance": 0.01,
+        "positives": 24,
+        "negatives": 34,
+    }
+    assert isinstance(evaluation_of(older).sites["center1"].roc["HCC"], Auc)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("schema",), 2),
+        (("surprise",), 1),
+        (("pooled", "accuracy"), {"hidden": "why"}),
+        (("pooled", "accuracy"), None),
+        (("sites", "center1", "auc", "HCC"), {"value": 0.9}),
+        (("sites", "center1", "confusion"), [[{"suppressed": 3}]]),
+    ],
+)
+def test_what_no_run_writes_is_refused(place: tuple[str, ...], value: object, tmp_path: Path) -> None:
+    """Another schema, unknown keys, and what is neither figure nor reason: the message names the place."""
+    content = document({"center1": report((24, 17, 17))})
+    block = content
+    for key in place[:-1]:
+        block = block[key]
+    block[place[-1]] = value
+    with pytest.raises(UsageError) as caught:
+        evaluation_of(content)
+    assert str(caught.value.got).startswith(".".join(place))
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError):
+        read_evaluation(path)
+    path.write_text("not JSON")
+    with pytest.raises(UsageError):
+        read_evaluation(path)
+
+
+def test_a_matrix_without_class_counts_gives_no_rates() -> None:
+    """A report that holds a confusion and keeps its class counts back is said so, and breaks nothing."""
+    odd = report((24, 17, 17)).model_copy(update={"class_counts": Suppressed("kept")})
+    found = site_figures(odd)
+    assert set(found.sensitivity.values()) == set(found.specificity.values()) == {Suppressed("kept")}

@@ -14,8 +14,10 @@ from stic_core.models.pretrained import load_backbone
 from stic_core.models.stic import build_head, extract
 from stic_core.tasks import TASKS
 from stic_core.training import feature_cache
+from stic_core.training.batches import FeatureBatches, batches_of
 from stic_core.training.feature_cache import FeatureCache, load_or_build, sample_transforms, to_images, warp
-from stic_core.training.trainer import FeatureBatches, Trainer, batches_of, class_weights, predict
+from stic_core.training.objectives import class_weights
+from stic_core.training.trainer import Trainer, predict
 from support.federation_kit import write_site_dataset, write_tiny_weights
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
-from stic_core.evaluation.readers.release import document, numbered, read_release, release
+from stic_core.evaluation.figures import PairedAccuracy, Proportion
+from stic_core.evaluation.readers.release import figures_of, numbered, read_release, release
 from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers
 from stic_core.evaluation.readers.wording import helped_sentences, model_sentences, several
 from stic_core.privacy.small_cells import hidden_cells, releasable_columns
@@ -116,8 +117,8 @@ def test_few_patients_release_nothing() -> None:
     assert '"b":' not in text
     assert '"statistic"' not in text
     assert "Dr" not in text
-    assert several(document(out)) == "No test is shown."
-    assert helped_sentences(document(out)) == model_sentences(document(out)) == []
+    assert several(figures_of(out)) == "No test is shown."
+    assert helped_sentences(figures_of(out)) == model_sentences(figures_of(out)) == []
 
 
 def test_the_reader_of_the_file_computes_from_counts(tmp_path: Path) -> None:
@@ -127,13 +128,24 @@ def test_the_reader_of_the_file_computes_from_counts(tmp_path: Path) -> None:
     text = file.read_text()
     assert "ci95" not in text
     assert '"p":' in text  # Cochran's Q alone: its patterns stay at the site
-    found = document(read_release(text, source="study.json"))
+    found = figures_of(read_release(text, source="study.json"))
     counts = json.loads(text)["readers"]["reader 2"]["alone"]["sensitivity"]["ICC"]
-    shown = found["readers"]["reader 2"]["alone"]["sensitivity"]["ICC"]
-    assert shown["value"] == counts["correct"] / counts["total"]
-    assert tuple(shown["ci95"]) == clopper_pearson(counts["correct"], total=counts["total"])
+    shown = found.readers["reader 2"]["alone"].sensitivity["ICC"]
+    assert isinstance(shown, Proportion)
+    assert shown.value == counts["correct"] / counts["total"]
+    assert shown.ci95 == clopper_pearson(counts["correct"], total=counts["total"])
     pair = json.loads(text)["helped"]["reader 1"]
-    assert found["helped"]["reader 1"]["p"] == mcnemar(b=pair["b"], c=pair["c"]).p
+    helped = found.helped["reader 1"]
+    assert isinstance(helped, PairedAccuracy)
+    assert helped.p == mcnemar(b=pair["b"], c=pair["c"]).p
+    assert [judge for judge, condition, _ in found.judges if condition != "alone"] == [
+        *found.readers,
+        "model",
+    ]
+    assert [pair[:2] for pair in found.pairs] == [
+        *((f"{name} aided", f"{name} alone") for name in found.helped),
+        *(("model", f"{name} alone") for name in found.against_model),
+    ]
 
 
 @pytest.mark.parametrize(

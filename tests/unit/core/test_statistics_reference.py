@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb, erfc, sqrt
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,9 +15,12 @@ from statsmodels.api import Logit
 from statsmodels.stats.contingency_tables import cochrans_q
 
 from stic_core.statistics import (
+    MARGIN,
     Auc,
+    AucTest,
     Estimate,
     IndependentProportions,
+    NonInferiority,
     NotEstimable,
     Recalibration,
     TestResult,
@@ -32,6 +37,7 @@ from stic_core.statistics import (
     macro,
     macro_interpolated,
     margins,
+    mean_difference,
     micro,
     one_vs_rest,
     paired_difference,
@@ -162,30 +168,37 @@ def test_stratified_is_the_weighted_mean() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(total=st.integers(1, 200), share=st.floats(0, 1))
-def test_one_proportion_is_scipys(total: int, share: float) -> None:
-    """Clopper-Pearson and Wilson agree with scipy's own implementations."""
-    successes = round(share * total)
-    reference = scipy_stats.binomtest(successes, total)
-    for ours, method in (
-        (clopper_pearson(successes, total=total), "exact"),
-        (wilson(successes, total=total), "wilson"),
-    ):
-        expected = reference.proportion_ci(method=method)
-        assert ours == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
+@given(total=st.integers(1, 200), share=st.floats(0, 1), level=st.sampled_from([0.8, 0.95, 0.99]))
+def test_one_proportion_by_definition(total: int, share: float, level: float) -> None:
+    """At Clopper-Pearson's ends the binomial tail is half of what is left out; at Wilson's, z is the normal's."""
+    k, tail = round(share * total), (1 - level) / 2
+    exact = clopper_pearson(k, total=total, level=level)
+    assert not isinstance(exact, NotEstimable)
+    low, high = exact
+    assert low == 0 if k == 0 else scipy_stats.binom.sf(k - 1, total, low) == pytest.approx(tail, rel=1e-6)
+    assert high == 1 if k == total else scipy_stats.binom.cdf(k, total, high) == pytest.approx(tail, rel=1e-6)
+    z = scipy_stats.norm.isf(tail)
+    for end in wilson(k, total=total, level=level):
+        assert (k / total - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / total, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
 @given(cells=st.tuples(*[st.integers(0, 40)] * 4).filter(lambda t: t[0] + t[1] > 0 and t[2] + t[3] > 0))
-def test_two_proportions_are_scipys(cells: tuple[int, int, int, int]) -> None:
-    """Fisher and chi-squared agree with scipy's own implementations."""
+def test_two_proportions_by_definition(cells: tuple[int, int, int, int]) -> None:
+    """Fisher's p adds up tables in whole numbers; chi-squared is n (ad - bc)^2 over the margins."""
     a, b, c, d = cells
     result = independent_proportions((a, a + b), (c, c + d))
     assert isinstance(result, IndependentProportions)
-    assert result.fisher_p == pytest.approx(scipy_stats.fisher_exact([[a, b], [c, d]])[1], rel=1e-6)
-    if a + c and b + d:
-        expected = scipy_stats.chi2_contingency([[a, b], [c, d]], correction=False)
-        assert result.p == pytest.approx(expected[1], rel=1e-6)
+    column, n = a + c, a + b + c + d
+    ways = [comb(a + b, x) * comb(c + d, column - x) for x in range(column + 1)]
+    expected = sum(way for way in ways if way <= ways[a]) / comb(n, column)
+    assert result.fisher_p == pytest.approx(expected, rel=1e-9)
+    if column and b + d:
+        chi2 = n * (a * d - b * c) ** 2 / ((a + b) * (c + d) * column * (b + d))
+        assert result.chi2 == pytest.approx(chi2, rel=1e-9, abs=1e-12)
+        assert result.p == pytest.approx(erfc(sqrt(chi2 / 2)), rel=1e-9)
+    else:
+        assert (result.chi2, result.p) == (0.0, 1.0)
     assert -1 <= result.ci95[0] <= result.difference <= result.ci95[1] <= 1
 
 
@@ -230,6 +243,7 @@ def test_calibration_sums_are_sklearns() -> None:
     expected = sum(brier_score_loss(labels == k, p[:, k]) for k in range(3))
     assert brier_sum(p, labels=labels) / 90 == pytest.approx(expected)
     assert np.isfinite(log_loss_sum(logits * 1e6, labels=labels))
+    assert log_loss_sum(np.zeros((0, 3)), labels=np.zeros(0, dtype=int)) == 0.0
 
 
 def test_ece_by_hand() -> None:
@@ -273,3 +287,50 @@ def test_separated_scores_have_no_slope() -> None:
     fit = logistic_fit(x, hits=(x > 5).astype(float), misses=(x <= 5).astype(float))
     assert isinstance(fit, NotEstimable)
     assert "separates" in fit.reason
+
+
+@pytest.mark.parametrize(
+    ("ci95", "verdict"),
+    [
+        ((-0.049, 0.1), "non-inferior"),
+        ((-0.05, 0.1), "open"),
+        ((-0.2, -0.05), "open"),
+        ((-0.2, -0.051), "inferior"),
+    ],
+)
+def test_non_inferiority_goes_by_the_ends(ci95: tuple[float, float], verdict: str) -> None:
+    """Only an interval wholly beyond minus the margin says anything; one that touches it does not."""
+    assert NonInferiority(sum(ci95) / 2, ci95).verdict == verdict
+    assert NonInferiority(0.0, (-0.09, 0.1), margin=0.1).verdict == "non-inferior"
+
+
+def test_a_margin_is_above_zero() -> None:
+    """A margin of nothing would ask for superiority."""
+    with pytest.raises(ValueError, match="margin"):
+        NonInferiority(0.0, (-0.1, 0.1), margin=0.0)
+
+
+def test_the_margin_is_the_registered_one() -> None:
+    """Report and simulation judge by one number, .05 of macro AUC."""
+    assert MARGIN == 0.05
+    assert NonInferiority(0.0, (-0.1, 0.1)).margin == MARGIN
+
+
+def test_mean_difference_is_no_narrower_than_its_own_interval() -> None:
+    """Over paired samples the bound holds against the variance that the classes' covariance gives."""
+    logits, labels = sample(11, 200)
+    other = logits + np.random.default_rng(12).normal(size=logits.shape)
+    first, second = margins(logits), margins(other)
+    tests = [paired_test(first[:, k], second[:, k], positive=labels == k) for k in range(3)]
+    known = [test for test in tests if isinstance(test, AucTest)]
+    assert len(known) == 3
+    mean, (low, high) = mean_difference(known)
+    assert mean == pytest.approx(np.mean([test.difference for test in known]))
+    moved = [
+        influence(first[:, k], positive=labels == k) - influence(second[:, k], positive=labels == k)
+        for k in range(3)
+    ]
+    se = np.sqrt((np.mean(moved, axis=0) ** 2).sum())
+    assert high - mean == pytest.approx(mean - low)
+    assert high - mean > 1.959963984540054 * se
+    assert high - mean == pytest.approx(np.mean([test.ci95[1] - test.difference for test in known]))

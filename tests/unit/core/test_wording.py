@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from stic_core import statistics
+from stic_core.config import PolicyConfig
 from stic_core.evaluation import favours, listed, multiplicity, p_text, paired_sentence, points
+from stic_core.evaluation.figures import PairedAccuracy, paired_accuracy
+from stic_core.evaluation.readers.release import figures_of, release
+from stic_core.evaluation.readers.study import Condition, evaluate_readers
 from stic_core.evaluation.readers.wording import helped_sentences
 
 
-def pair(b: int, c: int, n: int) -> dict[str, object]:
-    """What a comparison holds, computed from its counts."""
-    found = statistics.paired_difference(b=b, c=c, n=n)
-    assert isinstance(found, statistics.PairedDifference)
-    p = statistics.mcnemar(b=b, c=c).p
-    return {"n": n, "b": b, "c": c, "difference": found.difference, "ci95": list(found.ci95), "p": p}
+def pair(b: int, c: int, n: int) -> PairedAccuracy:
+    """A comparison, computed from its counts."""
+    found = paired_accuracy(b=b, c=c, n=n)
+    assert isinstance(found, PairedAccuracy)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -41,31 +43,46 @@ def test_names_and_points() -> None:
 
 def test_a_settled_comparison_names_who_is_ahead() -> None:
     """17 to 2 of 58 patients (a golden pair of the specification), read from either side."""
-    text = paired_sentence("A", "B", pair(17, 2, 58))
+    text = paired_sentence("A", "B", pair(17, 2, 58), n=58)
     assert (
         "A was right on 17 that B got wrong, and B on 2 that A got wrong (McNemar's test, p = 0.001)" in text
     )
     assert "+25.9 percentage points, 95 % interval +11.0 to +40.7" in text
     assert text.endswith("The whole interval is above 0, in favour of A.")
-    assert paired_sentence("A", "B", pair(2, 17, 58)).endswith("below 0, in favour of B.")
+    assert paired_sentence("A", "B", pair(2, 17, 58), n=58).endswith("below 0, in favour of B.")
 
 
 def test_an_open_comparison_claims_nothing() -> None:
     """9 to 4 of 113 settles nothing, and no discordant patient says just that."""
-    assert paired_sentence("A", "B", pair(9, 4, 113)).endswith("which of the two is right more often.")
-    same = paired_sentence("A", "B", pair(0, 0, 20))
+    assert paired_sentence("A", "B", pair(9, 4, 113), n=113).endswith("which of the two is right more often.")
+    same = paired_sentence("A", "B", pair(0, 0, 20), n=20)
     assert same == "On the same 20 patients, A and B were right and wrong on the same ones."
-    (help_less,) = helped_sentences({"helped": {"r": pair(0, 0, 20)}})
+    truth = {f"p{i}": "HCC" if i < 10 else "ICC" for i in range(20)}
+    readers: dict[str, dict[Condition, dict[str, str]]] = {"r": {"alone": truth, "aided": truth}}
+    study = evaluate_readers(readers, model=truth, truth=truth, classes=("HCC", "ICC"))
+    facts = {"site": "s", "run_id": "r", "model_digest": "a" * 64, "test_fingerprint": "b" * 64}
+    own = release(
+        study,
+        policy=PolicyConfig(min_cell=1),
+        names={"r": "r"},
+        classes=("HCC", "ICC"),
+        task="t",
+        phantom=True,
+        **facts,
+    )
+    (help_less,) = helped_sentences(figures_of(own))
     assert "right and wrong on the same of the 20 patients" in help_less
 
 
 def test_interval_and_test_that_disagree_claim_nothing() -> None:
     """13 to 4 of 58: p is above .05 while the interval lies above 0, so it stays open, and says why."""
     found = pair(13, 4, 58)
-    assert found["p"] > 0.05
-    assert found["ci95"][0] > 0
+    assert found.p > 0.05
+    assert found.ci95[0] > 0
     assert favours(found) == 0
-    assert "The interval and the test disagree so close to the bound" in paired_sentence("A", "B", found)
+    assert "The interval and the test disagree so close to the bound" in paired_sentence(
+        "A", "B", found, n=58
+    )
 
 
 def test_many_tests_are_named() -> None:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
+from stic_core.errors import DataError
 from stic_server.federation.checkpoints import load_state, save_state
 from stic_server.federation.round import BestModel, FederationState
+from stic_server.strategies.algorithm import WEIGHTS
 
 PLAN = "a" * 64
 
 
 def _state(completed: int) -> FederationState:
     weights = np.full(10, completed, dtype=np.float32)
-    return FederationState(completed, weights, BestModel(1, 0.5, weights / 2), 12.5, {"round": completed})
+    arrays = {WEIGHTS: weights, "momentum": weights * 3}
+    return FederationState(completed, arrays, BestModel(1, 0.5, weights / 2), 12.5, {"round": completed})
 
 
 def test_a_state_survives_the_disk(tmp_path: Path) -> None:
-    """Every field comes back, the weights bit for bit."""
+    """Every field comes back, each array that the algorithm keeps bit for bit."""
     save_state(_state(3), tmp_path, plan_digest=PLAN)
     loaded, passed_over = load_state(tmp_path, plan_digest=PLAN)
     assert loaded is not None
     assert passed_over == []
     assert (loaded.completed, loaded.seconds, loaded.pending) == (3, 12.5, {"round": 3})
-    np.testing.assert_array_equal(loaded.weights, _state(3).weights)
+    assert sorted(loaded.arrays) == ["momentum", WEIGHTS]
+    for name, array in _state(3).arrays.items():
+        np.testing.assert_array_equal(loaded.arrays[name], array)
     assert loaded.best is not None
     assert (loaded.best.round, loaded.best.loss) == (1, 0.5)
     np.testing.assert_array_equal(loaded.best.weights, _state(3).weights / 2)
@@ -106,3 +115,28 @@ def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
 def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
     """No folder, no state, no complaint."""
     assert load_state(tmp_path / "none", plan_digest=PLAN) == (None, [])
+
+
+def _written(folder: Path, tensors: dict[str, np.ndarray], facts: dict[str, object]) -> None:
+    content = save(tensors, metadata={"stic": json.dumps(facts)})
+    (folder / f"round-00004-{hashlib.sha256(content).hexdigest()[:16]}.safetensors").write_bytes(content)
+
+
+FACTS = {"completed": 4, "seconds": 1.0, "plan_digest": PLAN, "best": None, "pending": None}
+
+
+def test_a_checkpoint_from_before_named_arrays_is_read(tmp_path: Path) -> None:
+    """It had the weights of FedAvg and nothing else, and no format."""
+    _written(tmp_path, {"weights": np.ones(3, dtype=np.float32)}, FACTS)
+    loaded, passed_over = load_state(tmp_path, plan_digest=PLAN)
+    assert loaded is not None
+    assert passed_over == []
+    assert (loaded.completed, list(loaded.arrays), loaded.weights.tolist()) == (4, [WEIGHTS], [1.0] * 3)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """What it means is not known here, and to begin anew would throw its rounds away."""
+    _written(tmp_path, {"something": np.ones(3, dtype=np.float32)}, FACTS | {"format": 3})
+    with pytest.raises(DataError) as caught:
+        load_state(tmp_path, plan_digest=PLAN)
+    assert (caught.value.got, caught.value.expected) == ("format 3", "2 or less")

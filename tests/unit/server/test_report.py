@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from stic_core.errors import DataError, UsageError
-from stic_core.evaluation import held_out_table, models_of, p_text, points
+from stic_core.evaluation import evaluation_of, held_out_table, p_text, points
+from stic_core.evaluation.document import Comparison, PairFigures
+from stic_core.evaluation.figures import AucFigure
+from stic_core.statistics import Absent, AucTest, NotEstimable
 from stic_server.report import plots, write_report
 from stic_server.report.comparison import non_inferiority
 from stic_server.report.model_card import write_model_card
@@ -128,7 +131,9 @@ def test_numbers_are_those_of_the_evaluation(phantom_run: Path, page: tuple[str,
         """An interval stands in a line of its own, with a dash between its ends."""
         return re.sub(r"\((\S+?)-(\S+)\)", "\\1\N{EN DASH}\\2", text)
 
-    expected = [[as_the_page_has_it(text) for text in row[1:]] for row in held_out_table(document)]
+    expected = [
+        [as_the_page_has_it(text) for text in row[1:]] for row in held_out_table(evaluation_of(document))
+    ]
     assert len(expected) == 1 + 4 * 4  # four models on two hospitals, the tiny one, and all together
     shown = [row for row in page[1].table("held-out") if len(row) > 1]  # the others name the models
     assert shown == expected
@@ -244,6 +249,28 @@ def test_a_folder_that_is_no_run(tmp_path: Path, text: str | None) -> None:
         write_report(tmp_path)
 
 
+def test_a_run_whose_files_were_altered(tmp_path: Path) -> None:
+    """An evaluation or a record that no run writes is a usage error for report and card, which says where."""
+    run = write_sample_run(tmp_path, rounds=2)
+    good = (run / "evaluation.json").read_text()
+    document = json.loads(good)
+    document["pooled"]["auc_macro"] = {"value": "high"}
+    (run / "evaluation.json").write_text(json.dumps(document))
+    for write in (write_report, write_model_card):
+        with pytest.raises(UsageError) as caught:
+            write(run)
+        assert str(caught.value.got).startswith("pooled.auc_macro")
+    (run / "evaluation.json").write_text(good)
+    record = json.loads((run / "record.json").read_text())
+    for wrong in ({"n": -1, "classes": {}}, None):
+        record["sites"]["center1"]["patients"]["val"] = wrong
+        if wrong is None:
+            del record["sites"]["center1"]["patients"]["val"]
+        (run / "record.json").write_text(json.dumps(record))
+        with pytest.raises(UsageError):
+            write_report(run)
+
+
 def test_figures_lie_beside_as_tables(phantom_run: Path, page: tuple[str, Page]) -> None:
     """Every figure is a CSV too, with the numbers of evaluation.json and the reasons of what is absent."""
     assert page
@@ -273,7 +300,7 @@ def test_model_card(phantom_run: Path, tmp_path: Path) -> None:
     """The card says what the model is for, its results as the table has them, and that it is no device."""
     card = write_model_card(phantom_run).read_text(encoding="utf-8")
     document = json.loads((phantom_run / "evaluation.json").read_text())
-    for row in held_out_table(document):
+    for row in held_out_table(evaluation_of(document)):
         assert "| " + " | ".join(row) + " |" in card
     assert "Phantom data" in card
     assert "Not a medical device" in card
@@ -294,17 +321,19 @@ def test_the_matrix_is_every_model_on_every_held_out_set(phantom_run: Path, page
     heading, *rows = page[1].table("matrix")
     columns = [*document["sites"], "pooled"]
     assert [text.split()[0] for text in heading] == ["Model", *columns]
-    models = models_of(document)
+    models = evaluation_of(document).models
     assert list(models) == ["federated", "center1 alone", "center2 alone", "ensemble"]
     assert [row[0] for row in rows] == [title_of(name) for name in models]
     for row, block in zip(rows, models.values(), strict=True):
         for cell, where in zip(row[1:], columns, strict=True):
-            auc = (block["pooled"] if where == "pooled" else block["sites"][where])["auc_macro"]
-            if "value" not in auc:
+            auc = block.sets[where].auc_macro
+            if isinstance(auc, NotEstimable):
                 assert cell == "not estimable"
                 continue
-            low, high = auc["ci95_logit"]
-            assert cell == f"{auc['value']:.3f} {low:.3f}\N{EN DASH}{high:.3f}"
+            assert isinstance(auc, AucFigure)
+            assert isinstance(auc.ci95_logit, tuple)
+            low, high = auc.ci95_logit
+            assert cell == f"{auc.value:.3f} {low:.3f}\N{EN DASH}{high:.3f}"
     with (phantom_run / "report" / "cross_site.csv").open(newline="", encoding="utf-8") as lines:
         found = {(row["model"], row["held_out_set"]): row for row in csv.DictReader(lines)}
     assert (
@@ -460,9 +489,12 @@ def test_drop_outs_are_drawn_together() -> None:
 def test_non_inferiority_by_hand() -> None:
     """The lower end of the mean difference against the margin; without a class there is no statement."""
 
-    def pair(*differences: tuple[float, float]) -> dict[str, object]:
-        tests = {f"c{i}": {"difference": d, "ci95": [d - h, d + h]} for i, (d, h) in enumerate(differences)}
-        return {"pooled": {"auc": tests}}
+    def pair(*differences: tuple[float, float]) -> Comparison:
+        tests: dict[str, AucTest | Absent] = {
+            f"c{i}": AucTest(d, (d - h, d + h), statistic=0.0, df=None, p=1.0)
+            for i, (d, h) in enumerate(differences)
+        }
+        return Comparison({}, PairFigures(100, NotEstimable("not of interest"), tests))
 
     held = non_inferiority(pair((0.0, 0.03), (-0.02, 0.03)), classes=["c0", "c1"])
     assert held is not None

@@ -1,0 +1,3 @@
+from .simulation import SimulationConfig, simulate
+
+__all__ = ["SimulationConfig", "simulate"]

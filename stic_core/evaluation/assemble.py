@@ -1,0 +1,185 @@
+"""A run's evaluation, put together from the sites' reports alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from stic_core import statistics
+from stic_core.errors import SiteReportError
+from stic_core.evaluation.comparison import PairedReport, pool_pairs
+from stic_core.evaluation.document import (
+    BetweenSites,
+    Comparison,
+    Evaluation,
+    ModelFigures,
+    SitePair,
+    SitesMeta,
+    StratifiedFigures,
+)
+from stic_core.evaluation.figures import AucFigure
+from stic_core.evaluation.pooling import Reports, macro_figure, pool, site_figures
+from stic_core.evaluation.site import Accuracy, HeldOutReport, ValidationReport
+from stic_core.statistics import Absent, Auc, AucTest, Estimate, IndependentProportions, NotEstimable
+
+
+def evaluation_document(
+    *,
+    model_digest: str,
+    task: str,
+    classes: tuple[str, ...],
+    phantom: bool,
+    federated: Mapping[str, HeldOutReport],
+    local_only: Mapping[str, Mapping[str, HeldOutReport]],
+    extra: Mapping[str, Mapping[str, HeldOutReport]] | None = None,
+    paired: Mapping[str, Mapping[str, PairedReport]] | None = None,
+) -> Evaluation:
+    """Build the document.
+
+    Args:
+        model_digest: of the federated model.
+        task: name of what is told apart.
+        classes: of the task, in its order.
+        phantom: a site's data are phantoms.
+        federated: the federated model's report, by site.
+        local_only: for each site that trained a model of its own, that model's report by site.
+        extra: reports of the `ensemble` and of the `centralised` model, where there is one, by site.
+        paired: the federated model compared with each other one on the same patients, by site.
+
+    Raises:
+        SiteReportError: a site's classes or bins are not the others'.
+    """
+    extra, paired = extra or {}, paired or {}
+    for reports in (federated, *local_only.values(), *extra.values(), *paired.values()):
+        for site, report in sorted(reports.items()):
+            if report.classes != classes:
+                raise SiteReportError(
+                    "other classes than the task's", site=site, got=report.classes, expected=classes
+                )
+    if unknown := set(extra) - {"centralised", "ensemble"}:
+        raise ValueError(f"further models: got {sorted(unknown)}, expected centralised or ensemble")
+    own = model_figures(federated)
+    joint = {name: model_figures(reports) for name, reports in extra.items()}
+    return Evaluation(
+        schema=1,
+        model_digest=model_digest,
+        task=task,
+        classes=classes,
+        phantom=phantom,
+        sites=own.sites,
+        pooled=own.pooled,
+        stratified_auc=stratified_figures(federated, classes=classes),
+        between_sites=between_sites(federated, classes=classes),
+        local_only={owner: model_figures(reports) for owner, reports in sorted(local_only.items())},
+        centralised=joint.get("centralised"),
+        ensemble=joint.get("ensemble"),
+        comparison={name: comparison_figures(reports) for name, reports in paired.items() if reports},
+    )
+
+
+def comparison_figures(reports: Mapping[str, PairedReport]) -> Comparison:
+    """Two models on the same patients: each site's, and all together."""
+    return Comparison(
+        sites={site: pool_pairs({site: report}) for site, report in sorted(reports.items())},
+        pooled=pool_pairs(reports),
+    )
+
+
+def model_figures(reports: Reports) -> ModelFigures:
+    """Each site's figures of one model, and those of all patients together."""
+    return ModelFigures(
+        sites={site: site_figures(report) for site, report in sorted(reports.items())},
+        pooled=pool(reports),
+    )
+
+
+def stratified_figures(reports: Reports, *, classes: Sequence[str]) -> StratifiedFigures:
+    """AUCs that compare patients within sites only, so that a shift between sites costs nothing."""
+    own = {name: _released(reports, name) for name in classes}
+    combined: dict[str, Estimate | NotEstimable] = {
+        name: statistics.stratified(list(aucs.values())) for name, aucs in own.items()
+    }
+    return StratifiedFigures(
+        auc={name: _over(own[name], value) for name, value in combined.items()},
+        auc_macro=macro_figure(list(combined.values())),
+    )
+
+
+def between_sites(reports: Reports, *, classes: Sequence[str]) -> BetweenSites:
+    """Do sites differ: meta-analysis of each class's AUC, and every pair of sites compared."""
+    return BetweenSites(
+        auc={name: _meta(_released(reports, name)) for name in classes},
+        pairs=tuple(
+            SitePair(
+                sites=(a, b),
+                accuracy=_accuracy_pair(reports[a], reports[b]),
+                auc={name: _auc_pair(reports[a], reports[b], name) for name in classes},
+            )
+            for a, b in combinations(sorted(reports), 2)
+        ),
+    )
+
+
+def score_edges(
+    reports: Mapping[str, ValidationReport], *, classes: Sequence[str], bins: int = statistics.ROC_BINS
+) -> dict[str, tuple[float, ...]]:
+    """Edges of each class's score bins, from the sites' validation histograms.
+
+    Made before the held-out evaluation and versioned with the model. Where no site can show
+    where its scores lie, they are even over the usual scores.
+    """
+    edges = {}
+    for name in classes:
+        known = [h[name] for _, r in sorted(reports.items()) if isinstance(h := r.histograms, dict)]
+        found = statistics.quantile_edges(known, bins=bins)
+        edges[name] = statistics.even_edges(bins=bins) if isinstance(found, NotEstimable) else found
+    return edges
+
+
+def pooled_validation(reports: Mapping[str, ValidationReport]) -> dict[str, float | int] | None:
+    """Loss and accuracy over all sites' validation patients; None where no site releases them."""
+    known = [
+        (r.n, r.loss_sum, r.correct)
+        for _, r in sorted(reports.items())
+        if isinstance(r.loss_sum, float) and isinstance(r.correct, int) and r.n
+    ]
+    n = sum(row[0] for row in known)
+    if n == 0:
+        return None
+    return {"loss": sum(row[1] for row in known) / n, "accuracy": sum(row[2] for row in known) / n, "n": n}
+
+
+def _released(reports: Reports, name: str) -> dict[str, Auc]:
+    return {site: auc for site, r in sorted(reports.items()) if isinstance(auc := r.auc[name], Auc)}
+
+
+def _over(sites: Mapping[str, Auc], mean: Estimate | NotEstimable) -> AucFigure | NotEstimable:
+    if isinstance(mean, NotEstimable):
+        return mean
+    return AucFigure(mean.value, mean.se, mean.wald(), mean.logit(), sites=tuple(sites))
+
+
+def _meta(aucs: Mapping[str, Auc]) -> SitesMeta | NotEstimable:
+    usable = {site: (auc.value, se) for site, auc in aucs.items() if isinstance(se := auc.se, float)}
+    found = statistics.meta_analysis(
+        [value for value, _ in usable.values()], standard_errors=[se for _, se in usable.values()]
+    )
+    return found if isinstance(found, NotEstimable) else SitesMeta(sites=tuple(usable), **vars(found))
+
+
+def _accuracy_pair(first: HeldOutReport, second: HeldOutReport) -> IndependentProportions | Absent:
+    a, b = first.accuracy, second.accuracy
+    if not isinstance(a, Accuracy):
+        return a
+    if not isinstance(b, Accuracy):
+        return b
+    return statistics.independent_proportions((a.correct, a.total), (b.correct, b.total))
+
+
+def _auc_pair(first: HeldOutReport, second: HeldOutReport, name: str) -> AucTest | Absent:
+    a, b = first.auc[name], second.auc[name]
+    if not isinstance(a, Auc):
+        return a
+    if not isinstance(b, Auc):
+        return b
+    return statistics.unpaired_test(a, b)
