@@ -211,8 +211,9 @@ class FleetServer:
     ) -> None:
         self._listen, self._signatures = listen, Signatures()
         self._look_s = _LOOK_S * interval_scale
-        # Flower refuses sites that give a sign of life more often than this.
-        fleet_handlers.HEARTBEAT_MIN_INTERVAL = HEARTBEAT_MIN_INTERVAL * min(1.0, interval_scale)
+        # Flower refuses a heartbeat interval shorter than this.
+        least = HEARTBEAT_MIN_INTERVAL * min(1.0, interval_scale)
+        fleet_handlers.HEARTBEAT_MIN_INTERVAL = least  # pyright: ignore[reportPrivateImportUsage]
         self.limiter = ConnectionLimiter()
         config = SuperLinkLifespanConfig(
             control_address="",

@@ -181,14 +181,12 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def end() -> None:
-    """Let the fork server go, and wait for it where it still has to write what was covered."""
+    """Let the fork server go. Whoever started it waits for it, and for the others that keep it."""
     for keeper in _kept:
         keeper.close()
     _kept.clear()
     for server in _started:
-        if "COVERAGE_PROCESS_CONFIG" in os.environ:
-            server.wait()
-        server.returncode = 0  # it ends by itself: nobody has to wait for it
+        server.wait()
     _started.clear()
 
 
