@@ -35,7 +35,6 @@ from stic_core.protocol.messages import (
     TrainRound,
 )
 from stic_core.statistics import NotEstimable
-from stic_core.system import command_errors  # noqa: F401  turns Flower's telemetry off before it is imported
 from stic_core.system.keys import load_private, make_key_pair
 from stic_core.system.observer import Observer
 from stic_core.tensors.flat import digest

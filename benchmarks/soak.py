@@ -153,8 +153,6 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if arguments.as_sites:
-        from stic_core.system import command_errors  # noqa: F401  turns Flower's telemetry off before it is imported
-
         folder, port, *names = arguments.as_sites
         serve_sites(Home(Path(folder), int(port)), names)
         return

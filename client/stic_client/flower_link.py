@@ -1,22 +1,20 @@
-"""Flower's Fleet protocol in one process: signs on, beats, pulls, lets the ClientApp answer, pushes.
+"""Flower's Fleet protocol in one process: beats, pulls, lets the ClientApp answer, pushes.
 
 With `flower_requests` the only module of this side that touches Flower's internals (flwr 1.41.0; the contract test
 fails when an upgrade moves them). It fetches no app bundle, opens no port, starts no child,
 and keeps the data and the model loaded between rounds. Retrying is its own: Flower's takes
-any text with "ssl" or "certificate" for final, and its exit helper ends the process.
+any text with "ssl" or "certificate" for final, and its exit helper ends the process. What
+knows no Flower lies in `stic_client.connection`: signing on, retrying, the node's file.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,10 +49,12 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
+from stic_client.connection.node_state import NodeState
+from stic_client.connection.retry import NotReachedError, until_reached
+from stic_client.connection.sign_on import Admission, SignOn
 from stic_client.connection.tls import why
 from stic_client.flower_requests import SignedClient
-from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, SticError, UsageError
-from stic_core.system.files import write_atomically
+from stic_core.errors import ProtocolError, SticError
 from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class FleetLink:
         state: file that remembers the node id, so that a crashed client can sign itself off.
         observer: is told of waits and failures.
         keys: where a key may lie that follows; looked for whenever the site signs on.
-        intervals: of signs of life, looks and tries.
+        intervals: how long it waits for what; the defaults without.
     """
 
     def __init__(
@@ -95,11 +95,20 @@ class FleetLink:
         keys: SiteKeys | None = None,
         intervals: Intervals | None = None,
     ) -> None:
-        self._address, self._state, self._observer, self._keys = address, state, observer, keys
-        self._every = intervals or Intervals()
+        self._address, self._observer = address, observer
+        self._intervals = intervals or Intervals()
         self._stop = threading.Event()
         self._node: Node | None = None
+        self._node_state = NodeState(state)
         self._client = SignedClient(address, ca=ca, key=key)
+        self._signing = SignOn(
+            self,
+            node=self._node_state,
+            keys=keys,
+            observer=observer,
+            intervals=self._intervals,
+            stop=self._stop,
+        )
 
     def serve(self, app: ClientApp, *, node_config: dict[str, str], until: Callable[[], bool]) -> None:
         """Answer the server's messages until `until()` says so, or the process is interrupted.
@@ -107,8 +116,9 @@ class FleetLink:
         Raises:
             NotAdmittedError: the server does not know this site's key.
             UntrustedServerError: the server's certificate is not from the pinned CA.
+            UsageError: a client of this site runs on this machine already.
         """
-        with self._alone():
+        with self._node_state.locked():
             self._observer.note(f"connecting to https://{self._address}")
             try:
                 self._sign_on()
@@ -117,19 +127,46 @@ class FleetLink:
                 self._loop(app, node_config, until)
             finally:
                 self._stop.set()
-                self._sign_off()
+                if self._node is not None:
+                    self._signing.sign_off(self._node.node_id)
+
+    # ---- what signing on asks of the server: `sign_on.Desk` ----------------------------
+
+    def activate(self) -> int | None:
+        """See `Desk`."""
+        request = self._client.sign_on_request(heartbeat_interval=self._intervals.heartbeat)
+        try:
+            return self._call(self._client.ActivateNode, request).node_id
+        except (ProtocolError, _UnknownNodeError):
+            return None
+
+    def deactivate(self, node_id: int) -> bool:
+        """See `Desk`."""
+        try:
+            self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node_id), once=True)
+        except (ProtocolError, _UnknownNodeError, _RunOverError, ConnectionError):
+            return False
+        return True
+
+    def take_key(self, key: ec.EllipticCurvePrivateKey) -> bool:
+        """See `Desk`."""
+        return self._call(self._client.take_key, key)
+
+    def ask_admission(self) -> Admission:
+        """See `Desk`."""
+        return self._call(lambda _: self._client.ask_admission(), None)
 
     # ---- the loop -----------------------------------------------------------------------
 
     def _loop(self, app: ClientApp, node_config: dict[str, str], until: Callable[[], bool]) -> None:
-        contexts: dict[int, Context] = {}
+        waits, contexts = self._intervals, dict[int, Context]()
         last_message = time.monotonic()
         while not until():
             try:
                 message = self._receive()
                 if message is None:
-                    busy = time.monotonic() - last_message < self._every.busy_for
-                    self._stop.wait(self._every.busy_poll if busy else self._every.idle_poll)
+                    busy = time.monotonic() - last_message < waits.busy_for
+                    self._stop.wait(waits.busy_poll if busy else waits.idle_poll)
                     continue
                 run_id = message.metadata.run_id
                 context = contexts.setdefault(
@@ -153,9 +190,7 @@ class FleetLink:
                 self._sign_on()
             except ProtocolError as error:
                 self._observer.note(f"a message is dropped: {error}")
-                self._stop.wait(
-                    self._every.idle_poll
-                )  # a server that refuses everything is not asked in a loop
+                self._stop.wait(waits.idle_poll)  # a server that refuses everything is not asked in a loop
 
     def _receive(self) -> Message | None:
         node = self._signed_on()
@@ -187,7 +222,7 @@ class FleetLink:
                 raise _RunOverError
             if pulled.object_available:
                 break
-            time.sleep(0.05)  # the server is still storing it
+            time.sleep(self._intervals.object_poll)  # the server is still storing it
         if hashlib.sha256(pulled.object_content).hexdigest() != part.object_id:
             raise ProtocolError("an object does not have the digest that names it")
         return pulled.object_content
@@ -219,162 +254,63 @@ class FleetLink:
                     ),
                 )
 
-    # ---- signing on and off -------------------------------------------------------------
+    # ---- being online -------------------------------------------------------------------
+
+    def _sign_on(self) -> None:
+        self._node = Node(node_id=self._signing.sign_on())
 
     def _signed_on(self) -> Node:
         if self._node is None:
             raise _UnknownNodeError
         return self._node
 
-    def _sign_on(self) -> None:
-        """Tell the server that this site is here.
-
-        A client that was killed is still online there: it is signed off under the id that it left, or waited for.
-        """
-        self._take_next_key()
-        request = self._client.sign_on_request(heartbeat_interval=self._every.heartbeat)
-        misses_it = time.monotonic() + self._every.missed
-        while True:
-            try:
-                answer = self._call(self._client.ActivateNode, request)
-            except (ProtocolError, _UnknownNodeError):
-                if self._forget_old_node():
-                    continue
-                self._check_admitted()
-                if time.monotonic() > misses_it:
-                    raise RefusedError(
-                        "another client of this site is online", advice="Stop that one first."
-                    ) from None
-                self._observer.note(
-                    "the server takes this site for online, perhaps its client that was killed; "
-                    f"next try in {self._every.sign_on_again:g} s, for at most {self._every.missed:g} s"
-                )
-                self._stop.wait(self._every.sign_on_again)
-            else:
-                self._node = Node(node_id=answer.node_id)
-                self._remember(answer.node_id)
-                return
-
-    def _take_next_key(self) -> None:
-        """Go on with the key that follows, if one was made and the server knows it already."""
-        following = self._keys.next_key() if self._keys is not None else None
-        if self._keys is None or following is None:
-            return
-        if self._call(self._client.take_key, following):
-            self._keys.accepted()
-            self._observer.note("the server knows the new key: it is in use, and the old one is deleted")
-        else:
-            self._observer.note("the new key is not admitted yet; going on with the old one")
-
-    def _check_admitted(self) -> None:
-        """Raise, unless the server knows the key and only did not take the sign-on."""
-        match self._call(lambda _: self._client.ask_admission(), None):
-            case "admitted":
-                return
-            case "unsigned":
-                raise NotAdmittedError(
-                    "the server refuses this site's signature",
-                    advice="Check this machine's clock: a time ahead of the server's by more than 5 s is refused. "
-                    "`stic-client check` compares them.",
-                )
-            case _:
-                raise NotAdmittedError(
-                    "the server does not admit this site",
-                    got="a key that is not known there, or was revoked",
-                    advice="Send the public key to the operator, who runs `stic-server admit`.",
-                )
-
-    def _remember(self, node_id: int | None) -> None:
-        """For the client that follows on a crash; replaced whole, since a kill may come here too."""
-        write_atomically(self._state, json.dumps({"node_id": node_id}).encode())
-
-    def _forget_old_node(self) -> bool:
-        """Sign off the node of a client that crashed: the server still takes it for online."""
-        try:
-            node_id = json.loads(self._state.read_text())["node_id"]
-        except (OSError, ValueError, KeyError):
-            return False
-        if node_id is None:
-            return False
-        with suppress(ProtocolError, _UnknownNodeError, _RunOverError, ConnectionError):
-            self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node_id), tries=1)
-        self._remember(None)
-        return True
-
-    def _sign_off(self) -> None:
-        """Tell the server, but do not wait for one that hangs."""
-        if self._node is None:
-            return
-        request = DeactivateNodeRequest(node_id=self._node.node_id)
-
-        def tell() -> None:
-            with suppress(Exception):
-                self._call(self._client.DeactivateNode, request, tries=1)
-                self._remember(None)
-
-        thread = threading.Thread(target=tell, daemon=True, name="sign-off")
-        thread.start()
-        thread.join(2.0)
-
     def _beat(self) -> None:
-        while not self._stop.wait(self._every.heartbeat * 0.6):
-            node = self._node
-            if node is None:
-                continue
-            request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=self._every.heartbeat)
+        interval = self._intervals.heartbeat
+        while not self._stop.wait(interval * self._intervals.beat_share):
+            request = SendNodeHeartbeatRequest(node=self._signed_on(), heartbeat_interval=interval)
             # The main loop meets the same fault and deals with it.
             with suppress(ConnectionError, ProtocolError, SticError, _UnknownNodeError, _RunOverError):
-                self._call(self._client.SendNodeHeartbeat, request, tries=1)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One client a site on this machine: two would take each other's messages."""
-        lock = self._state.with_suffix(".lock")
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(
-                    "a client of this site is already running on this machine", advice="Stop that one first."
-                ) from None
-            file.write(str(os.getpid()))
-            yield
+                self._call(self._client.SendNodeHeartbeat, request, once=True)
 
     # ---- one request --------------------------------------------------------------------
 
     def _call(
-        self, method: Callable[[RequestT], ResponseT], request: RequestT, *, tries: int | None = None
+        self, method: Callable[[RequestT], ResponseT], request: RequestT, *, once: bool = False
     ) -> ResponseT:
-        """A request, repeated with backoff while the server cannot be reached.
+        """A request, repeated while the server cannot be reached.
 
         Raises:
-            ConnectionError: not reached in `tries` attempts.
+            ConnectionError: not reached, where it is tried `once`.
             ProtocolError: the server says no; its code.
         """
-        attempt = 0
-        while True:
-            try:
-                return method(request)
-            except httpx.TransportError as error:
-                reason = why(error, self._address)
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
-                if status == 401:
-                    raise _UnknownNodeError from None
-                if status == 403:
-                    raise _RunOverError from None
-                said = FlowerError.from_json(error.response.text)
-                if status < 500:
-                    raise ProtocolError(
-                        f"the server answers HTTP {status}", got=f"code {said.code}" if said else None
-                    ) from None
-                reason = f"HTTP {status}"
-            attempt += 1
-            if tries is not None and attempt >= tries:
-                raise ConnectionError(reason)
-            wait = min(self._every.longest_wait, self._every.first_wait * 2 ** (attempt - 1))
-            self._observer.note(f"server {self._address} not reached ({reason}); next try in {wait:g} s")
-            self._stop.wait(wait)
+        if once:
+            return self._ask(method, request)
+        return until_reached(
+            lambda: self._ask(method, request),
+            address=self._address,
+            intervals=self._intervals,
+            observer=self._observer,
+            stop=self._stop,
+        )
+
+    def _ask(self, method: Callable[[RequestT], ResponseT], request: RequestT) -> ResponseT:
+        """One try; what the server answers as an error of ours."""
+        try:
+            return method(request)
+        except httpx.TransportError as error:
+            raise NotReachedError(why(error, self._address)) from None
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            if status == 401:
+                raise _UnknownNodeError from None
+            if status == 403:
+                raise _RunOverError from None
+            if status >= 500:
+                raise NotReachedError(f"HTTP {status}") from None
+            said = FlowerError.from_json(error.response.text)
+            raise ProtocolError(
+                f"the server answers HTTP {status}", got=f"code {said.code}" if said else None
+            ) from None
 
 
 def _run(app: ClientApp, message: Message, context: Context) -> Message:

@@ -6,7 +6,6 @@ Beside `flower_link` the only module of this side that touches Flower's internal
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,12 +18,11 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from stic_client.connection.sign_on import Admission
 from stic_client.connection.tls import connection, why
 from stic_core.errors import ProtocolError
 
 _OBJECT_TIMEOUT_S, _SMALL_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 20.0, 15.0
-
-Admission = Literal["admitted", "unknown", "unsigned"]
 
 
 class SignedClient(FleetHttpClient):
@@ -78,9 +76,6 @@ class SignedClient(FleetHttpClient):
         Signing on could look to the coordinator like a site that came and went. So the question
         is a sign-on that cannot succeed: its heartbeat interval is out of range, which the server
         looks at only after it found the key.
-
-        Returns:
-            `unsigned` where the signature itself is refused, which a wrong clock does.
 
         Raises:
             ProtocolError: what answers is no server of ours.

@@ -9,6 +9,7 @@ from pathlib import Path
 from stic_core import config
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
+from stic_core.system.files import write_atomically
 from stic_core.system.keys import certificate_fingerprint
 from stic_server.admission.certificates import make_certificates
 
@@ -106,5 +107,5 @@ def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
             f"{error.filename} exists", advice="It is left as it is; move it away for a new one."
         ) from None
     (folder / "sites").mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
     return path, certificate_fingerprint(folder / "ca.crt")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from stic_core.config import ImageConfig
 from stic_core.data.clinical import COLUMNS
 from stic_core.data.ct import IMAGE_SIZE
 from stic_core.errors import DataError
+from stic_core.system.files import atomic_file, partial_of, put_in_place, write_atomically
 from stic_core.tasks import Task
 from stic_core.tensors.array_types import ClinicalMatrix, LabelVector, PhaseImages
 
@@ -217,7 +217,7 @@ def write_dataset(
         )
     folder.mkdir(parents=True, exist_ok=True)
     shape = (n, IMAGE_SIZE, IMAGE_SIZE, 3)
-    partial = folder / f"images.{os.getpid()}.part"
+    partial = partial_of(folder / "images")  # its name is known when all of it was read
     array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     row = 0
     for part in images:
@@ -248,14 +248,11 @@ def write_dataset(
         labels=tuple(labels),
         splits=tuple(splits),
     )
-    partial.replace(folder / summary.images)
-    with (folder / f"{summary.clinical}.part").open("wb") as file:
+    put_in_place(partial, folder / summary.images)
+    with atomic_file(folder / summary.clinical) as file:
         np.save(file, clinical)
-    (folder / f"{summary.clinical}.part").replace(folder / summary.clinical)
-    text = folder / f"{SUMMARY_FILE}.part"
-    text.write_text(summary.model_dump_json(indent=1), encoding="utf-8")
-    text.replace(folder / SUMMARY_FILE)
-    for old in (*folder.glob("images*"), *folder.glob("clinical-*")):
+    write_atomically(folder / SUMMARY_FILE, summary.model_dump_json(indent=1))
+    for old in (*folder.glob("images-*"), *folder.glob("clinical-*"), *folder.glob(".*.partial")):
         if old.name not in {summary.images, summary.clinical}:
             old.unlink(missing_ok=True)
     return load_dataset(folder)

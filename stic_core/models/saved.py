@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from stic_core.config import ImageConfig, ModelConfig
 from stic_core.data.clinical import COLUMNS
 from stic_core.errors import DataError
+from stic_core.system.files import put_in_place, write_atomically
 from stic_core.tasks import Task
 from stic_core.tensors.flat import FlatArray, TensorSpec, digest, flatten, unflatten
 
 TENSORS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
+_NEXT_FILE = "model-next.safetensors"
 
 
 class ModelDescription(BaseModel):
@@ -69,7 +72,10 @@ def write_model(
     image: ImageConfig,
     **facts: object,
 ) -> ModelDescription:
-    """Write a model's folder.
+    """Write a model's folder; a kill anywhere leaves the model that was there, or this one.
+
+    Two files cannot be replaced in one step. The new weights are laid beside the old ones first;
+    the description decides, by its digest, which of the two it means; then they take their name.
 
     Args:
         facts: what else `model.json` says.
@@ -83,10 +89,13 @@ def write_model(
         clinical_columns=COLUMNS,
         tensors=tensors,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(unflatten(weights, tensors), folder / TENSORS_FILE)
-    content = {"schema": 1} | description.model_dump(mode="json", exclude_none=True) | facts
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    stated = description.model_dump(mode="json", exclude={"backbone_digest", "phantom"})
+    content = {"schema": 1} | stated | facts
+    write_atomically(folder / _NEXT_FILE, save(unflatten(weights, tensors)))
+    write_atomically(folder / DESCRIPTION_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    put_in_place(folder / _NEXT_FILE, folder / TENSORS_FILE)
+    for left in folder.glob(".*.partial"):  # by a process that was killed
+        left.unlink()
     return ModelDescription.model_validate(content)
 
 
@@ -99,7 +108,12 @@ def read_model(folder: Path) -> SavedModel:
     try:
         text = (folder / DESCRIPTION_FILE).read_text(encoding="utf-8")
         description = ModelDescription.model_validate_json(text)
-        arrays = load_file(folder / TENSORS_FILE)
+        if description.clinical_columns != COLUMNS:
+            raise DataError("the model has other clinical columns than this version of stic-federated")
+        if (folder / _NEXT_FILE).exists():  # a writer was killed between the description and the last step
+            with suppress(DataError):
+                return SavedModel(description, _weights(folder / _NEXT_FILE, description))
+        return SavedModel(description, _weights(folder / TENSORS_FILE, description))
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is not a model's folder",
@@ -109,11 +123,13 @@ def read_model(folder: Path) -> SavedModel:
         ) from None
     except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{folder} holds no model that can be read", got=type(error).__name__) from None
-    if description.clinical_columns != COLUMNS:
-        raise DataError("the model has other clinical columns than this version of stic-federated")
+
+
+def _weights(path: Path, description: ModelDescription) -> FlatArray:
+    arrays = load_file(path)
     wanted = {spec.name: spec.shape for spec in description.tensors}
     if {name: array.shape for name, array in arrays.items()} != wanted:
-        raise DataError(f"{TENSORS_FILE} holds other tensors than {DESCRIPTION_FILE} says", got=folder)
+        raise DataError(f"{TENSORS_FILE} holds other tensors than {DESCRIPTION_FILE} says", got=path.parent)
     weights = flatten({spec.name: arrays[spec.name] for spec in description.tensors})
     if digest(weights, description.tensors) != description.digest:
         raise DataError(
@@ -122,7 +138,7 @@ def read_model(folder: Path) -> SavedModel:
             expected=description.digest[:12],
             advice="Copy the folder again.",
         )
-    return SavedModel(description, weights)
+    return weights
 
 
 def warm_start(

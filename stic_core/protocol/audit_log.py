@@ -25,6 +25,7 @@ import numpy as np
 from stic_core.errors import DataError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Instruction, Report, encode
+from stic_core.system.files import write_atomically
 
 _START = "0" * 64
 
@@ -132,12 +133,7 @@ class AuditLog:
 
     def _write_head(self, head: _Head) -> None:
         """Replace the file whole: a torn head would look like tampering."""
-        partial = self._head.with_suffix(".head.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(asdict(head), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._head)
+        write_atomically(self._head, json.dumps(asdict(head)))
 
     def read(self) -> Iterator[dict[str, Any]]:
         """The lines, each checked against the one before.

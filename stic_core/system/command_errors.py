@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -35,22 +34,23 @@ _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
 )
 """What the system says when anything at all is read or written. The file's name may be a patient's: not said."""
 
-# Before flwr is imported anywhere: no process contacts anything but its own server.
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+def adopt_log(library: str, *, name: str, minor: str | None = None) -> None:
+    """Show a library's log as ours is shown, whatever level and handler it gives itself when it is imported.
 
-_FLOWER = logging.getLogger("flower")
-
-
-def _our_way(record: logging.LogRecord) -> bool:
-    """Flower's log through ours: flwr sets level and handler of its own when it is imported.
-
-    What a site did wrong (an API error) is answered to the site, and is no error of the server.
+    Args:
+        library: its logger.
+        name: the logger under which its lines are shown.
+        minor: what is in the text of lines that only `--verbose` shows.
     """
-    text = record.getMessage()
-    _FLOWER.log(logging.INFO if "[ApiError:" in text else record.levelno, text)
-    return False
+    ours = logging.getLogger(name)
+
+    def our_way(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        ours.log(logging.INFO if minor is not None and minor in text else record.levelno, text)
+        return False
+
+    logging.getLogger(library).addFilter(our_way)
 
 
 def run(command: Callable[..., object], *, name: str) -> None:
@@ -62,7 +62,6 @@ def run(command: Callable[..., object], *, name: str) -> None:
     """
     verbose = "--verbose" in sys.argv[1:]
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    logging.getLogger("flwr").addFilter(_our_way)
     try:
         code = command(standalone_mode=False)
     except SticError as error:

@@ -19,17 +19,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_core.errors import UsageError
-from stic_core.system.files import write_atomically
+from stic_core.system.files import PRIVATE, write_atomically
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a secret that only its owner can read, from the first byte on; never over another file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a secret that only its owner can read, from the first byte on; never over another file.
+
+    Raises:
+        FileExistsError: there is a file.
+    """
+    write_atomically(path, content, mode=PRIVATE, new=True)
 
 
 def read_private(path: Path, *, missing: str) -> bytes:

@@ -24,6 +24,7 @@ from stic_core.errors import DataError
 from stic_core.models.devices import computing_in
 from stic_core.models.pretrained import FEATURE_GRID, Backbone, backbone_digest
 from stic_core.models.stic import extract
+from stic_core.system.files import write_atomically
 from stic_core.tensors.array_types import AugmentedFeatures, PlainFeatures
 from stic_core.training.augmentation import sample_transforms, to_images, warp
 
@@ -182,13 +183,6 @@ def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+", "w+"]) ->
     return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)
 
 
-def _set(mark: Path, done: int) -> None:
-    """Replaced whole: a process that is killed here must find a number when it starts again."""
-    partial = mark.with_suffix(".partial")
-    partial.write_text(str(done))
-    partial.replace(mark)
-
-
 def _build(
     folder: Path,
     shapes: dict[str, tuple[int, ...]],
@@ -232,6 +226,6 @@ def _build(
             for array in arrays.values():
                 if isinstance(array, np.memmap):
                     array.flush()
-            _set(mark, number + 1)
+            write_atomically(mark, str(number + 1))
             if progress:
                 progress(number + 1, len(jobs))

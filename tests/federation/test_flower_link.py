@@ -68,7 +68,7 @@ class Line:
             key=load_private(self.folder / key),
             state=self.folder / state,
             observer=Recorder(),
-            intervals=intervals or Intervals(heartbeat=1800, sign_on_again=0.05),
+            intervals=intervals or Intervals(heartbeat=1800, sign_on=0.05),
         )
         self._links.append(made)
         return made
@@ -207,7 +207,7 @@ def test_two_clients_of_one_site(line: Line) -> None:
     """The second is told so, after the time in which a dead one would have been missed."""
     line.link(state="elsewhere.json")._sign_on()
     with pytest.raises(RefusedError, match=r"another client of this site is online\. Stop"):
-        line.link(intervals=Intervals().scaled(0.01))._sign_on()
+        line.link(intervals=Intervals(sign_on=0.1, missed=0.3))._sign_on()
 
 
 def test_a_stranger_is_told_whom_to_ask(line: Line) -> None:

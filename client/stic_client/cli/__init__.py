@@ -12,4 +12,5 @@ __all__ = ["app", "data", "joining", "main", "models"]
 def main() -> None:
     """Entry point."""
     os.umask(0o077)  # what this program writes is of patients, or opens a door
+    command_errors.adopt_log("flwr", name="flower")
     command_errors.run(app, name="stic-client")

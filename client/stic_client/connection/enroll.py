@@ -8,6 +8,7 @@ from pathlib import Path
 from stic_core import config
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
+from stic_core.system.files import write_atomically
 from stic_core.system.keys import certificate_fingerprint, key_fingerprint, load_public, make_key_pair
 
 # Written with comments, because a data engineer edits it next.
@@ -90,10 +91,9 @@ def enroll(
         crop_mm="null" if crop_mm is None else f"{crop_mm:g}",
     )
     config.parse_text(text, SiteConfig, source="the command line", base=folder)
-    folder.mkdir(parents=True, exist_ok=True)
     public = make_key_pair(folder / "site.key")
-    (folder / "ca.crt").write_bytes(ca.read_bytes())
-    path.write_text(text, encoding="utf-8")
+    write_atomically(folder / "ca.crt", ca.read_bytes())
+    write_atomically(path, text)
     return Enrolment(path, public, key_fingerprint(load_public(public)), ca_fingerprint)
 
 

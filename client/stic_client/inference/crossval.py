@@ -26,6 +26,7 @@ from stic_core.models.devices import pick_device
 from stic_core.models.parameters import get_flat, set_flat
 from stic_core.models.stic import initial_module
 from stic_core.statistics import log_loss_sum
+from stic_core.system.files import write_atomically
 from stic_core.tasks import Task
 from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_core.training.trainer import Trainer, fit, predict
@@ -131,8 +132,7 @@ def crossval(
         "with_test": study.with_test,
         **summarise(results, classes=study.task.classes),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RESULT_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_atomically(out / RESULT_FILE, json.dumps(document, indent=1) + "\n")
     return document
 
 

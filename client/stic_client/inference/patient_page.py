@@ -17,6 +17,7 @@ import numpy as np
 from stic_client.html import template
 from stic_core.data.clinical import MARKERS, VARIABLES, Levels
 from stic_core.data.ct import PHASES
+from stic_core.system.files import PRIVATE, write_atomically
 
 _NAMES = {"nc": "non-contrast", "art": "arterial", "pv": "portal venous"}
 _TITLES = {"age": "Age", "gender": "Sex", "hbsag": "HBsAg"} | {
@@ -52,9 +53,7 @@ class PageFacts:
 
 def write_page(path: Path, facts: PageFacts) -> Path:
     """Write a patient's page, readable by its owner alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(render(facts), encoding="utf-8")
+    write_atomically(path, render(facts), mode=PRIVATE, durable=False)
     return path
 
 

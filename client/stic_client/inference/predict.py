@@ -6,7 +6,6 @@ the reason and never stops the others.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from stic_core.config import ImageConfig, SiteConfig
 from stic_core.data.clinical import Levels, as_columns, read_levels
 from stic_core.errors import DataError, PatientError
 from stic_core.models.saved import ModelDescription, read_model
+from stic_core.system.files import write_csv
 
 SCORES_FILE, REFUSED_FILE, PAGES = "scores.csv", "refused.csv", "patients"
 
@@ -104,7 +104,6 @@ def predict(
         refused=refused,
         progress=progress,
     )
-    out.mkdir(parents=True, exist_ok=True)
     _write_refused(out / REFUSED_FILE, refused)
     if not patients:
         raise DataError(
@@ -195,27 +194,21 @@ def _write_scores(
     phantom: bool,
 ) -> None:
     classes = description.classes
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("subject_id", *(f"score_{name}" for name in classes), "highest", "missing", "notes", "phantom")
+    columns = ("subject_id", *(f"score_{name}" for name in classes), "highest", "missing", "notes", "phantom")
+    rows = (
+        (
+            patient.row.subject,
+            *(f"{value:.6f}" for value in values),
+            classes[int(values.argmax())],
+            " ".join((*patient.levels.missing, *patient.levels.unsettled)),
+            "; ".join(_notes(patient)),
+            int(phantom),
         )
-        for patient, values in zip(patients, scores, strict=True):
-            missing = (*patient.levels.missing, *patient.levels.unsettled)
-            writer.writerow(
-                (
-                    patient.row.subject,
-                    *(f"{value:.6f}" for value in values),
-                    classes[int(values.argmax())],
-                    " ".join(missing),
-                    "; ".join(_notes(patient)),
-                    int(phantom),
-                )
-            )
+        for patient, values in zip(patients, scores, strict=True)
+    )
+    write_csv(path, columns, rows)
 
 
 def _write_refused(path: Path, refused: list[QuarantineEntry]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("subject_id", "file", "reason", "message"))
-        writer.writerows((r.subject, r.file, r.reason, r.message) for r in refused)
+    rows = ((r.subject, r.file, r.reason, r.message) for r in refused)
+    write_csv(path, ("subject_id", "file", "reason", "message"), rows)

@@ -6,7 +6,6 @@ number, and says how sure it is of each phase and why.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from stic_client.ingest.source import Source, files_of
 from stic_core.data.clinical import read_age, read_gender
 from stic_core.data.ct import PHASES
 from stic_core.errors import DataError, PatientError
+from stic_core.system.files import write_csv
 
 Confidence = Literal["high", "medium", "low", "none"]
 
@@ -236,16 +236,12 @@ def write_proposal(proposal: Proposal, *, folder: Path) -> tuple[Path, Path]:
     Returns:
         Both paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     manifest, report = folder / "manifest.proposed.csv", folder / "manifest.proposed.notes.csv"
-    with manifest.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, (*REQUIRED, *OPTIONAL))
-        writer.writeheader()
-        writer.writerows(dict(patient.row) for patient in proposal.patients)
-    with report.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(_COLUMNS)
-        for patient in proposal.patients:
-            sure = [patient.confidence[phase] for phase in PHASES]
-            rows.writerow([patient.row["subject_id"], *sure, "; ".join(patient.notes)])
+    columns = (*REQUIRED, *OPTIONAL)
+    write_csv(manifest, columns, ([p.row.get(name, "") for name in columns] for p in proposal.patients))
+    sure = (
+        [p.row["subject_id"], *(p.confidence[phase] for phase in PHASES), "; ".join(p.notes)]
+        for p in proposal.patients
+    )
+    write_csv(report, _COLUMNS, sure)
     return manifest, report

@@ -6,7 +6,6 @@ server asks for and nobody approved lies under `pending` until somebody does.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from stic_core.errors import UsageError
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import differences
+from stic_core.system.files import write_atomically
 
 
 class PlanStore:
@@ -100,10 +100,4 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write(path: Path, plan: RunPlan) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(plan.model_dump_json(indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomically(path, plan.model_dump_json(indent=1) + "\n")

@@ -7,9 +7,7 @@ the prepared dataset: it stands outside the dataset, where no pseudonym is writt
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
-import os
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,6 +22,7 @@ from stic_client.preflight.outcome import Outcome, percent
 from stic_core.data.ct import PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
 from stic_core.data.dataset import SPLITS, SiteDataset
 from stic_core.errors import UsageError
+from stic_core.system.files import PRIVATE, write_atomically
 
 SAMPLES = 3
 """Patients shown of each class."""
@@ -49,15 +48,9 @@ def write_page(
         UsageError: it cannot be written there.
     """
     text = render(outcome, dataset=dataset, facts=facts, missing=missing)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.replace(path)
+        write_atomically(path, text, mode=PRIVATE, durable=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UsageError(
             f"{path} cannot be written",
             got=error.strerror,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,7 @@ from stic_client.ingest.source import files_of, locate
 from stic_core.config import ImageConfig
 from stic_core.data.dataset import SPEC_VERSION
 from stic_core.errors import DataError
+from stic_core.system.files import atomic_file, write_atomically
 
 Stamped: TypeAlias = list[object]
 """Size, two times, inode, sha256 of a file; a list because it goes through JSON."""
@@ -125,7 +125,6 @@ def key_of(
 def save(folder: Path, *, subject: str, key: str, patient: PreparedPatient) -> None:
     """Write a patient, whole or not at all."""
     path = patient_file(folder, subject)
-    path.parent.mkdir(parents=True, exist_ok=True)
     meta = {
         "key": key,
         "digests": patient.digests,
@@ -134,10 +133,9 @@ def save(folder: Path, *, subject: str, key: str, patient: PreparedPatient) -> N
         "rejected": dict(patient.rejected),
         "warnings": patient.warnings,
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
+    # Not durable: what a power cut tears is a file that `load` does not take, and is made again.
+    with atomic_file(path, durable=False) as file:
         np.savez(file, image=patient.image, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8))
-    partial.replace(path)
 
 
 def load(folder: Path, *, subject: str, key: str) -> PreparedPatient | None:
@@ -178,6 +176,4 @@ def load_known(folder: Path) -> dict[str, Stamped]:
 
 def save_known(folder: Path, *, known: dict[str, Stamped]) -> None:
     """Keep the hashes for the next run."""
-    partial = folder / "files.json.part"
-    partial.write_text(json.dumps(known), encoding="utf-8")
-    partial.replace(folder / "files.json")
+    write_atomically(folder / "files.json", json.dumps(known), durable=False)

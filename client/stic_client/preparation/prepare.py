@@ -7,7 +7,6 @@ cannot be used is quarantined with the reason and never stops the others.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
@@ -33,6 +32,7 @@ from stic_core.config import DatasetConfig, ImageConfig, SiteConfig
 from stic_core.data.clinical import MARKERS, VARIABLES, Levels, as_columns, read_levels
 from stic_core.data.dataset import SPLITS, SiteDataset, draw_val, write_dataset
 from stic_core.errors import ConfigError, DataError, PatientError
+from stic_core.system.files import write_atomically, write_csv
 from stic_core.tasks import Task
 
 LIMIT_S = 900.0
@@ -98,7 +98,7 @@ class _Done:
     known: Mapping[str, patient_cache.Stamped] | None = None
 
 
-def prepare(  # noqa: PLR0915 - three stages in a row, numbered
+def prepare(
     config: SiteConfig,
     *,
     workers: int | None = None,
@@ -123,28 +123,82 @@ def prepare(  # noqa: PLR0915 - three stages in a row, numbered
     started = time.monotonic()
     settings = config.dataset
     _check_units(settings)
-    try:
-        root = settings.root.resolve(strict=True)
-    except OSError:
-        raise DataError(
-            "the dataset's root is missing", got=settings.root, advice="Correct dataset.root in site.yaml."
-        ) from None
+    root = _root_of(settings)
     manifest = read_manifest(settings.root / settings.manifest)
     folder = settings.prepared
     folder.mkdir(parents=True, exist_ok=True)
-    refused = [refusal_of(error) for error in manifest.refused]
-    rows, levels, clinical_refused = _read_clinical(manifest.rows, settings=settings, task=task)
-    refused += clinical_refused
-
-    # 1. Images: each patient's own file, made or found.
-    total, bad = len(manifest.rows) + len(manifest.refused), len(refused)
-    if progress:
-        progress(bad, total)
-    known = patient_cache.load_known(folder)
-    keys: dict[str, str] = {}
-    reused = 0
+    rows, levels, refused = _read_clinical(manifest.rows, settings=settings, task=task)
+    refused = [refusal_of(error) for error in manifest.refused] + refused
+    total = len(manifest.rows) + len(manifest.refused)
     checksums = patient_cache.read_checksums(root)
-    tasks = [_Task(row, root, folder, settings.image, checkerboards, {}, checksums) for row in rows]
+    images = _prepare_images(
+        [_Task(row, root, folder, settings.image, checkerboards, {}, checksums) for row in rows],
+        folder=folder,
+        workers=workers,
+        progress=(lambda done: progress(total - len(rows) + done, total)) if progress else None,
+    )
+    cohort = _compare(rows, levels, images=images, folder=folder)
+    order = {row.subject: number for number, row in enumerate(manifest.rows)}
+    refused = sorted(
+        [*refused, *cohort.refused],
+        key=lambda refusal: (order.get(refusal.subject, -1), refusal.subject),
+    )
+    write_csv(folder / QUARANTINE_FILE, ("subject_id", "file", "reason", "message"), map(_cells, refused))
+    write_csv(folder / WARNINGS_FILE, ("subject_id", "warning"), cohort.warnings)
+    check_enough(cohort.rows, refused=refused, settings=settings, total=total, task=task)
+    dataset = _write_cohort(cohort, settings=settings, quarantined=len(refused))
+    used = [cohort.patients[row.subject] for row in cohort.rows]
+    summary = PrepareSummary(
+        dataset=dataset,
+        counts={
+            split: dict(sorted(Counter(np.array(dataset.labels)[dataset.indices(split)].tolist()).items()))
+            for split in SPLITS
+        },
+        quarantined=tuple(refused),
+        prepared=len(images.keys) - images.reused,
+        reused=images.reused,
+        missing=_missing([cohort.levels[row.subject] for row in cohort.rows]),
+        without_place=0
+        if settings.image.crop_mm is None
+        else sum(not patient.place_known for patient in used),
+        rejected=sum(len(patient.rejected) for patient in used),
+        registrations=sum(2 for row in cohort.rows if not row.registered),
+        warnings=cohort.warnings,
+        seconds=time.monotonic() - started,
+    )
+    _write_statistics(folder, summary)
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """What came of the patients' images.
+
+    Args:
+        keys: of the prepared images on the disk, by subject.
+        reused: how many were taken from the run before.
+        refused: those that could not be prepared.
+    """
+
+    keys: Mapping[str, str]
+    reused: int
+    refused: list[QuarantineEntry]
+
+
+def _prepare_images(
+    tasks: list[_Task], *, folder: Path, workers: int | None, progress: Callable[[int], None] | None
+) -> _Images:
+    """Make or find each patient's own file.
+
+    Args:
+        progress: called with patients done.
+    """
+    keys: dict[str, str] = {}
+    refused: list[QuarantineEntry] = []
+    reused = 0
+    known = patient_cache.load_known(folder)
+    if progress:
+        progress(0)
     try:
         for done, (item, outcome) in enumerate(_images(tasks, known=known, workers=workers), start=1):
             subject = item.row.subject
@@ -157,87 +211,88 @@ def prepare(  # noqa: PLR0915 - three stages in a row, numbered
                 reused += outcome.reused
                 known.update(outcome.known or {})
             if progress:
-                progress(bad + done, total)
+                progress(done)
     finally:
         patient_cache.save_known(folder, known=known)
-    patient_cache.forget(folder, keep=[row.subject for row in rows])
+    patient_cache.forget(folder, keep=[task.row.subject for task in tasks])
+    return _Images(keys, reused, refused)
 
-    # 2. The patients beside each other.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cohort:
+    """The patients beside each other.
+
+    Args:
+        rows: of those that can be used, in the manifest's order.
+        patients, levels: by subject, at least of those.
+        refused: why the others cannot, after their rows were read.
+        warnings: by subject.
+    """
+
+    rows: list[PatientRow]
+    patients: Mapping[str, PreparedPatient]
+    levels: Mapping[str, Levels]
+    refused: list[QuarantineEntry]
+    warnings: tuple[tuple[str, str], ...]
+
+
+def _compare(
+    rows: list[PatientRow], levels: Mapping[str, Levels], *, images: _Images, folder: Path
+) -> _Cohort:
+    """Load the prepared patients, and refuse those that are there twice."""
     patients: dict[str, PreparedPatient] = {}
-    for subject, key in keys.items():
+    refused = list(images.refused)
+    for subject, key in images.keys.items():
         patient = patient_cache.load(folder, subject=subject, key=key)
         if patient is None:
-            refused.append(
-                QuarantineEntry(
-                    subject,
-                    "",
-                    "its prepared image is gone",
-                    f"{subject}: its prepared image is gone. Run it again.",
-                )
-            )
+            what = "its prepared image is gone"
+            refused.append(QuarantineEntry(subject, "", what, f"{subject}: {what}. Run it again."))
         else:
             patients[subject] = patient
     refused += duplicates(rows, patients=patients)
-    order = {row.subject: number for number, row in enumerate(manifest.rows)}
-    refused.sort(key=lambda refusal: (order.get(refusal.subject, -1), refusal.subject))
     out = {refusal.subject for refusal in refused}
     left = [row for row in rows if row.subject not in out]
-    warnings = [
+    warnings = tuple(
         (row.subject, text)
         for row in left
         for text in (
             *patients[row.subject].warnings,
             *_row_warnings(patients[row.subject], levels[row.subject]),
         )
-    ]
-    _write_table(folder / QUARANTINE_FILE, ("subject_id", "file", "reason", "message"), map(_cells, refused))
-    _write_table(folder / WARNINGS_FILE, ("subject_id", "warning"), warnings)
-    check_enough(left, refused=refused, settings=settings, total=total, task=task)
+    )
+    return _Cohort(left, patients, levels, refused, warnings)
 
-    # 3. The dataset.
-    subjects, labels = [row.subject for row in left], [row.label for row in left]
+
+def _write_cohort(cohort: _Cohort, *, settings: DatasetConfig, quarantined: int) -> SiteDataset:
+    """Draw the validation patients, and write the dataset."""
+    subjects, labels = [row.subject for row in cohort.rows], [row.label for row in cohort.rows]
     splits = draw_val(
         subjects,
         labels=labels,
-        splits=[row.split for row in left],
+        splits=[row.split for row in cohort.rows],
         seed=settings.seed,
         share=settings.val_share,
     )
-    dataset = write_dataset(
-        folder,
-        images=(patients[subject].image for subject in subjects),
-        clinical=np.concatenate([as_columns(levels[subject]) for subject in subjects]),
+    return write_dataset(
+        settings.prepared,
+        images=(cohort.patients[subject].image for subject in subjects),
+        clinical=np.concatenate([as_columns(cohort.levels[subject]) for subject in subjects]),
         labels=labels,
         splits=splits,
         subjects=subjects,
         image=settings.image,
-        phantom=any(patients[subject].phantom for subject in subjects),
-        quarantined=len(refused),
+        phantom=any(cohort.patients[subject].phantom for subject in subjects),
+        quarantined=quarantined,
     )
-    summary = PrepareSummary(
-        dataset=dataset,
-        counts={
-            split: dict(
-                sorted(
-                    Counter(label for label, of in zip(labels, splits, strict=True) if of == split).items()
-                )
-            )
-            for split in SPLITS
-        },
-        quarantined=tuple(refused),
-        prepared=len(keys) - reused,
-        reused=reused,
-        missing=_missing([levels[subject] for subject in subjects]),
-        without_place=0
-        if settings.image.crop_mm is None
-        else sum(not patients[subject].place_known for subject in subjects),
-        rejected=sum(len(patients[subject].rejected) for subject in subjects),
-        registrations=sum(2 for row in left if not row.registered),
-        warnings=tuple(warnings),
-        seconds=time.monotonic() - started,
-    )
-    _write_statistics(folder, summary)
-    return summary
+
+
+def _root_of(settings: DatasetConfig) -> Path:
+    try:
+        return settings.root.resolve(strict=True)
+    except OSError:
+        raise DataError(
+            "the dataset's root is missing", got=settings.root, advice="Correct dataset.root in site.yaml."
+        ) from None
 
 
 def _check_units(settings: DatasetConfig) -> None:
@@ -356,15 +411,6 @@ def _cells(refusal: QuarantineEntry) -> tuple[str, ...]:
     return refusal.subject, refusal.file, refusal.reason, refusal.message
 
 
-def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    partial.replace(path)
-
-
 def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
     """What `check` shows later without reading the files again."""
     content = {
@@ -377,6 +423,4 @@ def _write_statistics(folder: Path, summary: PrepareSummary) -> None:
         "rejected": summary.rejected,
         "warnings": len(summary.warnings),
     }
-    partial = folder / f"{STATISTICS_FILE}.part"
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    partial.replace(folder / STATISTICS_FILE)
+    write_atomically(folder / STATISTICS_FILE, json.dumps(content, indent=1))

@@ -7,7 +7,6 @@ reading table is never opened: it holds what the label was made from.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from types import MappingProxyType
 from stic_client.ingest.manifest import OPTIONAL, REQUIRED
 from stic_core.data.clinical import read_age, read_gender
 from stic_core.errors import DataError, UsageError
+from stic_core.system.files import write_csv
 from stic_core.tasks import TASKS, Task
 
 TABLE = "meta_info_patient.csv"
@@ -117,13 +117,10 @@ def import_mct_ltdiag(
                 {**row, "split": "test" if place < held_out else "train", "label": label}
                 for place, row in enumerate(mine)
             ]
-    out.mkdir(parents=True, exist_ok=True)
     manifests = {name: out / f"{name or 'manifest'}.csv" for name in names}
     for name, path in manifests.items():
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, MANIFEST_COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(sorted(dealt[name], key=lambda row: row["subject_id"]))
+        rows = sorted(dealt[name], key=lambda row: row["subject_id"])
+        write_csv(path, MANIFEST_COLUMNS, ([row.get(name, "") for name in MANIFEST_COLUMNS] for row in rows))
     return ImportSummary(
         root=directory,
         manifests=manifests,
@@ -154,34 +151,45 @@ def _place(seed: int, draw: str, subject: str) -> bytes:
 
 
 def _table(directory: Path) -> list[dict[str, str]]:
-    path = directory / TABLE
+    """The patient table, each value as the text that it is: an ID of 007 or NA stays so.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
+    import pandas as pd  # a third of a second, and only this command needs it
+
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            records = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = pd.read_csv(
+            directory / TABLE,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            usecols=lambda name: name in _COLUMNS,
+            index_col=False,  # else a comma at the ends of lines makes an index of the IDs
+        )
+    except (OSError, ValueError) as error:
         raise DataError(
             "the patient table of MCT-LTDiag cannot be read",
             got=type(error).__name__,
             expected=TABLE,
             advice="Name the folder that holds it.",
         ) from None
+    missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise DataError(
             "the patient table has other columns",
             got=f"no {', no '.join(missing)}",
             expected=", ".join(_COLUMNS),
         )
-    return records
+    return table.to_dict("records")
 
 
 def _row(
     record: Mapping[str, str], *, directory: Path, task: Task, left_out: Counter[str]
 ) -> dict[str, str] | None:
     """One patient's row of the manifest; None, and a reason counted, where there is none."""
-    subject = (record["ID"] or "").strip()
-    label = label_of((record["type"] or "").strip(), task=task)
+    subject = record["ID"].strip()
+    label = label_of(record["type"].strip(), task=task)
     if not _ID.fullmatch(subject):
         left_out["an ID that is no pseudonym"] += 1
         return None
@@ -196,7 +204,7 @@ def _row(
         left_out["without all phases and the lesion mask"] += 1
         return None
     try:
-        age, male = read_age(record["patient_age"] or ""), read_gender(record["patient_sex"] or "")
+        age, male = read_age(record["patient_age"]), read_gender(record["patient_sex"])
     except DataError:
         left_out["without a readable age or sex"] += 1
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from stic_core.evaluation.readers.study import Confusion, ReaderStudy, evaluate_
 from stic_core.models.saved import ModelDescription, read_model
 from stic_core.protocol.audit_log import AuditLog, Entry
 from stic_core.statistics import Absent, NotEstimable, TestResult
+from stic_core.system.files import PRIVATE, write_atomically, write_csv
 from stic_core.tasks import Task
 
 Row: TypeAlias = Sequence[object]
@@ -125,13 +125,14 @@ def study_readers(
         confusion=_confusions(found),
         exported_as=called,
     )
-    out.mkdir(parents=True, exist_ok=True)
+    # All of it has the readers' names and small counts: for its owner alone.
     result, page = out / RESULT_FILE, out / PAGE_FILE
-    _private(result, json.dumps(study.as_json(), indent=1, allow_nan=False) + "\n")
+    text = json.dumps(study.as_json(), indent=1, allow_nan=False) + "\n"
+    write_atomically(result, text, mode=PRIVATE)
     _write_tables(out, study)
     from stic_client.readers.page import render
 
-    _private(page, render(study))
+    write_atomically(page, render(study), mode=PRIVATE)
     if export is not None:
         let_out = release(found, policy=config.policy, names=called, classes=task.classes, **facts)
         _export(config, let_out.model_dump_json(indent=1) + "\n", path=export, run=description.run_id)
@@ -188,14 +189,7 @@ def _export(config: SiteConfig, text: str, *, path: Path, run: str) -> None:
             decision="exported",
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def _private(path: Path, text: str) -> None:
-    """A file with the readers' names and small counts: for its owner alone."""
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, data)
 
 
 def _write_tables(out: Path, study: OwnStudy) -> None:
@@ -208,12 +202,7 @@ def _write_tables(out: Path, study: OwnStudy) -> None:
         ),
     }
     for name, (heading, rows) in tables.items():
-        path = out / name
-        path.touch(mode=0o600)
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(heading)
-            writer.writerows(rows)
+        write_csv(out / name, heading, rows, mode=PRIVATE)
 
 
 def _performance_rows(study: StudyFigures) -> Iterator[Row]:

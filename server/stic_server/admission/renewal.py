@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_core.errors import UsageError
-from stic_core.system.files import flush_folder, write_atomically
+from stic_core.system.files import PRIVATE, flush_folder, write_atomically
 from stic_core.system.keys import fingerprint_of, load_certificates, write_private
 from stic_server.admission.certificates import fits, issue, load_key, new_ca, new_server_key, pem, private_pem
 
@@ -157,7 +157,7 @@ def switch_ca(folder: Path, *, names: Sequence[str]) -> Sequence[Expiry]:
     ca = load_certificates(file)[0]
     ca_key = _key_of_next(folder, ca)
     key = new_server_key()
-    _replace_private(folder / "server.key", key)
+    write_atomically(folder / "server.key", private_pem(key), mode=PRIVATE)
     write_atomically(folder / "server.crt", pem(issue(ca, ca_key, key=key.public_key(), names=names)))
     if (folder / "ca-next.key").exists():
         (folder / "ca-next.key").replace(folder / "ca.key")
@@ -173,10 +173,3 @@ def _key_of_next(folder: Path, ca: x509.Certificate) -> ec.EllipticCurvePrivateK
     if not fits(ca, key):
         raise UsageError(f"{path} is not the key of ca-next.crt", advice=_BACKUP)
     return key
-
-
-def _replace_private(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.unlink(missing_ok=True)
-    write_private(fresh, private_pem(key))
-    fresh.replace(path)

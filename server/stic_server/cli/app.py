@@ -370,4 +370,6 @@ def _show_held_out(
 
 def main() -> None:
     """Entry point."""
+    # What a site did wrong is answered to the site, and is no error of the server.
+    command_errors.adopt_log("flwr", name="flower", minor="[ApiError:")
     command_errors.run(app, name="stic-server")

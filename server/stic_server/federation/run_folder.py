@@ -11,13 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save
-
 from stic_core.config import FederationConfig
 from stic_core.errors import DataError
+from stic_core.models.saved import write_model
 from stic_core.protocol.messages import RunPlan
-from stic_core.tensors.flat import FlatArray, digest, unflatten
-from stic_server.federation.checkpoints import write_atomically
+from stic_core.system.files import write_atomically
+from stic_core.tensors.flat import FlatArray
 
 SCHEMA = 1
 
@@ -143,21 +142,17 @@ class RunFolder:
         Returns:
             The model's digest.
         """
-        found = digest(weights, plan.tensors)
-        write_atomically(self.path / "model" / "model.safetensors", save(unflatten(weights, plan.tensors)))
-        description = {
-            "schema": SCHEMA,
-            "digest": found,
-            "run_id": self.run_id,
-            "task": plan.task.name,
-            "classes": plan.task.classes,
-            "architecture": plan.model.model_dump(mode="json"),
-            "image": plan.image.model_dump(mode="json"),
-            "clinical_columns": plan.clinical_columns,
-            "tensors": [spec.model_dump(mode="json") for spec in plan.tensors],
-        }
-        self._write_json("model/model.json", description | facts)
-        return found
+        written = write_model(
+            self.path / "model",
+            weights,
+            tensors=plan.tensors,
+            task=plan.task,
+            model=plan.model,
+            image=plan.image,
+            run_id=self.run_id,
+            **facts,
+        )
+        return written.digest
 
     def read_evaluation(self) -> dict[str, Any]:
         """`evaluation.json`."""

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from stic_core.system.files import write_atomically
 from stic_server.admission.registry import Presence
 from stic_server.federation.sites import RunObserver
 
@@ -183,9 +184,7 @@ class StatusFile(RunObserver):
     def _write(self) -> None:
         """Whole or not at all; a power cut may take it, as it takes the server."""
         text = json.dumps(asdict(replace(self._activity, written=time.time())), indent=1)
-        partial = self._path.with_name(f".{FILE}.partial")
         try:
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(self._path)
+            write_atomically(self._path, text + "\n", durable=False)
         except OSError:
             LOG.exception("%s cannot be written", self._path)

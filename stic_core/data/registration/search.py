@@ -1,12 +1,14 @@
-"""The search behind `stic_core.data.registration.slices`: first guesses, mutual information, Gauss-Newton.
+"""The search behind `slices` and `volumes`: the body, mutual information, descent, Gauss-Newton.
 
-Arrays are slices clipped to soft tissue and averaged down (`shrink`); transforms take points
-(row, col) in mm of the fixed slice to the moving one.
+The first four functions take slices and volumes; the others take slices that are clipped to soft
+tissue and averaged down (`shrink`), with transforms that take points (row, col) in mm of the
+fixed slice to the moving one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,7 +18,7 @@ from stic_core.data.ct import Grid
 from stic_core.tensors.array_types import Affine2D, HUSlice, Points
 
 # What a liver, vessels and fat take part in; beyond it bone and air would rule the metric.
-_LOW_HU, _HIGH_HU = -160.0, 240.0
+LOW_HU, HIGH_HU = -160.0, 240.0
 _BODY_HU = -140.0
 COARSE_PIXELS = 128
 _BINS = 32
@@ -24,6 +26,65 @@ _STILL_MM = 0.02
 _EDGE_OVER_NOISE = 5.0
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def largest_piece(hu: np.ndarray, *, opening: int) -> np.ndarray:
+    """The largest piece above fat, as a mask: the table stays out. All of it where nothing is above fat.
+
+    Args:
+        hu: a slice or a volume.
+        opening: voxels that are taken off and put back, so that what hangs on by a thread is apart.
+    """
+    solid = ndimage.binary_opening(hu > _BODY_HU, iterations=opening)
+    pieces = np.asarray(ndimage.label(solid)[0])  # pyright: ignore[reportIndexIssue]
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return pieces == int(np.argmax(sizes))
+
+
+def information(first: np.ndarray, second: np.ndarray) -> float:
+    """Mutual information of two images that lie on each other, nats.
+
+    Args:
+        first, second: HU of the same points, one-dimensional, clipped to soft tissue.
+    """
+    step = (HIGH_HU - LOW_HU) / _BINS
+    row, col = (
+        np.clip((values - LOW_HU) / step, 0, _BINS - 1).astype(np.int64) for values in (first, second)
+    )
+    joint = np.bincount(row * _BINS + col, minlength=_BINS**2).reshape(_BINS, _BINS) / len(row)
+    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    seen = joint > 0
+    return float(np.sum(joint[seen] * np.log(joint[seen] / product[seen])))
+
+
+def descent(
+    transform: sitk.Transform,
+    *,
+    shrink_factors: Sequence[int],
+    sigmas: Sequence[float],
+    step_mm: float,
+    least_step_mm: float,
+    iterations: int,
+) -> sitk.ImageRegistrationMethod:
+    """A descent on Mattes mutual information from `transform`, which it changes; one thread, so repeatable.
+
+    Args:
+        shrink_factors, sigmas: by level, the coarsest first; sigmas in voxels.
+    """
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)
+    method.SetMetricAsMattesMutualInformation(_BINS)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetInitialTransform(transform, inPlace=True)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=step_mm, minStep=least_step_mm, numberOfIterations=iterations, relaxationFactor=0.5
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel(shrink_factors)
+    method.SetSmoothingSigmasPerLevel(sigmas)
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+    return method
 
 
 def as_image(hu: HUSlice, grid: Grid) -> sitk.Image:
@@ -39,7 +100,7 @@ def shrink(hu: HUSlice, grid: Grid, *, pixels: int) -> tuple[HUSlice, Grid]:
     factor = max(1, round(min(grid.shape) / pixels))
     small = grid.shrunk(factor)
     rows, cols = small.shape
-    clipped = np.clip(hu[: rows * factor, : cols * factor], _LOW_HU, _HIGH_HU)
+    clipped = np.clip(hu[: rows * factor, : cols * factor], LOW_HU, HIGH_HU)
     # Two sums over one axis each are several times faster than one mean over both.
     lines = np.add.reduce(clipped.reshape(rows, factor, cols * factor), axis=1, dtype=np.float32)
     means = np.add.reduce(lines.reshape(rows, cols, factor), axis=2) / np.float32(factor * factor)
@@ -47,14 +108,8 @@ def shrink(hu: HUSlice, grid: Grid, *, pixels: int) -> tuple[HUSlice, Grid]:
 
 
 def find_body(low: HUSlice) -> np.ndarray:
-    """The largest piece above fat, holes filled: the table and the arms' air stay out."""
-    solid = ndimage.binary_opening(low > _BODY_HU, iterations=2)
-    pieces = np.asarray(ndimage.label(solid)[0])  # pyright: ignore[reportIndexIssue]
-    sizes = np.bincount(pieces.ravel())[1:]
-    if len(sizes) == 0:
-        return np.ones(low.shape, dtype=bool)
-    largest = 1 + int(np.argmax(sizes))
-    return np.asarray(ndimage.binary_fill_holes(pieces == largest))
+    """The body of a slice, holes filled: the table and the arms' air stay out."""
+    return np.asarray(ndimage.binary_fill_holes(largest_piece(low, opening=2)))
 
 
 def apart(first: Affine2D, second: Affine2D, *, points: Points) -> float:
@@ -113,40 +168,26 @@ def mutual_information(
     pixels = np.argwhere(ndimage.binary_dilation(body, iterations=3))
     points = fixed_grid.to_mm(pixels) @ matrix[:, :2].T + matrix[:, 2]
     values, inside = _sample(moving, moving_grid, mm=points)
-    values = np.where(inside, values, _LOW_HU)
-    step = (_HIGH_HU - _LOW_HU) / _BINS
-    first = np.minimum((fixed[tuple(pixels.T)] - _LOW_HU) / step, _BINS - 1).astype(np.int64)
-    second = np.minimum((values - _LOW_HU) / step, _BINS - 1).astype(np.int64)
-    joint = np.bincount(first * _BINS + second, minlength=_BINS * _BINS).reshape(_BINS, _BINS) / len(pixels)
-    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    seen = joint > 0
-    return float(np.sum(joint[seen] * np.log(joint[seen] / product[seen])))
+    return information(fixed[tuple(pixels.T)], np.where(inside, values, LOW_HU))
 
 
 def coarse_search(
     fixed: HUSlice, moving: HUSlice, fixed_grid: Grid, moving_grid: Grid, *, start: Affine2D, middle: Points
 ) -> Affine2D:
-    """Mattes mutual information over all pixels of the small pair; one thread, so repeatable."""
+    """Mattes mutual information over all pixels of the small pair."""
     transform = sitk.Similarity2DTransform()
     transform.SetCenter(middle[::-1].tolist())
     transform.SetMatrix(start[::-1, 1::-1].ravel().tolist())
     transform.SetTranslation((start[:, :2] @ middle + start[:, 2] - middle)[::-1].tolist())
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
-    method.SetMetricAsMattesMutualInformation(_BINS)
-    method.SetMetricSamplingStrategy(method.NONE)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetInitialTransform(transform, inPlace=True)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=max(fixed_grid.spacing_mm),
-        minStep=0.05,
-        numberOfIterations=30,
-        relaxationFactor=0.5,
+    method = descent(
+        transform,
+        shrink_factors=[2],
+        sigmas=[1],
+        step_mm=max(fixed_grid.spacing_mm),
+        least_step_mm=0.05,
+        iterations=30,
     )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([2])
-    method.SetSmoothingSigmasPerLevel([1])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+    method.SetMetricSamplingStrategy(method.NONE)
     method.Execute(as_image(_without_table(fixed), fixed_grid), as_image(_without_table(moving), moving_grid))
     linear = np.array(transform.GetMatrix()).reshape(2, 2)[::-1, ::-1]
     centre, shift = (np.array(value)[::-1] for value in (transform.GetCenter(), transform.GetTranslation()))
@@ -155,7 +196,7 @@ def coarse_search(
 
 def _without_table(low: HUSlice) -> HUSlice:
     """The table does not breathe: outside the body there is air."""
-    return np.where(ndimage.binary_dilation(find_body(low), iterations=3), low, np.float32(_LOW_HU))
+    return np.where(ndimage.binary_dilation(find_body(low), iterations=3), low, np.float32(LOW_HU))
 
 
 def refine(
@@ -223,7 +264,7 @@ def refine(
 def _intensity_relation(fixed: np.ndarray, moving: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of `moving` given `fixed`, at each value of `fixed`, and its derivative there."""
     bins = 2 * _BINS
-    which = np.clip((fixed - _LOW_HU) * (bins / (_HIGH_HU - _LOW_HU)), 0, bins - 1).astype(np.int64)
+    which = np.clip((fixed - LOW_HU) * (bins / (HIGH_HU - LOW_HU)), 0, bins - 1).astype(np.int64)
     count, place, mean = (
         ndimage.gaussian_filter1d(np.bincount(which, weights, bins).astype(np.float64), 1.0)
         for weights in (None, fixed, moving)

@@ -13,7 +13,8 @@ Points are (row, col) in mm on `stic_core.data.ct.Grid`; a transform takes a poi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -101,7 +102,7 @@ class Registration:
         return (np.asarray(moving_mm, dtype=np.float64) - self.matrix[:, 2]) @ back.T
 
 
-def register(  # noqa: C901 - one search, each way out with its reason
+def register(
     fixed: HUSlice,
     *,
     moving: HUSlice,
@@ -121,67 +122,104 @@ def register(  # noqa: C901 - one search, each way out with its reason
         The result; rejected ones keep the slice where its own geometry puts it. Nothing is
         raised for images that cannot be registered (constant ones, say).
     """
-    fixed_grid = fixed_grid or Grid(fixed.shape)
-    moving_grid = moving_grid or Grid(moving.shape)
-    bounds = bounds or Bounds()
-    low, low_grid = shrink(fixed, fixed_grid, pixels=COARSE_PIXELS)
-    low_moving, low_moving_grid = shrink(moving, moving_grid, pixels=COARSE_PIXELS)
-    body, moving_body = find_body(low), find_body(low_moving)
-    middle = low_grid.to_mm(ndimage.center_of_mass(body))
-    unmoved = Registration(
-        accepted=False,
-        reason="",
-        matrix=IDENTITY,
-        scale=1.0,
-        rotation_degrees=0.0,
-        shift_mm=(0.0, 0.0),
-        score_before=0.0,
-        score_after=0.0,
-        moved=resample(moving, moving_grid, fixed_grid, matrix=IDENTITY),
-    )
-    if min(np.ptp(low), np.ptp(low_moving)) < 1.0:
-        return replace(unmoved, reason="a slice shows nothing between -160 and 240 HU")
-
-    def score(matrix: Affine2D) -> float:
-        return mutual_information(low, low_moving, low_grid, low_moving_grid, body=body, matrix=matrix)
-
-    before = score(IDENTITY)
-
-    def refined(start: Affine2D, *, pixels: int) -> Affine2D:
-        a, a_grid = shrink(fixed, fixed_grid, pixels=pixels)
-        b, b_grid = shrink(moving, moving_grid, pixels=pixels)
-        inside = body_on(a_grid, body=body, grid=low_grid)
-        return refine(a, b, a_grid, b_grid, start=start, middle=middle, inside=inside)
-
-    # Any one start fails on some patients. Two that end at the same place are believed;
-    # otherwise all are tried, and the metric knows the right end when it sees it.
-    starts = sorted(
-        (IDENTITY, *first_guesses(body, moving_body, low_grid, low_moving_grid)), key=score, reverse=True
-    )
-    corners = low_grid.to_mm(np.argwhere(body)[[0, -1]])
-    ends: list[Affine2D] = []
-    for guess in (None, *starts):
-        try:
-            start = guess
-            if start is None:
-                start = coarse_search(
-                    low, low_moving, low_grid, low_moving_grid, start=starts[0], middle=middle
-                )
-            ends.append(refined(start, pixels=COARSE_PIXELS))
-        except (RuntimeError, np.linalg.LinAlgError):
-            continue
-        if len(ends) == 2 and apart(ends[0], ends[1], points=corners) < _AGREE_MM:
-            break
-    try:
-        matrix = refined(max(ends, key=score), pixels=2 * COARSE_PIXELS)
-    except (ValueError, np.linalg.LinAlgError):
-        return replace(unmoved, reason="the search did not converge", score_before=before)
-
-    if score(matrix) <= before and apart(matrix, IDENTITY, points=corners) < max(low_grid.spacing_mm):
+    pair = _Pair(fixed, moving, fixed_grid or Grid(fixed.shape), moving_grid or Grid(moving.shape))
+    if not pair.shows_tissue:
+        return _rejected(pair, "a slice shows nothing between -160 and 240 HU")
+    before = pair.score(IDENTITY)
+    matrix = _search(pair)
+    if matrix is None:
+        return _rejected(pair, "the search did not converge", before=before)
+    if pair.score(matrix) <= before and pair.apart(matrix, IDENTITY) < max(pair.low_grid.spacing_mm):
         # They lie on each other as they are; the search's last fraction of a pixel is noise.
         matrix = IDENTITY
-    after = score(matrix)
-    moved_by = matrix[:, :2] @ middle + matrix[:, 2] - middle
+    return _judged(pair, matrix, before=before, bounds=bounds or Bounds())
+
+
+class _Pair:
+    """Two slices, the same at a quarter of the resolution, and the fixed one's body there."""
+
+    def __init__(self, fixed: HUSlice, moving: HUSlice, fixed_grid: Grid, moving_grid: Grid) -> None:
+        self._fixed, self._moving = fixed, moving
+        self._fixed_grid, self._moving_grid = fixed_grid, moving_grid
+        self._low, self.low_grid = shrink(fixed, fixed_grid, pixels=COARSE_PIXELS)
+        self._low_moving, self._low_moving_grid = shrink(moving, moving_grid, pixels=COARSE_PIXELS)
+        self._body = find_body(self._low)
+        self.middle = self.low_grid.to_mm(ndimage.center_of_mass(self._body))
+
+    @property
+    def shows_tissue(self) -> bool:
+        """Whether there is anything to compare."""
+        return min(np.ptp(self._low), np.ptp(self._low_moving)) >= 1.0
+
+    def score(self, matrix: Affine2D) -> float:
+        """Mutual information, nats."""
+        return mutual_information(
+            self._low,
+            self._low_moving,
+            self.low_grid,
+            self._low_moving_grid,
+            body=self._body,
+            matrix=matrix,
+        )
+
+    def apart(self, first: Affine2D, second: Affine2D) -> float:
+        """How far from each other two transforms take the body, mm."""
+        return apart(first, second, points=self.low_grid.to_mm(np.argwhere(self._body)[[0, -1]]))
+
+    def guesses(self) -> list[Affine2D]:
+        """Places to start from, the best first."""
+        moments = first_guesses(self._body, find_body(self._low_moving), self.low_grid, self._low_moving_grid)
+        return sorted((IDENTITY, *moments), key=self.score, reverse=True)
+
+    def coarse(self, start: Affine2D) -> Affine2D:
+        """Descend on the metric.
+
+        Raises:
+            RuntimeError: it did not converge.
+        """
+        grids = self.low_grid, self._low_moving_grid
+        return coarse_search(self._low, self._low_moving, *grids, start=start, middle=self.middle)
+
+    def refined(self, start: Affine2D, *, pixels: int) -> Affine2D:
+        """The last fraction of a pixel.
+
+        Raises:
+            numpy.linalg.LinAlgError: it did not converge.
+        """
+        fixed, grid = shrink(self._fixed, self._fixed_grid, pixels=pixels)
+        moving, moving_grid = shrink(self._moving, self._moving_grid, pixels=pixels)
+        inside = body_on(grid, body=self._body, grid=self.low_grid)
+        return refine(fixed, moving, grid, moving_grid, start=start, middle=self.middle, inside=inside)
+
+    def moved(self, matrix: Affine2D) -> HUSlice:
+        """The moving slice on the fixed one's grid."""
+        return resample(self._moving, self._moving_grid, self._fixed_grid, matrix=matrix)
+
+
+def _search(pair: _Pair) -> Affine2D | None:
+    """The transform that the metric likes best; None where nothing converged."""
+    ends: list[Affine2D] = []
+    # Any one start fails on some patients. Two that end at the same place are believed;
+    # otherwise all are tried, and the metric knows the right end when it sees it.
+    starts = pair.guesses()
+    for start in (None, *starts):
+        with suppress(RuntimeError, np.linalg.LinAlgError):
+            begin = pair.coarse(starts[0]) if start is None else start
+            ends.append(pair.refined(begin, pixels=COARSE_PIXELS))
+            if len(ends) == 2 and pair.apart(*ends) < _AGREE_MM:
+                break
+    if not ends:
+        return None
+    try:
+        return pair.refined(max(ends, key=pair.score), pixels=2 * COARSE_PIXELS)
+    except np.linalg.LinAlgError:
+        return None
+
+
+def _judged(pair: _Pair, matrix: Affine2D, *, before: float, bounds: Bounds) -> Registration:
+    """The result, if it is plausible and no worse than the start."""
+    after = pair.score(matrix)
+    moved_by = matrix[:, :2] @ pair.middle + matrix[:, 2] - pair.middle
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     rotation = math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
     shift = (float(moved_by[0]), float(moved_by[1]))
@@ -189,7 +227,7 @@ def register(  # noqa: C901 - one search, each way out with its reason
     if not reason and after < before:
         reason = f"it ended worse ({after:.4f}) than it began ({before:.4f})"
     if reason:
-        return replace(unmoved, reason=reason, score_before=before, score_after=after)
+        return _rejected(pair, reason, before=before, after=after)
     return Registration(
         accepted=True,
         reason="",
@@ -199,7 +237,21 @@ def register(  # noqa: C901 - one search, each way out with its reason
         shift_mm=shift,
         score_before=before,
         score_after=after,
-        moved=resample(moving, moving_grid, fixed_grid, matrix=matrix),
+        moved=pair.moved(matrix),
+    )
+
+
+def _rejected(pair: _Pair, reason: str, *, before: float = 0.0, after: float = 0.0) -> Registration:
+    return Registration(
+        accepted=False,
+        reason=reason,
+        matrix=IDENTITY,
+        scale=1.0,
+        rotation_degrees=0.0,
+        shift_mm=(0.0, 0.0),
+        score_before=before,
+        score_after=after,
+        moved=pair.moved(IDENTITY),
     )
 
 

@@ -14,8 +14,11 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-_LOW_HU, _HIGH_HU, _BODY_HU = -160.0, 240.0, -140.0
-_BINS = 32
+from stic_core.data.registration.search import HIGH_HU, LOW_HU, descent, information, largest_piece
+
+_SEED = 1
+"""Of the places at which the metric looks; without one SimpleITK takes the clock, and no run is repeatable."""
+
 _SHIFTS_MM = (-30.0, -15.0, 0.0, 15.0, 30.0)
 
 MAX_ROTATION_DEGREES = 15.0
@@ -39,12 +42,8 @@ class CoarseVolume:
 
     def image(self) -> sitk.Image:
         """As SimpleITK has it, clipped to soft tissue, the table taken away."""
-        solid = ndimage.binary_opening(self.hu > _BODY_HU)
-        pieces = np.asarray(ndimage.label(solid)[0])  # pyright: ignore[reportIndexIssue]
-        sizes = np.bincount(pieces.ravel())
-        sizes[0] = 0
-        body = ndimage.binary_dilation(pieces == int(np.argmax(sizes)), iterations=2)
-        kept = np.where(body, np.clip(self.hu, _LOW_HU, _HIGH_HU), _LOW_HU).astype(np.float32)
+        body = ndimage.binary_dilation(largest_piece(self.hu, opening=1), iterations=2)
+        kept = np.where(body, np.clip(self.hu, LOW_HU, HIGH_HU), LOW_HU).astype(np.float32)
         image = sitk.GetImageFromArray(kept)
         image.SetSpacing(self.spacing_mm)
         image.SetOrigin(self.origin_mm)
@@ -102,20 +101,11 @@ def register_volume(fixed: CoarseVolume, *, moving: CoarseVolume) -> VolumeRegis
     transform = sitk.Euler3DTransform()
     transform.SetCenter(middle.tolist())
     transform.SetTranslation(start[:, 3].tolist())
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
-    method.SetMetricAsMattesMutualInformation(_BINS)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentagePerLevel([1.0, 0.25])
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetInitialTransform(transform, inPlace=True)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=4.0, minStep=0.02, numberOfIterations=60, relaxationFactor=0.5
+    method = descent(
+        transform, shrink_factors=[2, 1], sigmas=[1, 0], step_mm=4.0, least_step_mm=0.02, iterations=60
     )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([1, 0])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+    method.SetMetricSamplingStrategy(method.REGULAR)
+    method.SetMetricSamplingPercentagePerLevel([1.0, 0.25], seed=_SEED)
     try:
         method.Execute(a, b)
     except RuntimeError:
@@ -150,21 +140,14 @@ def _mutual_information(fixed: sitk.Image, moving: sitk.Image, *, matrix: np.nda
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(matrix[:, :3].ravel().tolist())
     transform.SetTranslation(matrix[:, 3].tolist())
-    outside = 2 * _LOW_HU
+    outside = 2 * LOW_HU
     seen = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, outside))
     there = sitk.GetArrayFromImage(fixed)
-    both = (seen > 1.5 * _LOW_HU) & ((there > _LOW_HU) | (seen > _LOW_HU))
+    both = (seen > 1.5 * LOW_HU) & ((there > LOW_HU) | (seen > LOW_HU))
     sizes = (
-        np.sum(there > _LOW_HU),
-        np.sum(sitk.GetArrayViewFromImage(moving) > _LOW_HU) * _voxel(moving) / _voxel(fixed),
+        np.sum(there > LOW_HU),
+        np.sum(sitk.GetArrayViewFromImage(moving) > LOW_HU) * _voxel(moving) / _voxel(fixed),
     )
     if both.sum() < max(1000, MIN_OVERLAP * min(sizes)):
         return 0.0
-    step = (_HIGH_HU - _LOW_HU) / _BINS
-    first, second = (
-        np.clip((values[both] - _LOW_HU) / step, 0, _BINS - 1).astype(np.int64) for values in (there, seen)
-    )
-    joint = np.bincount(first * _BINS + second, minlength=_BINS**2).reshape(_BINS, _BINS) / both.sum()
-    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    filled = joint > 0
-    return float(np.sum(joint[filled] * np.log(joint[filled] / product[filled])))
+    return information(there[both], seen[both])

@@ -356,7 +356,7 @@ def test_the_page_is_private_whole_and_asks_nobody(site: Path) -> None:
     assert "No. 5" in text[text.index("Patients that a check names") : text.index("Samples of each class")]
     assert result.subject(4) == "SECRET4"
     assert "SECRET" not in json.dumps(result.outcome.document())
-    assert not list(site.glob("*.part"))
+    assert not list(site.glob("*.partial"))
     write(site / "prepared", made | {"phantom": False})
     checked(site)
     assert "PHANTOM DATA" not in (site / "check.html").read_text(encoding="utf-8")

@@ -89,6 +89,28 @@ def test_real_patient_table(tmp_path: Path) -> None:
         assert not read_manifest(path).refused
 
 
+@pytest.mark.parametrize("end", ["", ",", ",a remark"], ids=["as it is", "a comma", "a value more"])
+def test_ids_of_the_table_stay_texts(tmp_path: Path, end: str) -> None:
+    """007 and NA are names, a short row lacks values, and a row that is too long shifts no other's columns."""
+    lines = [
+        "ID,type,patient_sex,patient_age",
+        "007,HCC,M,61",
+        "NA,HCC,F,50" + end,
+        "1e3,HCC,M,44" + end,
+        "8,HCC",
+    ]
+    (tmp_path / TABLE).write_text("\n".join(lines) + "\n")
+    for name in ("007", "NA", "1e3", "8"):
+        folder = tmp_path / name / "NIFTI"
+        folder.mkdir(parents=True)
+        for phase in ("nc", "art", "pvp", "mask_pvp"):
+            (folder / f"{phase}.nii.gz").touch()
+    summary = import_mct_ltdiag(tmp_path, out=tmp_path / "out")
+    rows = read_manifest(summary.manifests[""]).rows
+    assert {row.subject: row.clinical["age"] for row in rows} == {"007": "61", "NA": "50", "1e3": "44"}
+    assert summary.left_out == {"without a readable age or sex": 1}
+
+
 def test_what_is_no_download_is_an_error(tmp_path: Path) -> None:
     """No table, other columns, the same centre twice."""
     with pytest.raises(DataError, match="patient table"):

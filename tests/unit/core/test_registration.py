@@ -165,6 +165,13 @@ def test_rigid_registration_of_volumes() -> None:
     np.testing.assert_allclose(result.to_fixed(right), [47.5 * 3.5, 47.5 * 3.5, 0.0], atol=2.0)
 
 
+def test_registration_of_volumes_is_repeatable() -> None:
+    """SimpleITK takes its samples at places drawn by the clock, unless it is given a seed."""
+    fixed, moving = _volume("nc", up=0), _volume("pv", up=11, shift=(1, -2))
+    first, second = (register_volume(fixed, moving=moving) for _ in range(2))
+    np.testing.assert_allclose(first.matrix, second.matrix, rtol=0, atol=1e-9)
+
+
 def test_volumes_that_cannot_be_registered_are_kept() -> None:
     """Constant volumes: rejected, and patient coordinates stay."""
     flat = CoarseVolume(np.full((20, 30, 30), 40.0, dtype=np.float32), (4, 4, 4), (0, 0, 0))
