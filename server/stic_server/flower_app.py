@@ -19,7 +19,7 @@ from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
-from stic_core import config
+from stic_core import config, config_files
 from stic_core.errors import FederationError, ProtocolError
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.compression import WireArray
@@ -84,7 +84,7 @@ def run_federation(
     Raises:
         FederationError: too few sites, or too long a wait.
     """
-    federation, scale = config.load(path, config.FederationConfig), config.interval_scale()
+    federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
     proposal = propose(federation, evaluate=evaluate)
     plan = proposal.plan
     if proposal.note:

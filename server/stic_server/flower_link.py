@@ -203,7 +203,7 @@ class FleetServer:
     Args:
         listen: address and certificate.
         note: is told of a site that misbehaves.
-        interval_scale: see `config.interval_scale`.
+        interval_scale: see `config_files.interval_scale`.
     """
 
     def __init__(

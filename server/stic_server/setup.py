@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.system.files import write_atomically
@@ -98,7 +98,7 @@ def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
             "runs": "'" + str(new.runs).replace("'", "''") + "'",
         }
     )
-    config.parse_text(text, FederationConfig, source="the command line", base=folder)
+    config_files.parse_text(text, FederationConfig, source="the command line", base=folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         make_certificates(folder, names=new.names)

@@ -18,7 +18,7 @@ from stic_client.flower_link import _run
 from stic_client.participation.participant import Participant
 from stic_client.preflight import Result
 from stic_client.preflight.outcome import Check, Outcome
-from stic_core import config
+from stic_core import config, config_files
 from stic_core.errors import ConfigError, DataError, ProtocolError, UsageError
 from stic_core.protocol.messages import Finish
 from stic_core.system import command_errors
@@ -134,7 +134,7 @@ def test_a_lost_key_is_not_sent_in_a_circle(tmp_path: Path) -> None:
 def test_a_mistyped_value_reads_as_a_sentence(text: str, said: str) -> None:
     """Without the words that the library puts before it."""
     with pytest.raises(ConfigError) as raised:
-        config.parse_text(text, config.FederationConfig, source="federation.yaml")
+        config_files.parse_text(text, config.FederationConfig, source="federation.yaml")
     assert said in str(raised.value), str(raised.value)
     assert "Input should" not in str(raised.value)
     assert "Value error" not in str(raised.value)

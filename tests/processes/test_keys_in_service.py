@@ -103,11 +103,11 @@ def status(home: Home) -> dict[str, Any]:
     """What `stic-server status --json` says, asked in this process: it only reads files."""
     import datetime as dt
 
-    from stic_core import config
+    from stic_core import config_files
     from stic_core.config import FederationConfig
     from stic_server.status.report import status as found
 
-    federation = config.load(home.federation, FederationConfig)
+    federation = config_files.load(home.federation, FederationConfig)
     return found(home.federation.parent, federation, now=dt.datetime.now(dt.UTC))
 
 

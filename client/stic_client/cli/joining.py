@@ -12,7 +12,7 @@ import typer
 from stic_client.cli.options import SiteFile, app, site_of
 from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
-from stic_core import config
+from stic_core import config_files
 from stic_core.errors import RefusedError, UsageError
 from stic_core.system.terminal import Terminal
 
@@ -32,14 +32,14 @@ def join(
     """Join the federation and serve until interrupted."""
     del verbose  # read where errors are shown
     if site is not None:
-        context.obj = SiteFile(site, config_file or config.home() / "sites" / site / "site.yaml")
+        context.obj = SiteFile(site, config_file or config_files.home() / "sites" / site / "site.yaml")
     if context.invoked_subcommand is None:
         _serve(site_of(context), once=once)
 
 
 def _serve(site: SiteFile, *, once: bool) -> None:
     loaded = site.load()
-    intervals = Intervals().scaled(config.interval_scale())
+    intervals = Intervals().scaled(config_files.interval_scale())
     keys = SiteKeys(loaded.key)
     key = keys.current()
     with Terminal(prefix=loaded.site) as terminal:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stic_client.cli.options import app, site_of
-from stic_core import config
+from stic_core import config_files
 from stic_core.errors import UsageError
 from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
@@ -68,7 +68,7 @@ def crossval(
     loaded = site_of(context).load()
     if task not in TASKS:
         raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
-    model = config.parse_model({"architecture": architecture, "backbone": backbone})
+    model = config_files.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
         from stic_client.inference.crossval import RESULT_FILE, CrossValidationConfig, described

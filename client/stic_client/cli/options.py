@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
 
@@ -33,7 +33,7 @@ class SiteFile:
             ConfigError: it cannot be used.
             UsageError: it is another site's.
         """
-        loaded = config.load(self.path, SiteConfig)
+        loaded = config_files.load(self.path, SiteConfig)
         if loaded.site != self.name:
             raise UsageError(
                 f"{self.path} is the configuration of another site", got=loaded.site, expected=self.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
 from stic_core.system.files import write_atomically
@@ -90,7 +90,7 @@ def enroll(
         root=_quoted(root),
         crop_mm="null" if crop_mm is None else f"{crop_mm:g}",
     )
-    config.parse_text(text, SiteConfig, source="the command line", base=folder)
+    config_files.parse_text(text, SiteConfig, source="the command line", base=folder)
     public = make_key_pair(folder / "site.key")
     write_atomically(folder / "ca.crt", ca.read_bytes())
     write_atomically(path, text)

@@ -109,7 +109,7 @@ def prepare(
     """Prepare a site's dataset under `config.dataset.prepared`.
 
     Args:
-        config: paths absolute, as `stic_core.config.load` leaves them.
+        config: paths absolute, as `stic_core.config_files.load` leaves them.
         workers: processes; by default one a core. 0 works in this process, where a file that
             crashes its decoder takes it along.
         progress: called with patients done and patients in all.

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.system import command_errors
@@ -111,7 +111,7 @@ def plan(
     from stic_core.protocol.plan_summary import described
     from stic_server.federation.plan import propose
 
-    federation = config.load(federation_file(config_file), FederationConfig)
+    federation = config_files.load(federation_file(config_file), FederationConfig)
     proposal = propose(federation, evaluate=evaluate)
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
@@ -121,7 +121,7 @@ def plan(
 
 
 def _serve(path: Path, *, evaluate: Path | None = None) -> None:
-    federation, interval_scale = config.load(path, FederationConfig), config.interval_scale()
+    federation, interval_scale = config_files.load(path, FederationConfig), config_files.interval_scale()
     with Terminal() as terminal:
         terminal.stage("starting")
         from stic_server.admission import renewal
@@ -259,7 +259,7 @@ def simulate(
     study = study_of(
         seeds=seeds,
         split=split,
-        federation=config.load(config_file, FederationConfig) if config_file else None,
+        federation=config_files.load(config_file, FederationConfig) if config_file else None,
         prepared=prepared or (),
         phantom=phantom,
         full=full,

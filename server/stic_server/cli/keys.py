@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_server.cli.options import ConfigOption, federation_file
@@ -61,7 +61,7 @@ def renew(
     from stic_server.admission import renewal
 
     path = federation_file(config_file)
-    names, folder = config.load(path, FederationConfig).listen.names, path.resolve().parent
+    names, folder = config_files.load(path, FederationConfig).listen.names, path.resolve().parent
     if switch and not ca:
         raise UsageError("--switch is for a CA", advice="Run stic-server renew --ca --switch.")
     if switch:
@@ -87,7 +87,7 @@ def status(
     from stic_server.status import report as found
 
     path, now = federation_file(config_file), dt.datetime.now(dt.UTC)
-    document = found.status(path.resolve().parent, config.load(path, FederationConfig), now=now)
+    document = found.status(path.resolve().parent, config_files.load(path, FederationConfig), now=now)
     print(found.as_json(document) if as_json else found.describe(document, now=now))
     raise typer.Exit(1 if found.expired(document) else 0)
 

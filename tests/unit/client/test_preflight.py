@@ -20,7 +20,7 @@ from stic_client.preflight.data import check_classes, check_subjects
 from stic_client.preflight.identity import check_ca
 from stic_client.preflight.network import Greeting, check_clock, check_online
 from stic_client.preflight.outcome import worst
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import ImageConfig, PolicyConfig, SiteConfig
 from stic_core.data.dataset import SiteDataset, Split, load_dataset, write_dataset
 from stic_core.errors import ProtocolError, UsageError
@@ -90,7 +90,7 @@ def site(enrolled: Path, tmp_path: Path) -> Path:
 
 def checked(site: Path, **options: object) -> Result:
     """All offline checks."""
-    loaded = config.load(site / "site.yaml", SiteConfig)
+    loaded = config_files.load(site / "site.yaml", SiteConfig)
     policy = loaded.policy.model_copy(update={"min_cell": 1, "min_class": 1})
     loaded = loaded.model_copy(update={"device": "cpu", "policy": policy})
     arguments: dict = {"ask": None, "backbone": "tiny", **options}
@@ -274,7 +274,7 @@ def test_keys_certificates_and_weights(site: Path) -> None:
 
 def test_a_certificate_is_warned_of_thirty_days_before_its_end(site: Path) -> None:
     """Valid, soon to end, ended, and not begun by this machine's clock."""
-    loaded = config.load(site / "site.yaml", SiteConfig)
+    loaded = config_files.load(site / "site.yaml", SiteConfig)
     end = x509.load_pem_x509_certificate((site / "ca.crt").read_bytes()).not_valid_after_utc
     now = dt.datetime.now(dt.UTC)
     for at, status in (
@@ -331,7 +331,7 @@ def test_what_the_server_says_of_the_key(
             raise answer
         return answer
 
-    loaded = config.load(site / "site.yaml", SiteConfig)
+    loaded = config_files.load(site / "site.yaml", SiteConfig)
     checks = {check.name: check for check in check_online(loaded, ask=ask)}
     assert list(checks) == ["server", "certificate", "clock", "admitted", "protocol"]
     assert (checks[name].status, found in checks[name].found) == (status, True)

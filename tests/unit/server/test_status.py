@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.system.keys import load_certificates, make_key_pair
 from stic_server.admission.registry import Presence, admit, revoke
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def shown(folder: Path, *, now: dt.datetime | None = None) -> tuple[dict[str, Any], str]:
     """Status for programs and for people."""
     at = now or dt.datetime.now(dt.UTC)
-    found = status(folder, config.load(folder / "federation.yaml", FederationConfig), now=at)
+    found = status(folder, config_files.load(folder / "federation.yaml", FederationConfig), now=at)
     assert json.loads(as_json(found)) == found
     return found, describe(found, now=at)
 
