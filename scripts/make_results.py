@@ -105,7 +105,9 @@ def document(simulation: Mapping[str, Any], again: Mapping[str, Any]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="*", help="folders of two simulations; default: the records in docs/")
+    parser.add_argument(
+        "folders", type=Path, nargs="*", help="two simulation folders; default: the records in docs/"
+    )
     folders = parser.parse_args().folders
     if len(folders) not in (0, 2):
         raise SystemExit("name two folders of stic-server simulate, or none")
