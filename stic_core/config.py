@@ -1,7 +1,7 @@
 """Configuration files, parsed once at the edge into frozen models; unknown keys are refused.
 
 `STIC_HOME` (default `~/.stic`) holds `server/federation.yaml` and `sites/<site>/site.yaml`.
-Relative paths in a file are relative to that file.
+Relative paths in a file are relative to that file. `STIC_INTERVALS` (default 1) is for tests and for slow lines.
 """
 
 from __future__ import annotations
@@ -340,6 +340,26 @@ ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)
 def home() -> Path:
     """`STIC_HOME`, default `~/.stic`."""
     return Path(os.environ.get("STIC_HOME") or "~/.stic").expanduser()
+
+
+def interval_scale() -> float:
+    """`STIC_INTERVALS`: how many times as long as usual every regular interval is, on both sides alike.
+
+    Signs of life and when one is missed, looks for messages, for admissions and for who is online,
+    pauses between tries. Tests take a fraction, so that nobody waits; more than 1 is for lines that
+    are very slow. Timeouts that an operator sets in `federation.yaml` are as they are.
+
+    Raises:
+        ConfigError: it is no number in this range.
+    """
+    text = os.environ.get("STIC_INTERVALS") or "1"
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = 0.0
+    if not 0.01 <= scale <= 50:
+        raise ConfigError("STIC_INTERVALS is out of range", got=text, expected="a number from 0.01 to 50")
+    return scale
 
 
 def load(path: Path, kind: type[ConfigT]) -> ConfigT:

@@ -45,6 +45,7 @@ from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
 
 POLL_S = 0.05
+_ASK_AGAIN_S = 5.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
 
@@ -83,7 +84,7 @@ def run_federation(
     Raises:
         FederationError: too few sites, or too long a wait.
     """
-    federation = config.load(path, config.FederationConfig)
+    federation, scale = config.load(path, config.FederationConfig), config.interval_scale()
     proposal = propose(federation, evaluate=evaluate)
     plan = proposal.plan
     if proposal.note:
@@ -97,12 +98,14 @@ def run_federation(
         grace_s=federation.join_grace_s,
         observer=observer,
         admitted_now=lambda: scan(folder).names,
+        look_s=_LOOK_S * scale,
     )
     limits = RunLimits(
         min_sites=federation.min_sites,
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
         approval_s=federation.join_grace_s,
+        ask_again_s=_ASK_AGAIN_S * scale,
         max_patients=federation.max_patients,
         max_update_ratio=federation.max_update_ratio,
     )
@@ -144,6 +147,7 @@ class FlowerSites:
         grace_s: how much longer.
         observer: is told whom we wait for.
         admitted_now: whom the operator admits at the moment; None, and it stays as it was.
+        look_s: between looks at who is online, while answers are owed.
     """
 
     def __init__(
@@ -154,9 +158,11 @@ class FlowerSites:
         grace_s: float,
         observer: RunObserver,
         admitted_now: Callable[[], Collection[str]] | None = None,
+        look_s: float = _LOOK_S,
     ) -> None:
         self._grid, self._expected, self._grace_s, self._observer = grid, set(expected), grace_s, observer
         self._admitted_now, self._revoked = admitted_now, set[str]()
+        self._look_s = look_s
         self._last_seen: dict[str, float] = {}
         self._absent: set[str] = set()
         self._site_of: dict[int, str] = {}
@@ -225,7 +231,7 @@ class FlowerSites:
         looked = time.monotonic()
         while owed and time.monotonic() - began < timeout:
             self._take(owed, answers)
-            if time.monotonic() - looked > _LOOK_S:
+            if time.monotonic() - looked > self._look_s:
                 looked = time.monotonic()
                 self._send_again(owed, questions)
                 self._observer.waiting([self._seen(site) for site in sorted(owed)], looked - began)

@@ -24,6 +24,7 @@ from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
+    HEARTBEAT_MIN_INTERVAL,
     HEARTBEAT_PATIENCE,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
@@ -51,6 +52,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.main import create_app
+from flwr.superlink.servicer.fleet import fleet_handlers
 
 from stic_core.errors import ListenError
 from stic_server.admission.registry import AdmittedSite, Presence, admitted, scan
@@ -201,10 +203,17 @@ class FleetServer:
     Args:
         listen: address and certificate.
         note: is told of a site that misbehaves.
+        interval_scale: see `config.interval_scale`.
     """
 
-    def __init__(self, listen: Listen, *, note: Callable[[str], None] = LOG.warning) -> None:
+    def __init__(
+        self, listen: Listen, *, note: Callable[[str], None] = LOG.warning, interval_scale: float = 1.0
+    ) -> None:
         self._listen, self._signatures = listen, Signatures()
+        self._look_s = _LOOK_S * interval_scale
+        # Flower refuses a heartbeat interval shorter than this.
+        least = HEARTBEAT_MIN_INTERVAL * min(1.0, interval_scale)
+        fleet_handlers.HEARTBEAT_MIN_INTERVAL = least  # pyright: ignore[reportPrivateImportUsage]
         self.limiter = ConnectionLimiter()
         config = SuperLinkLifespanConfig(
             control_address="",
@@ -320,7 +329,7 @@ class FleetServer:
 
         def watching() -> None:
             said = ""
-            while not self._stopped.wait(_LOOK_S):
+            while not self._stopped.wait(self._look_s):
                 try:
                     # A key that is being copied is not whole yet; it must not hide that another is revoked.
                     found = scan(folder)

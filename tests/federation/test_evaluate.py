@@ -17,9 +17,10 @@ from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
-from support.federation_kit import InProcessSites, Recorder, make_home, participant
+from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
-LIMITS = RunLimits(min_sites=2, join_timeout_s=5, round_timeout_s=5)
+LIMITS = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
 
 
 def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
@@ -73,23 +74,3 @@ def test_a_model_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
     (run.path / "model" / "model.json").write_text(json.dumps(description | {"task": "grade"}))
     with pytest.raises(UsageError, match="the model's task is not known here; got grade"):
         evaluation_of(federation, read_model(run.path / "model"))
-
-
-@pytest.mark.processes
-def test_a_model_is_evaluated_over_the_federation(tmp_path: Path) -> None:
-    """Real processes: a model that the server has, two sites, a table and exit code 0."""
-    home = make_home(tmp_path, rounds=1)
-    federation = FederationConfig.model_validate({"model": {"backbone": "tiny"}, "runs": tmp_path / "made"})
-    proposal = training_of(federation)
-    made = RunFolder.begin(federation, proposal.plan)
-    made.write_model(proposal.weights, proposal.plan)
-    with (
-        home.running("stic-client", "--site", "center1", "--once"),
-        home.running("stic-client", "--site", "center2", "--once"),
-    ):
-        result = home.run("stic-server", "evaluate", "--model", str(made.path / "model"), timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "federated" in result.stdout
-    (run,) = (tmp_path / "runs").iterdir()
-    assert not (run / "rounds.jsonl").exists()
-    assert json.loads((run / "evaluation.json").read_text())["sites"].keys() == {"center1", "center2"}

@@ -15,6 +15,7 @@ from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
 
 def _run(tmp_path: Path, *, model: dict, rounds: int = 2, training: dict | None = None) -> tuple:
@@ -40,7 +41,7 @@ def _run(tmp_path: Path, *, model: dict, rounds: int = 2, training: dict | None 
     module = initial_module(federation.model, classes=3, seed=0, weights=weights)
     plan = RunPlan.of(federation, trainable_specs(module))
     run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = RunLimits(min_sites=2, join_timeout_s=1, round_timeout_s=1)
+    limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
     execute(plan, get_flat(module), run=run, sites=sites, limits=limits, observer=recorder)
     return run, sites, recorder
 

@@ -19,6 +19,7 @@ from stic_server.admission.certificates import make_certificates
 from stic_server.admission.registry import admit
 from stic_server.flower_link import FleetServer, Listen, LocalGrid
 from support.federation_kit import Recorder, free_port
+from support.waiting import PATIENCE_S, until
 
 
 class Line:
@@ -29,7 +30,8 @@ class Line:
         admit(folder / "sites", name="center1", public_key=make_key_pair(folder / "site.key"))
         self.folder, self.port = folder, free_port()
         self.server = FleetServer(
-            Listen("127.0.0.1", self.port, folder / "server.crt", folder / "server.key", folder / "ca.crt")
+            Listen("127.0.0.1", self.port, folder / "server.crt", folder / "server.key", folder / "ca.crt"),
+            interval_scale=0.01,  # takes heartbeats of any interval
         )
         self.server.watch(folder / "sites")
         self.server.start()
@@ -57,6 +59,7 @@ class Line:
         """A client's end.
 
         Args:
+            intervals: None is such that a site is never missed while a test runs.
             state: file of the node id; another file is a client that never was on this machine.
         """
         made = FleetLink(
@@ -65,7 +68,7 @@ class Line:
             key=load_private(self.folder / key),
             state=self.folder / state,
             observer=Recorder(),
-            intervals=intervals,
+            intervals=intervals or Intervals(heartbeat=1800, sign_on=0.05),
         )
         self._links.append(made)
         return made
@@ -188,10 +191,16 @@ def test_a_client_that_left_no_id_waits_until_the_server_misses_it(line: Line) -
     """Killed between its sign-on and the note of it: said, waited for, and online."""
     line.link(state="lost.json")._sign_on()
     (node,) = line.grid._state.nodes.values()
-    node.online_until = time.time() + 0.5
-    link = line.link(intervals=Intervals(sign_on=0.2))
-    link._sign_on()
-    assert any("takes this site for online" in note for note in link._observer.notes)
+    link = line.link()
+    waiting = threading.Thread(target=link._sign_on)
+    waiting.start()
+    until(
+        lambda: any("takes this site for online" in note for note in link._observer.notes), what="it says so"
+    )
+    assert link._node is None
+    node.online_until = time.time() - 1
+    waiting.join(PATIENCE_S)
+    assert link._node is not None
 
 
 def test_two_clients_of_one_site(line: Line) -> None:

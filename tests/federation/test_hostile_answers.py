@@ -25,6 +25,7 @@ from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
 Lie = Callable[[Report, FlatArray | None], tuple[Report, FlatArray | None]]
 SPECS = trainable_specs(build_head(channels=32, classes=3, seed=0))
@@ -53,7 +54,7 @@ def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str
     head = build_head(channels=32, classes=3, seed=0)
     plan = RunPlan.of(federation, SPECS)
     run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = RunLimits(min_sites=2, join_timeout_s=1, round_timeout_s=1)
+    limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
     document = execute(
         plan, get_flat(head), run=run, sites=InProcessSites(made), limits=limits, observer=recorder
     )

@@ -23,6 +23,7 @@ from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
 
 def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
@@ -44,7 +45,7 @@ def _session(
     head = build_head(channels=32, classes=3, seed=federation.seed)
     plan = RunPlan.of(federation, trainable_specs(head))
     run = RunFolder.begin(federation, plan)
-    limits = RunLimits(min_sites=federation.min_sites, join_timeout_s=1, round_timeout_s=1)
+    limits = RunLimits(min_sites=federation.min_sites, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
     session = partial(
         execute, plan, get_flat(head), run=run, sites=sites, limits=limits, observer=recorder or Recorder()
     )

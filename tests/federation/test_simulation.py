@@ -47,6 +47,7 @@ from support.federation_kit import (
 )
 
 # ---- dealing ----------------------------------------------------------------------------
+from support.waiting import PATIENCE_S
 
 
 @given(
@@ -210,7 +211,7 @@ def test_a_simulated_federation_is_the_real_one(done: tuple, tmp_path: Path) -> 
         proposal.weights,
         run=run,
         sites=sites,
-        limits=RunLimits(min_sites=2, join_timeout_s=1, round_timeout_s=1),
+        limits=RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S),
         observer=Recorder(),
     )
     found = json.loads((folder / "out" / simulation["results"]["1"]["run"] / "evaluation.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -18,6 +19,7 @@ from stic_core.data.dataset import load_dataset
 from support.canary import TAP, Canaries, find, pixel_marks
 from support.federation_kit import Home, make_home
 from support.ingest_files import write_manifest, write_slices
+from support.waiting import PATIENCE_S
 
 SITES = ("center1", "center2")
 LABELS = ("HCC", "ICC", "META")
@@ -104,8 +106,7 @@ class Leak:
     @property
     def run(self) -> Path:
         """The run's folder."""
-        (found,) = (self.home.path / "runs").iterdir()
-        return found
+        return self.home.run_folder()
 
     def of_the_server(self) -> list[Path]:
         """Every file that the coordinator has."""
@@ -132,7 +133,7 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Leak:
             policy__min_cell=1,
             policy__min_class=1,
         )
-        prepared = home.run("stic-client", "--site", site, "prepare", "--workers", "1", timeout=120)
+        prepared = home.run("stic-client", "--site", site, "prepare", "--workers", "1")
         assert prepared.returncode == 0, prepared.stderr
         dataset = load_dataset(hospital / "prepared")
         assert len(dataset.labels) == 12
@@ -142,7 +143,8 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Leak:
     startup.mkdir()
     (startup / "sitecustomize.py").write_text(TAP)
     (startup / "failing.py").write_text(FAILING)
-    environment = {"PYTHONPATH": str(startup), "STIC_TAP": str(tapped)}
+    path = os.pathsep.join(filter(None, (str(startup), os.environ.get("PYTHONPATH"))))
+    environment = {"PYTHONPATH": path, "STIC_TAP": str(tapped)}
     subject = next(mark for mark in marks if mark.startswith("CANARY-center2-"))
     failing_log = (folder / "center2.log").open("w")  # a pipe that nobody reads would stop it
     failing = subprocess.Popen(
@@ -157,11 +159,18 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Leak:
     log = folder / "center1.log"
     try:
         with (
-            home.running("stic-client", "--site", "center1", "--once", environment=environment, output=log),
-            home.running("stic-server", "--verbose", "start", environment=environment) as server,
+            home.running(
+                *("stic-client", "--site", "center1", "--once"),
+                script=True,
+                environment=environment,
+                output=log,
+            ),
+            home.running(
+                *("stic-server", "--verbose", "start"), script=True, environment=environment
+            ) as server,
         ):
-            output, _ = server.communicate(timeout=200)
-            failing.wait(60)
+            output, _ = server.communicate(timeout=PATIENCE_S)
+            failing.wait(PATIENCE_S)
         site_output = (folder / "center2.log").read_text()
         assert server.returncode == 0, output + site_output
     finally:
@@ -171,7 +180,7 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Leak:
     return Leak(home, Canaries(tuple(dict.fromkeys(marks)), tuple(pixels)), tapped, output, site_output)
 
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 
 def test_the_run_did_all_that_could_leak(leak: Leak) -> None:

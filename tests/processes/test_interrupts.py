@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from support.waiting import PATIENCE_S, until
 
 _SCRIPT = """
 from pathlib import Path
@@ -17,8 +18,14 @@ from stic_core.phantom import write_cohort
 
 if __name__ == "__main__":
     print("begun", flush=True)
-    write_cohort(Path({folder!r}), centre="center1", seed=0, counts={{"train": 40}}, workers=2)
+    write_cohort(Path({folder!r}), centre="center1", seed=0, counts={{"train": 4000}}, workers=2)
 """
+
+
+def _workers(pid: int) -> int:
+    """Children that Python's `spawn` started, without its resource tracker."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(b"spawn_main" in Path("/proc", child, "cmdline").read_bytes() for child in children)
 
 
 @pytest.mark.processes
@@ -35,8 +42,8 @@ def test_starting_workers_print_no_traceback(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
-    time.sleep(0.5)  # the workers are importing
+    until(lambda: _workers(process.pid) == 2, what="the workers start")  # and import
     os.killpg(process.pid, signal.SIGINT)
-    _, shown = process.communicate(timeout=60)
+    _, shown = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == -signal.SIGINT
     assert shown.count("Traceback") == 1  # the script's own, which catches nothing

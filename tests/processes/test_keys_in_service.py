@@ -7,38 +7,17 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stic_core.system.keys import key_fingerprint, load_certificates, load_private, load_public
+from support.accidents import said
 from support.federation_kit import Home, make_home
+from support.waiting import PATIENCE_S, await_line, until
 
 pytestmark = pytest.mark.processes
-
-
-def await_line(process: subprocess.Popen[str], text: str) -> list[str]:
-    """Read a process's lines up to the one that holds a text."""
-    lines: list[str] = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if text in line:
-            return lines
-    pytest.fail(f"no line with {text!r} in:\n" + "\n".join(lines))
-
-
-def awaited(condition: Callable[[], bool], *, what: str, seconds: float = 120) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds:g} s: {what}")
-        time.sleep(0.2)
 
 
 def done(home: Home, *arguments: str) -> str:
@@ -47,55 +26,56 @@ def done(home: Home, *arguments: str) -> str:
     Returns:
         What it printed.
     """
-    result = home.run(*arguments, timeout=120)
+    result = home.run(*arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def rows(home: Home) -> list[dict[str, Any]]:
-    """The run's rounds."""
-    (run,) = (home.path / "runs").iterdir()
-    return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-
-
+@pytest.mark.long
 def test_a_site_is_revoked_while_a_run_goes_on(tmp_path: Path) -> None:
     """Its next request is refused: exit code 3; the run goes on with the others, without waiting for it."""
-    home = make_home(tmp_path, sites=("center1", "center2", "center3"), rounds=30)
+    home = make_home(tmp_path, sites=("center1", "center2", "center3"), rounds=4)
     home.edit(home.federation, min_sites=2)
     with (
-        home.running("stic-client", "--site", "center1", "--once"),
+        home.running(
+            "stic-client", "--site", "center1", "--once", accident=said("round 2 of 4", signal.SIGSTOP)
+        ) as slow,  # so that the run is not over before center3 is revoked
         home.running("stic-client", "--site", "center2", "--once"),
         home.running("stic-client", "--site", "center3", "--once") as revoked,
         home.running("stic-server", "start") as server,
     ):
-        await_line(revoked, "round 2 of 30")
+        await_line(revoked, "round 2 of 4")
         assert "center3 is no longer admitted" in done(home, "stic-server", "revoke", "center3")
-        said, _ = revoked.communicate(timeout=120)
-        assert revoked.returncode == 3, said
-        assert "the server does not admit this site" in said.strip().splitlines()[-1]
-        output, _ = server.communicate(timeout=240)
+        left, _ = revoked.communicate(timeout=PATIENCE_S)
+        assert revoked.returncode == 3, left
+        assert "the server does not admit this site" in left.strip().splitlines()[-1]
+        os.kill(slow.pid, signal.SIGCONT)
+        output, _ = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 0, output
-    assert "Traceback" not in output + said
+    assert "Traceback" not in output + left
     assert "center3 is not admitted any more" in output
-    took_part = [row["sites"] for row in rows(home)]
+    took_part = [row["sites"] for row in home.rounds()]
     assert took_part[0] == ["center1", "center2", "center3"]
-    assert took_part[-1] == ["center1", "center2"]
+    assert took_part[2:] == [["center1", "center2"]] * 2
     again = home.run("stic-server", "admit", "center4", str(home.site("center3") / "site.pub"))
     assert again.returncode == 3
     assert "this key was revoked, as center3" in again.stderr
 
 
+@pytest.mark.long
 def test_a_site_changes_its_key_while_a_run_goes_on(tmp_path: Path) -> None:
     """New key, fingerprint, admission: the client goes on with it by itself, and the other site notices nothing."""
-    home = make_home(tmp_path, rounds=40)
+    home = make_home(tmp_path, rounds=4)
     folder = home.site("center1")
     old = key_fingerprint(load_public(folder / "site.pub"))
     with (
         home.running("stic-client", "--site", "center1", "--once") as client,
-        home.running("stic-client", "--site", "center2", "--once"),
+        home.running(
+            "stic-client", "--site", "center2", "--once", accident=said("round 2 of 4", signal.SIGSTOP)
+        ) as slow,  # so that the run is not over before the key is changed
         home.running("stic-server", "start") as server,
     ):
-        await_line(client, "round 2 of 40")
+        await_line(client, "round 2 of 4")
         shown = done(home, "stic-client", "--site", "center1", "rotate-key")
         new = key_fingerprint(load_public(folder / "site-next.pub"))
         assert new in shown
@@ -105,10 +85,12 @@ def test_a_site_changes_its_key_while_a_run_goes_on(tmp_path: Path) -> None:
         assert new in done(home, "stic-server", "admit", "center1", sent, "--replace")
         lines = await_line(client, "the server knows the new key")
         assert not any("not admitted" in line for line in lines)
-        output, _ = server.communicate(timeout=240)
+        os.kill(slow.pid, signal.SIGCONT)
+        output, _ = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 0, output
-    assert [row["round"] for row in rows(home)] == list(range(1, 41))
-    assert all(row["sites"] == ["center1", "center2"] for row in rows(home))
+    assert [(row["round"], row["sites"]) for row in home.rounds()] == [
+        (number, ["center1", "center2"]) for number in range(1, 5)
+    ]
     assert key_fingerprint(load_private(folder / "site.key").public_key()) == new
     assert key_fingerprint(load_public(folder / "site.pub")) == new
     assert not list(folder.glob("site-next.*"))
@@ -148,37 +130,38 @@ def serial(home: Home) -> int:
     return x509.load_der_x509_certificate(shown).serial_number
 
 
+@pytest.mark.long
 def test_status_of_a_running_and_of_a_killed_server(tmp_path: Path) -> None:
-    """A dead site shows within 60 s, with whom the server waits for; after kill -9 no server is running."""
-    home = make_home(tmp_path, rounds=900)
+    """A dead site shows, and that the server waits for it; after kill -9 no server is running."""
+    home = make_home(tmp_path, rounds=1000, intervals=0.1)
     with home.running("stic-server", "start") as server:
         await_line(server, "listening on")
         before = serial(home)
         done(home, "stic-server", "renew")
-        awaited(lambda: serial(home) != before, what="the server shows the renewed certificate")
+        until(lambda: serial(home) != before, what="the server shows the renewed certificate")
         assert serial(home) == load_certificates(home.federation.parent / "server.crt")[0].serial_number
         with (
             home.running("stic-client", "--site", "center1") as first,
             home.running("stic-client", "--site", "center2") as second,
         ):
-            await_line(first, "round 1 of 900")
-            await_line(second, "round 1 of 900")
-            awaited(lambda: online(home) == {"center1": True, "center2": True}, what="both online")
-            awaited(lambda: status(home)["server"]["round"] is not None, what="the round shows")
+            await_line(first, "round 1 of 1000")
+            await_line(second, "round 1 of 1000")
+            until(lambda: online(home) == {"center1": True, "center2": True}, what="both online")
+            until(lambda: status(home)["server"]["round"] is not None, what="the round shows")
             found = status(home)["server"]
             assert (found["state"], found["pid"], found["stage"]) == ("running", server.pid, "training")
             assert found["round"] >= 1
-            os.kill(second.pid, signal.SIGKILL)
-            awaited(lambda: online(home)["center2"] is False, what="the dead site shows", seconds=60)
-            awaited(
+            second.kill()
+            until(lambda: online(home)["center2"] is False, what="the dead site shows")
+            until(
                 lambda: any(text.startswith("center2") for text in status(home)["server"]["waiting"]),
                 what="the server says that it waits for center2",
             )
             text = done(home, "stic-server", "status")
             assert "running since" in text
             assert "waiting for center2 (last seen" in text
-            os.kill(server.pid, signal.SIGKILL)
-            server.wait(10)
+            server.kill()
+            server.wait(PATIENCE_S)
             # The sites' own state is unknown now, and when they were seen last is not.
             assert online(home) == {"center1": None, "center2": None}
     text = done(home, "stic-server", "status")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -30,6 +34,9 @@ from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
 from stic_server.federation.sites import Answer, Exchange, RunObserver
 from stic_server.setup import NewFederation, initialise
+from support.accidents import Accident
+from support.programs import ForkedProgram, Process
+from support.waiting import PATIENCE_S
 
 CLASSES = TASKS["malignant"].classes
 
@@ -162,10 +169,16 @@ def participant(
 
 @dataclass(frozen=True)
 class Home:
-    """A `STIC_HOME` with a server and enrolled sites, ready for real processes."""
+    """A `STIC_HOME` with a server and enrolled sites, ready for real processes.
+
+    Args:
+        intervals: of `STIC_INTERVALS`. At a half a site is missed after 20 s of silence, which no load
+            makes of a site that is alive; a test that waits until one is missed takes a tenth.
+    """
 
     path: Path
     port: int
+    intervals: float = 0.5
 
     @property
     def federation(self) -> Path:
@@ -187,84 +200,106 @@ class Home:
             target[last] = value
         path.write_text(yaml.safe_dump(data))
 
-    def command(self, program: str, *arguments: str) -> list[str]:
-        """A program of ours, beside this Python."""
-        return [str(Path(sys.executable).with_name(program)), *arguments]
-
     def environment(self) -> dict[str, str]:
         """Where this home is, and one thread a process."""
-        import os
+        own = {
+            "STIC_HOME": str(self.path),
+            "STIC_INTERVALS": str(self.intervals),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+        return os.environ | own
 
-        return {**os.environ, "STIC_HOME": str(self.path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    def rounds(self) -> list[dict[str, Any]]:
+        """`rounds.jsonl` of all runs, as far as its lines are whole."""
+        found = sorted((self.path / "runs").glob("*/rounds.jsonl"))
+        lines = [line for path in found for line in path.read_text().splitlines(keepends=True)]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def run(self, program: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """A command that ends by itself."""
-        return subprocess.run(
-            self.command(program, *arguments),
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run_folder(self) -> Path:
+        """Of the one run."""
+        (run,) = (self.path / "runs").glob("*/record.json")
+        return run.parent
+
+    def run(self, program: str, *arguments: str, script: bool = False) -> subprocess.CompletedProcess[str]:
+        """A command that ends by itself.
+
+        Args:
+            script: start the console script instead of forking; see `running`.
+        """
+        command, pipe = self._command(program, *arguments), subprocess.PIPE
+        if script:
+            process: Process = subprocess.Popen(
+                command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+            )
+        else:
+            process = ForkedProgram(command, environment=self.environment(), stdout=pipe, stderr=pipe)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(command, process.wait(), out, err)
 
     @contextmanager
     def running(
         self,
         program: str,
         *arguments: str,
-        prefix: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
+        script: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
         output: Path | None = None,
-    ) -> Iterator[subprocess.Popen[str]]:
+        host: str | None = None,
+        accident: Accident | None = None,
+    ) -> Iterator[Process]:
         """A command that is stopped at the end, if it runs still.
 
         Args:
-            prefix: stands before the command, such as `ip netns exec host`.
+            script: start the console script beside this Python, which then imports for seconds all that
+                the fork server has imported already. A few tests do, so that it is known to work.
             environment: variables beside the usual ones.
             output: file that takes stdout and stderr, for a command that nobody reads; a full pipe
                 would stop it. None is a pipe.
+            host: network namespace that it runs in; not for a script.
+            accident: what befalls it; not for a script.
         """
+        command, whole = self._command(program, *arguments), self.environment() | dict(environment)
         with output.open("a") if output is not None else nullcontext(subprocess.PIPE) as stdout:
-            process = subprocess.Popen(
-                [*prefix, *self.command(program, *arguments)],
-                env={**self.environment(), **(environment or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+            if script:
+                process: Process = subprocess.Popen(
+                    command,
+                    env=whole,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            else:
+                process = ForkedProgram(
+                    command,
+                    environment=whole,
+                    stdout=stdout,
+                    stderr=subprocess.STDOUT,
+                    host=host,
+                    accident=accident,
+                )
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
             process.communicate()
 
-
-def await_line(process: subprocess.Popen[str], text: str, *, seconds: float = 60) -> list[str]:
-    """Read a process's lines up to the one that holds a text."""
-    lines: list[str] = []
-    deadline = time.monotonic() + seconds
-    assert process.stdout is not None
-    while time.monotonic() < deadline:
-        line = process.stdout.readline()
-        if not line:
-            break
-        lines.append(line.rstrip())
-        if text in line:
-            return lines
-    pytest.fail(f"no line with {text!r} in:\n" + "\n".join(lines))
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name(program)), *arguments]
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
-    import socket
+    """A TCP port that nobody uses at the moment.
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    Not one of those that the kernel gives to outgoing connections (32768 and up), of which the tests make many:
+    between this look and the server's start it would give it away.
+    """
+    while True:
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def make_home(
@@ -274,6 +309,7 @@ def make_home(
     rounds: int = 2,
     admitted: bool = True,
     names: Sequence[str] = ("localhost", "127.0.0.1"),
+    intervals: float = 0.5,
 ) -> Home:
     """A server and enrolled sites with prepared random datasets and the tiny backbone."""
     from stic_client.connection.enroll import enroll
@@ -288,12 +324,12 @@ def make_home(
         rounds=rounds,
         views=1,
         min_sites=len(sites),
-        join_timeout_s=60,
+        join_timeout_s=PATIENCE_S,
         join_grace_s=20,
         runs=path / "runs",
     )
     initialise(path / "server", new)
-    home = Home(path, port)
+    home = Home(path, port, intervals)
     for number, name in enumerate(sites):
         folder = home.site(name)
         made = enroll(

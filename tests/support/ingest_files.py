@@ -17,6 +17,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from stic_client.ingest.manifest import PatientRow
+from stic_core.config import DatasetConfig, ServerAddress, SiteConfig
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 
@@ -212,3 +213,25 @@ def row_of(root: Path, values: Mapping[str, str]) -> PatientRow:
     if manifest.refused:
         raise manifest.refused[0]
     return manifest.rows[0]
+
+
+def write_hospital(data: Path) -> None:
+    """Nine patients as DICOM slices with a manifest, a third of them held out."""
+    rows = [
+        {
+            **write_slices(data, subject=f"P{number}", seed=number),
+            "label": ("HCC", "ICC", "META")[number % 3],
+            "split": "test" if number < 3 else "train",
+            "afp": "500",
+        }
+        for number in range(9)
+    ]
+    write_manifest(data, rows)
+
+
+def prepare_config(root: Path, **values: object) -> SiteConfig:
+    """A site whose hospital is `root/data`, prepared into `root/prepared`."""
+    settings = {"root": root / "data", "prepared": root / "prepared", **values}
+    return SiteConfig(
+        site="s1", server=ServerAddress(address="localhost:1"), dataset=DatasetConfig.model_validate(settings)
+    )

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,9 +62,13 @@ class Network:
         """A site's own address."""
         return f"10.77.{self.sites.index(site) + 1}.2"
 
+    def namespace(self, host: str) -> str:
+        """The name of a host's network namespace: of `server`, `middle`, or a site."""
+        return f"{self.name}-{host}"
+
     def on(self, host: str, *command: str) -> list[str]:
-        """A command on one of the hosts: `server`, `middle`, or a site."""
-        return ["ip", "netns", "exec", f"{self.name}-{host}", *command]
+        """A command on one of the hosts."""
+        return ["ip", "netns", "exec", self.namespace(host), *command]
 
     def run(self, host: str, *command: str) -> None:
         """Run a command that must succeed."""
@@ -154,6 +159,7 @@ def middle_host(*options: str, prefix: Sequence[str] = (), log: Path) -> Iterato
     try:
         while "listening" not in log.read_text():
             assert process.poll() is None, "the middle host did not start"
+            time.sleep(0.02)
         yield log
     finally:
         process.kill()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from stic_client.cli.options import SiteFile, app, site_of
+from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
 from stic_core import config
 from stic_core.errors import RefusedError, UsageError
@@ -38,6 +39,7 @@ def join(
 
 def _serve(site: SiteFile, *, once: bool) -> None:
     loaded = site.load()
+    intervals = Intervals().scaled(config.interval_scale())
     keys = SiteKeys(loaded.key)
     key = keys.current()
     with Terminal(prefix=loaded.site) as terminal:
@@ -57,6 +59,7 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             state=site.path.resolve().parent / "node.json",
             observer=terminal,
             keys=keys,
+            intervals=intervals,
         )
         link.serve(
             client_app(participant),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 _HEARTBEAT_S = 20.0
 
@@ -18,7 +18,7 @@ class Intervals:
         idle_poll: between questions for a message later.
         object_poll: between questions for a part of a message that the server is still storing.
         heartbeat: the server calls a site gone after two of these without a sign; Flower allows
-            no less than 10.
+            no less than 10, times `STIC_INTERVALS`.
         beat_share: of a heartbeat, after which the next one is sent.
         sign_on: between tries to sign on while the server lists the site as online.
         missed: after which the server has missed a client that was killed.
@@ -36,3 +36,8 @@ class Intervals:
     sign_on: float = 5.0
     missed: float = 2 * _HEARTBEAT_S + 5.0
     sign_off: float = 2.0
+
+    def scaled(self, factor: float) -> Intervals:
+        """Each so many times as long, apart from the share and the farewell; see `config.interval_scale`."""
+        names = [field.name for field in fields(self) if field.name not in {"beat_share", "sign_off"}]
+        return replace(self, **{name: factor * getattr(self, name) for name in names})

@@ -121,7 +121,7 @@ def plan(
 
 
 def _serve(path: Path, *, evaluate: Path | None = None) -> None:
-    federation = config.load(path, FederationConfig)
+    federation, interval_scale = config.load(path, FederationConfig), config.interval_scale()
     with Terminal() as terminal:
         terminal.stage("starting")
         from stic_server.admission import renewal
@@ -149,6 +149,7 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
                 max_body_mb=listen.max_body_mb,
             ),
             note=terminal.note,
+            interval_scale=interval_scale,
         )
         server.watch(folder / "sites")
         server.start()

@@ -19,7 +19,8 @@ from stic_core.tensors.flat import digest
 from stic_server.federation.participants import Participants
 from stic_server.federation.plan import training_of
 from stic_server.federation.sites import RunLimits
-from support.federation_kit import InProcessSites, Recorder, await_line, make_home, participant
+from support.federation_kit import InProcessSites, Recorder, participant
+from support.waiting import PATIENCE_S
 
 
 def _federation(**changes: object) -> FederationConfig:
@@ -224,7 +225,13 @@ def test_what_the_policy_does_not_release_is_suppressed(site: Participant, plan:
 
 def _participants(plan: RunPlan, sites: InProcessSites, recorder: Recorder, **limits: object) -> Participants:
     made = RunLimits(
-        **{"min_sites": 2, "join_timeout_s": 5, "round_timeout_s": 5, "ask_again_s": 0.01, **limits}
+        **{
+            "min_sites": 2,
+            "join_timeout_s": PATIENCE_S,
+            "round_timeout_s": PATIENCE_S,
+            "ask_again_s": 0.01,
+            **limits,
+        }
     )
     return Participants(plan, run_id="r", sites=sites, limits=made, observer=recorder)
 
@@ -261,47 +268,3 @@ def test_a_site_that_does_not_approve_in_time_is_left_out(
     participants.gather()
     assert list(participants.descriptions) == ["center2"]
     assert any("center1 is left out: its operator did not approve" in note for note in recorder.notes)
-
-
-@pytest.mark.processes
-def test_a_run_waits_for_an_approval_by_hand(tmp_path: Path) -> None:
-    """Real processes: the server shows who has to approve; `approve --yes` at the site lets the run go on."""
-    home = make_home(tmp_path, rounds=1)
-    home.edit(home.site("center1") / "site.yaml", policy__plans="approved")
-    with (
-        home.running("stic-client", "--site", "center1", "--once"),
-        home.running("stic-client", "--site", "center2", "--once"),
-        home.running("stic-server", "start") as server,
-    ):
-        lines = await_line(server, "is not approved at this site yet")
-        assert "stic-client --site center1 approve" in lines[-1]
-        shown = home.run("stic-server", "plan")
-        approved = home.run("stic-client", "--site", "center1", "approve", "--yes")
-        assert approved.returncode == 0, approved.stderr
-        assert approved.stdout.splitlines()[0] == shown.stdout.splitlines()[0]  # the same hash at both ends
-        output, _ = server.communicate(timeout=120)
-        assert server.returncode == 0, output
-
-
-@pytest.mark.processes
-def test_what_a_hospitals_command_writes_is_its_own(tmp_path: Path) -> None:
-    """Whatever the umask says: nothing that enroll writes can be read by others."""
-    home = make_home(tmp_path, sites=("center1",))
-    made = home.run(
-        *("stic-client", "--site", "center9", "enroll", "--server", "127.0.0.1:1"),
-        *("--ca", str(home.path / "server" / "ca.crt"), "--data", str(tmp_path)),
-    )
-    assert made.returncode == 0, made.stderr
-    written = [home.site("center9"), *home.site("center9").iterdir()]
-    assert len(written) > 3
-    assert [path.name for path in written if path.stat().st_mode & 0o077] == []
-
-
-def test_without_a_terminal_nobody_is_asked(tmp_path: Path, plan: RunPlan) -> None:
-    """Run by a service: exit code 2 and the way out, not an endless question."""
-    home = make_home(tmp_path, sites=("center1",))
-    file = tmp_path / "plan.json"
-    file.write_text(plan.model_dump_json())
-    result = home.run("stic-client", "--site", "center1", "approve", str(file))
-    assert result.returncode == 2
-    assert "no terminal to ask on. Look at the plan above, and add --yes." in result.stderr

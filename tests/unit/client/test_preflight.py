@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from cryptography import x509
@@ -27,7 +26,7 @@ from stic_core.data.dataset import SiteDataset, Split, load_dataset, write_datas
 from stic_core.errors import ProtocolError, UsageError
 from stic_core.tasks import TASKS
 from stic_server.admission.certificates import make_certificates
-from support.federation_kit import Home, free_port, make_home, site_config
+from support.federation_kit import Home, free_port, site_config
 
 CLASSES = ("HCC", "ICC", "META")
 Plant = Callable[[dict], None]
@@ -403,78 +402,6 @@ def test_the_worst_of_several_findings_counts() -> None:
     two = Check("x", "problem", "b", "Mend.", (2, 3))
     assert worst("x", one, None, two, good="fine") == Check("x", "problem", "b; a", "Mend.", (2, 3, 1))
     assert worst("x", None, good="fine") == Check("x", "ok", "fine")
-
-
-@pytest.mark.processes
-def test_check_against_a_real_server(tmp_path: Path) -> None:
-    """Admitted: exit code 0. A key that the server does not know: 1, and the server is as before."""
-    home = make_home(tmp_path, sites=("center1",))
-    stranger = home.site("stranger")
-    shutil.copytree(home.site("center1"), stranger)
-    for name in ("site.key", "site.pub"):
-        (stranger / name).unlink()
-    enroll(
-        tmp_path / "new", site="stranger", address="h:1", ca=stranger / "ca.crt", root=tmp_path, crop_mm=None
-    )
-    for name in ("site.key", "site.pub"):
-        shutil.copy(tmp_path / "new" / name, stranger / name)
-    home.edit(stranger / "site.yaml", site="stranger")
-    with home.running("stic-server", "start"):
-        _await_health(home)
-        good = home.run("stic-client", "--site", "center1", "check", "--json")
-        bad = home.run("stic-client", "--site", "stranger", "check", "--json")
-        shown = home.run("stic-client", "--site", "center1", "check")
-    document = json.loads(good.stdout)
-    statuses = {check["name"]: check["status"] for check in document["checks"]}
-    assert good.returncode == 0, good.stdout
-    assert document["passed"] is True
-    online = ("server", "certificate", "clock", "admitted", "protocol")
-    assert {statuses[name] for name in online} == {"ok"}
-    assert Path(document["page"]).parent == home.site("center1")
-    assert bad.returncode == 1
-    refused = {check["name"]: check for check in json.loads(bad.stdout)["checks"]}
-    assert refused["server"]["status"] == "ok"
-    assert refused["admitted"]["status"] == "problem"
-    assert "stic-server admit stranger" in refused["admitted"]["remedy"]
-    assert "center1 is ready" in shown.stdout
-    assert "Traceback" not in good.stderr + bad.stderr + shown.stderr
-
-
-@pytest.mark.processes
-def test_check_does_not_disturb_a_client_that_runs(tmp_path: Path) -> None:
-    """Beside a client that is online: admitted, and that client goes through the run to its end."""
-    home = make_home(tmp_path, sites=("center1", "center2"), rounds=2)
-    with (
-        home.running("stic-server", "start") as server,
-        home.running("stic-client", "--site", "center1", "--once") as client,
-    ):
-        assert client.stdout is not None
-        for line in client.stdout:
-            if "online" in line:
-                break
-        result = home.run("stic-client", "--site", "center1", "check", "--json")
-        with home.running("stic-client", "--site", "center2", "--once"):
-            output, _ = server.communicate(timeout=120)
-        assert client.wait(20) == 0
-    assert server.returncode == 0, output
-    statuses = {check["name"]: check["status"] for check in json.loads(result.stdout)["checks"]}
-    assert statuses["admitted"] == "ok"
-    (run,) = (tmp_path / "runs").iterdir()
-    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    assert [row["sites"] for row in rows] == [["center1", "center2"]] * 2
-
-
-def _await_health(home: Home) -> None:
-    import time
-
-    for _ in range(300):
-        try:
-            httpx.get(f"https://127.0.0.1:{home.port}/health", verify=False, trust_env=False)
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail("the server did not come up")
 
 
 def test_site_config_of_the_kit_is_checked(tmp_path: Path) -> None:

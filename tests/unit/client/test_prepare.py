@@ -4,45 +4,35 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from stic_client.preparation import worker_pool
 from stic_client.preparation.prepare import prepare
-from stic_core.config import DatasetConfig, ImageConfig, ServerAddress, SiteConfig
+from stic_core.config import ImageConfig
 from stic_core.data.clinical import COLUMNS
 from stic_core.data.dataset import load_dataset
 from stic_core.errors import ConfigError, DataError
 from stic_core.tasks import TASKS
-from support.ingest_files import body, ct_dataset, manifest_row, save, write_manifest, write_slices
+from support.ingest_files import (
+    body,
+    ct_dataset,
+    manifest_row,
+    prepare_config,
+    save,
+    write_hospital,
+    write_manifest,
+)
 
 LABELS = ("HCC", "ICC", "META")
-
-
-def _config(root: Path, **values: object) -> SiteConfig:
-    settings = {"root": root / "data", "prepared": root / "prepared", **values}
-    return SiteConfig(
-        site="s1", server=ServerAddress(address="localhost:1"), dataset=DatasetConfig.model_validate(settings)
-    )
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine patients, a third of them held out."""
     data = tmp_path_factory.mktemp("cohort") / "data"
-    rows = []
-    for number in range(9):
-        row = write_slices(data, subject=f"P{number}", seed=number)
-        rows.append(
-            {**row, "label": LABELS[number % 3], "split": "test" if number < 3 else "train", "afp": "500"}
-        )
-    write_manifest(data, rows)
+    write_hospital(data)
     return data.parent
 
 
@@ -61,7 +51,9 @@ def _rows(site: Path) -> list[dict[str, str]]:
 def test_a_cohort_is_prepared(site: Path) -> None:
     """Images, clinical columns, labels and a drawn val, and progress up to the end."""
     steps: list[tuple[int, int]] = []
-    summary = prepare(_config(site), workers=0, progress=lambda done, total: steps.append((done, total)))
+    summary = prepare(
+        prepare_config(site), workers=0, progress=lambda done, total: steps.append((done, total))
+    )
     dataset = load_dataset(site / "prepared", verify=True)
     assert len(dataset) == 9
     assert steps[0] == (0, 9)
@@ -77,24 +69,24 @@ def test_a_cohort_is_prepared(site: Path) -> None:
 
 def test_a_second_run_does_what_changed(site: Path) -> None:
     """Nothing changed: all reused, same fingerprint; a file, a setting or a label: no more than that."""
-    first = prepare(_config(site), workers=0)
-    again = prepare(_config(site), workers=0)
+    first = prepare(prepare_config(site), workers=0)
+    again = prepare(prepare_config(site), workers=0)
     assert (first.prepared, first.reused) == (9, 0)
     assert (again.prepared, again.reused) == (0, 9)
     assert again.dataset.fingerprint == first.dataset.fingerprint
 
     save(ct_dataset(body("pv", seed=77), phase="pv", subject="P4"), site / "data" / "P4" / "pv.dcm")
-    changed = prepare(_config(site), workers=0)
+    changed = prepare(prepare_config(site), workers=0)
     assert (changed.prepared, changed.reused) == (1, 8)
     assert changed.dataset.fingerprint != first.dataset.fingerprint
 
     rows = _rows(site)
     rows[5]["label"], rows[6]["cea"] = "ICC", "3"
     write_manifest(site / "data", rows)
-    relabelled = prepare(_config(site), workers=0)
+    relabelled = prepare(prepare_config(site), workers=0)
     assert (relabelled.prepared, relabelled.reused) == (0, 9)
     assert relabelled.dataset.labels[5] == "ICC"
-    assert prepare(_config(site, image={"crop_mm": 90}), workers=0).prepared == 9
+    assert prepare(prepare_config(site, image={"crop_mm": 90}), workers=0).prepared == 9
 
 
 def test_bad_patients_are_quarantined(site: Path) -> None:
@@ -107,7 +99,7 @@ def test_bad_patients_are_quarantined(site: Path) -> None:
     rows[6]["afp"] = "see Dr. Smith"
     rows[7]["subject_id"] = "Doe^Jane"
     write_manifest(site / "data", rows)
-    summary = prepare(_config(site), workers=0)
+    summary = prepare(prepare_config(site), workers=0)
     assert len(summary.dataset) == 4
     assert summary.dataset.quarantined == 5
     with (site / "prepared" / "quarantine.csv").open(encoding="utf-8") as file:
@@ -130,13 +122,13 @@ def test_too_many_bad_patients_fail(site: Path) -> None:
     for number in range(3):
         (site / "data" / f"P{number}" / "art.dcm").unlink()
     with pytest.raises(DataError, match="at most 2"):
-        prepare(_config(site, max_quarantined=2), workers=0)
+        prepare(prepare_config(site, max_quarantined=2), workers=0)
     assert len((site / "prepared" / "quarantine.csv").read_text().splitlines()) == 4
     assert not (site / "prepared" / "dataset.json").exists()
     shutil.rmtree(site / "data" / "P3")
     write_manifest(site / "data", _rows(site)[:4])
     with pytest.raises(DataError, match="no patient can be used"):
-        prepare(_config(site), workers=0)
+        prepare(prepare_config(site), workers=0)
 
 
 def test_same_pixels_in_two_splits_are_refused(site: Path) -> None:
@@ -145,7 +137,7 @@ def test_same_pixels_in_two_splits_are_refused(site: Path) -> None:
     shutil.copytree(site / "data" / "P0", site / "data" / "P8")
     shutil.rmtree(site / "data" / "P7")
     shutil.copytree(site / "data" / "P6", site / "data" / "P7")
-    summary = prepare(_config(site), workers=0)
+    summary = prepare(prepare_config(site), workers=0)
     assert {refusal.subject: refusal.reason for refusal in summary.quarantined} == {
         "P0": "the same images in two splits",
         "P7": "the same images as another patient",
@@ -155,13 +147,13 @@ def test_same_pixels_in_two_splits_are_refused(site: Path) -> None:
 
 def test_task_is_checked(site: Path) -> None:
     """A label that the task lacks is a patient's fault; an empty class in test is the dataset's."""
-    summary = prepare(_config(site), workers=0, task=TASKS["hcc-icc"])
+    summary = prepare(prepare_config(site), workers=0, task=TASKS["hcc-icc"])
     assert summary.reasons == {"a class that the task does not have": 3}
     rows = _rows(site)
     rows[2]["split"] = "train"
     write_manifest(site / "data", rows)
     with pytest.raises(DataError, match="no META"):
-        prepare(_config(site), workers=0, task=TASKS["malignant"])
+        prepare(prepare_config(site), workers=0, task=TASKS["malignant"])
 
 
 def test_censored_value_is_warned_of(site: Path) -> None:
@@ -170,11 +162,11 @@ def test_censored_value_is_warned_of(site: Path) -> None:
     rows[3]["afp"] = ">20"
     rows[4]["tbil"] = "1.0"
     write_manifest(site / "data", rows)
-    summary = prepare(_config(site, units={"tbil": "mg/dL"}), workers=0)
+    summary = prepare(prepare_config(site, units={"tbil": "mg/dL"}), workers=0)
     assert ("P3", "afp is censored and settles no level: taken as missing") in summary.warnings
     assert summary.dataset.clinical[4, COLUMNS.index("TBIL_abnormal")] == 1
     with pytest.raises(ConfigError, match=r"units\.tbil"):
-        prepare(_config(site, units={"tbil": "furlongs"}), workers=0)
+        prepare(prepare_config(site, units={"tbil": "furlongs"}), workers=0)
 
 
 def test_crop_without_a_place_is_counted(site: Path) -> None:
@@ -183,7 +175,7 @@ def test_crop_without_a_place_is_counted(site: Path) -> None:
     for row in rows[:5]:
         row |= {"lesion_row": "46", "lesion_col": "28", "mask_phase": "nc"}
     write_manifest(site / "data", rows)
-    summary = prepare(_config(site, image=ImageConfig(crop_mm=80).model_dump()), workers=0)
+    summary = prepare(prepare_config(site, image=ImageConfig(crop_mm=80).model_dump()), workers=0)
     assert summary.without_place == 4
     assert summary.dataset.image.crop_mm == 80
 
@@ -196,20 +188,20 @@ def test_checksums_of_the_export_are_compared(site: Path) -> None:
         for path in sorted(data.rglob("*.dcm"))
     ]
     (data / "SHA256SUMS").write_text("".join(lines))
-    assert len(prepare(_config(site), workers=0).dataset) == 9
+    assert len(prepare(prepare_config(site), workers=0).dataset) == 9
     (data / "SHA256SUMS").write_text("".join(["0" * 64 + lines[0][64:], *lines[1:]]))
-    summary = prepare(_config(site), workers=0)
+    summary = prepare(prepare_config(site), workers=0)
     assert list(summary.reasons) == ["a file is not the one that was exported: its checksum differs"]
     (data / "SHA256SUMS").write_text("no checksum")
     with pytest.raises(DataError, match="SHA256SUMS"):
-        prepare(_config(site), workers=0)
+        prepare(prepare_config(site), workers=0)
 
 
 def test_checkerboards_on_request(site: Path) -> None:
     """A PNG a registered phase, also for patients who are prepared already."""
-    prepare(_config(site), workers=0)
+    prepare(prepare_config(site), workers=0)
     assert not (site / "prepared" / "checkerboards").exists()
-    prepare(_config(site), workers=0, checkerboards=True)
+    prepare(prepare_config(site), workers=0, checkerboards=True)
     assert len(list((site / "prepared" / "checkerboards").glob("*.png"))) == 18
 
 
@@ -221,47 +213,18 @@ def test_interrupted_run_goes_on(site: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(_config(site), workers=0, progress=interrupt)
-    summary = prepare(_config(site), workers=0)
+        prepare(prepare_config(site), workers=0, progress=interrupt)
+    summary = prepare(prepare_config(site), workers=0)
     assert (summary.prepared, summary.reused) == (5, 4)
-
-
-@pytest.mark.processes
-def test_processes_give_the_same_dataset(site: Path) -> None:
-    """Two workers write what one process writes, to the last bit."""
-    alone = prepare(_config(site), workers=0).dataset
-    other = _config(site, prepared=site / "other")
-    together = prepare(other, workers=2).dataset
-    assert together.fingerprint == alone.fingerprint
-    np.testing.assert_array_equal(together.images, alone.images)
-
-
-def _obey(task: str) -> str:
-    """A worker's task, for the test of workers that die."""
-    if task == "die":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if task == "hang":
-        time.sleep(600)
-    return task.upper()
-
-
-@pytest.mark.processes
-def test_workers_that_die_or_hang_lose_one_task() -> None:
-    """A crashed decoder takes its own patient along and no other."""
-    tasks = ["a", "die", "b", "hang", "c", "d"]
-    results = dict(worker_pool.run(_obey, tasks=tasks, workers=2, limit_s=10))
-    assert results.pop("die") == worker_pool.Lost("crashed")
-    assert results.pop("hang") == worker_pool.Lost("took too long")
-    assert results == {"a": "A", "b": "B", "c": "C", "d": "D"}
 
 
 def test_row_without_a_root_is_a_data_error(tmp_path: Path) -> None:
     """No folder, no manifest: each says what to do."""
     with pytest.raises(DataError, match=r"dataset\.root"):
-        prepare(_config(tmp_path), workers=0)
+        prepare(prepare_config(tmp_path), workers=0)
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError, match="manifest is missing"):
-        prepare(_config(tmp_path), workers=0)
+        prepare(prepare_config(tmp_path), workers=0)
     write_manifest(tmp_path / "data", [manifest_row(nc_path="../x", art_path="../y", pv_path="../z")])
     with pytest.raises(DataError, match="no patient can be used"):
-        prepare(_config(tmp_path), workers=0)
+        prepare(prepare_config(tmp_path), workers=0)

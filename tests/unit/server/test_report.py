@@ -15,10 +15,10 @@ from stic_core.evaluation import evaluation_of, held_out_table, p_text, points
 from stic_core.evaluation.document import Comparison, PairFigures
 from stic_core.evaluation.figures import AucFigure
 from stic_core.statistics import Absent, AucTest, NotEstimable
-from stic_server.report import write_report
+from stic_server.report import plots, write_report
 from stic_server.report.comparison import non_inferiority
 from stic_server.report.model_card import write_model_card
-from stic_server.report.rounds import missed_spans, traffic
+from stic_server.report.rounds import learning, missed_spans, traffic
 from stic_server.report.wording import human_bytes, human_seconds, title_of
 from support.sample_run import write_reader_release, write_sample_run
 
@@ -124,18 +124,28 @@ def test_phantom_data_say_so(page: tuple[str, Page], tmp_path: Path) -> None:
 
 
 def test_numbers_are_those_of_the_evaluation(phantom_run: Path, page: tuple[str, Page]) -> None:
-    """Every cell of the held-out table stands in the report as the command line prints it."""
+    """The held-out table is, cell by cell, the one that the command line prints; Brier scores are the document's."""
     document = json.loads((phantom_run / "evaluation.json").read_text())
-    for row in held_out_table(evaluation_of(document))[1:]:
-        for text in row[2:]:
-            for part in text.replace("(", "").replace(")", "").replace("-", "\N{EN DASH}").split(" "):
-                assert part in page[1].text
+
+    def as_the_page_has_it(text: str) -> str:
+        """An interval stands in a line of its own, with a dash between its ends."""
+        return re.sub(r"\((\S+?)-(\S+)\)", "\\1\N{EN DASH}\\2", text)
+
+    expected = [
+        [as_the_page_has_it(text) for text in row[1:]] for row in held_out_table(evaluation_of(document))
+    ]
+    assert len(expected) == 1 + 4 * 4  # four models on two hospitals, the tiny one, and all together
+    shown = [row for row in page[1].table("held-out") if len(row) > 1]  # the others name the models
+    assert shown == expected
     macro = document["pooled"]["auc_macro"]
     assert f"reaches a macro AUC of {macro['value']:.3f}" in page[1].text
-    for block in (*document["sites"].values(), document["pooled"]):
-        calibration = block["calibration"]
-        if "brier" in calibration:
-            assert f"{calibration['brier']:.3f}" in page[1].text
+    brier = {row[0]: row[1] for row in page[1].table("calibration")[1:]}
+    blocks = document["sites"] | {"pooled": document["pooled"]}
+    told = {
+        name: f"{block['calibration']['brier']:.3f}" for name, block in blocks.items() if name != "center3"
+    }
+    assert brier == told | {"center3": brier["center3"]}
+    assert brier["center3"].startswith("suppressed")
 
 
 def test_absent_figures_say_why(page: tuple[str, Page]) -> None:
@@ -188,22 +198,39 @@ def test_a_run_without_evaluation_has_a_report(tmp_path: Path) -> None:
     assert "over 0 rounds" in read(run)[1].text
 
 
-def test_a_site_that_suppresses_validation_is_a_gap(tmp_path: Path) -> None:
-    """A validation score that a site kept back is no point of its curve, and no error."""
-    run = write_sample_run(tmp_path, rounds=2)
-    lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    for line in lines:
+def test_a_site_that_suppresses_validation_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation score that a site kept back is no point of its curve; where it kept all, it has no curve."""
+    run = write_sample_run(tmp_path, rounds=3)
+    rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+
+    drawn: dict[str, dict[str, list[float | None]]] = {}
+
+    def draw(numbers: list[int], curves: dict[str, list[float | None]], *, label: str, **_: object) -> str:
+        drawn[label] = curves
+        return ""
+
+    monkeypatch.setattr(plots, "learning_curve", draw)
+
+    def curves() -> dict[str, list[float | None]]:
+        learning(rounds, sites=("center1", "center2"), best=None)
+        return drawn["Validation loss"]
+
+    whole = curves()
+    rounds[1]["val"]["center2"] = {"n": 3, "suppressed": "fewer than 5 patients"}
+    assert curves() == whole | {"center2": [whole["center2"][0], None, whole["center2"][2]]}
+    for line in rounds:
         line["val"]["center2"] = {"n": 3, "suppressed": "fewer than 5 patients"}
-    (run / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "Validation loss" in read(run)[1].text
+    assert curves() == {name: curve for name, curve in whole.items() if name != "center2"}
 
 
-def test_a_site_that_releases_everything(tmp_path: Path) -> None:
-    """With min_cell: 1 the confusion stands there in full."""
+def test_a_site_that_releases_everything(tmp_path: Path, page: tuple[str, Page]) -> None:
+    """With min_cell: 1 the confusion stands there in full, the document's; otherwise small cells are kept back."""
     run = write_sample_run(tmp_path, min_cell=1, rounds=2)
     document = json.loads((run / "evaluation.json").read_text())
-    assert document["pooled"]["confusion"][0][0] > 0
-    assert "kept</td>" not in write_report(run).read_text()
+    assert "kept" in {cell for row in page[1].table("confusion") for cell in row}
+    cells = [row[1:] for row in read(run)[1].table("confusion") if row[0] in document["classes"]]
+    blocks = [*document["sites"].values(), document["pooled"]]
+    assert cells == [[str(count) for count in row] for block in blocks for row in block["confusion"]]
 
 
 def test_equal_runs_give_equal_reports(tmp_path: Path) -> None:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from stic_core import config
 from stic_core.config import FederationConfig
 from stic_core.system.keys import load_certificates, make_key_pair
-from stic_server.admission.certificates import load_key, pem
 from stic_server.admission.registry import Presence, admit, revoke
 from stic_server.admission.renewal import make_next_ca
 from stic_server.setup import NewFederation, initialise
@@ -25,6 +20,7 @@ from stic_server.status import file
 from stic_server.status.file import StatusFile, read_activity, state_of
 from stic_server.status.report import as_json, describe, expired, status
 from support.federation_kit import Recorder
+from support.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -55,13 +51,12 @@ def serving(folder: Path, presence: dict[str, Presence], recorder: Recorder | No
 
 def awaited(folder: Path, key: str, value: object) -> None:
     """Wait until the file says so."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def is_so() -> bool:
         activity = read_activity(folder)
-        if activity is not None and getattr(activity, key) == value:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{key} is not {value!r} in {read_activity(folder)}")
+        return activity is not None and getattr(activity, key) == value
+
+    until(is_so, what=lambda: f"{key} is {value!r} in {read_activity(folder)}")
 
 
 def test_before_the_first_start(folder: Path) -> None:
@@ -87,6 +82,7 @@ def test_before_the_first_start(folder: Path) -> None:
 def test_while_a_server_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round and the stage, whom it waits for, who is online and when the others were last seen."""
     monkeypatch.setattr(file, "WRITE_S", 0.02)
+    monkeypatch.setattr(file, "_WAITING_S", PATIENCE_S)
     now = time.time()
     presence = {"center1": Presence(True, now), "center2": Presence(False, now - 300)}
     recorder = Recorder()
@@ -138,48 +134,6 @@ def test_a_server_that_fails_leaves_no_server_behind(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt), serving(folder, {}):
         raise KeyboardInterrupt
     assert shown(folder)[0]["server"]["state"] == "ended"
-
-
-_KILLED = """
-import time
-from pathlib import Path
-from stic_server.federation.sites import RunObserver
-from stic_server.status.file import StatusFile
-with StatusFile(Path({folder!r}), RunObserver(), presence=dict) as observer:
-    observer.stage("training")
-    observer.round_begins(7, rounds=20)
-    print("ready", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.mark.processes
-def test_after_kill_9_the_file_is_known_as_old(folder: Path) -> None:
-    """The process that wrote it is gone: no server is running; it says in which round the last one was, and when."""
-    code = _KILLED.format(folder=str(folder))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            awaited(folder, "round", 7)
-            assert shown(folder)[0]["server"]["state"] == "running"
-            process.kill()
-            deadline = time.monotonic() + 30
-            while shown(folder)[0]["server"]["state"] == "running" and time.monotonic() < deadline:
-                time.sleep(0.05)
-            # Dead, and not yet waited for by its parent: its number still has an entry.
-            found, text = shown(folder)
-            assert found["server"]["state"] == "killed"
-        finally:
-            process.kill()
-    found, text = shown(folder)
-    assert found["server"]["state"] == "killed"
-    assert (
-        "no server is running; the last one ended without a word: it was in training, round 7 of 20 at"
-        in text
-    )
-    written = dt.datetime.fromisoformat(found["server"]["written"])
-    assert f"{written:%Y-%m-%d %H:%M:%S} UTC" in text
 
 
 def test_a_later_process_with_the_same_number_is_no_server(folder: Path) -> None:
@@ -277,44 +231,3 @@ def test_a_broken_key_file_is_a_warning(folder: Path) -> None:
     found, text = shown(folder)
     assert [site["site"] for site in found["sites"]] == ["center1", "center2"]
     assert "warning: sites/center9.pub" in text
-
-
-def expire(folder: Path) -> None:
-    """Put a certificate of the same CA in place whose last day is over."""
-    ca, key = load_certificates(folder / "ca.crt")[0], load_key(folder / "ca.key", missing="")
-    old = load_certificates(folder / "server.crt")[0]
-    now = dt.datetime.now(dt.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(old.subject)
-        .issuer_name(ca.subject)
-        .public_key(old.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=10))
-        .not_valid_after(now - dt.timedelta(days=1))
-    )
-    (folder / "server.crt").write_bytes(pem(builder.sign(key, hashes.SHA384())))
-
-
-@pytest.mark.processes
-def test_the_command_and_its_exit_codes(folder: Path, tmp_path: Path) -> None:
-    """0; 1 with an expired certificate, and 0 again once it is renewed; 2 without a federation."""
-
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        program = str(Path(sys.executable).with_name("stic-server"))
-        return subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-        )
-
-    here = ("--config", str(folder / "federation.yaml"))
-    result = command("status", *here)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "center2" in result.stdout
-    expire(folder)
-    result = command("status", "--json", *here)
-    assert result.returncode == 1
-    assert json.loads(result.stdout)["certificates"][0]["state"] == "expired"
-    result = command("renew", *here)
-    assert result.returncode == 0, result.stderr
-    assert command("status", *here).returncode == 0
-    assert command("status", "--config", str(tmp_path / "none.yaml")).returncode == 2
