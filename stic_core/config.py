@@ -100,7 +100,7 @@ class ModelConfig(_Frozen):
     def _scratch_trains(self) -> ModelConfig:
         if not self.pretrained and self.trainable_blocks != "all":
             raise ValueError(
-                "pretrained: false needs trainable_blocks: all; random frozen layers learn nothing"
+                "pretrained: false needs trainable_blocks: all; frozen random layers learn nothing"
             )
         return self
 
@@ -109,16 +109,16 @@ class TrainingConfig(_Frozen):
     """Training at one site, the paper's values by default.
 
     Args:
-        local_epochs: passes over the site's training patients a round.
-        local_steps: optimiser steps a round, instead of epochs: as much work at every site.
-        schedule: the learning rate by round; the server says it with each round. `plateau`
+        local_epochs: passes over the site's training patients per round.
+        local_steps: optimiser steps per round, instead of epochs: the same amount of work at every site.
+        schedule: the learning rate by round; the server sends it with each round. `plateau`
             divides it by ten after `plateau_rounds` rounds without a better pooled validation
             loss (Keras' ReduceLROnPlateau, the authors' choice).
         warmup_rounds: rounds over which the rate rises to its value.
         early_stopping: stop after so many rounds (or epochs, in training at one site) without
             a better validation loss; None never does.
         gradient_clip: largest norm of a step's gradient; None does not clip.
-        views: augmented views a patient, cached beside the plain one.
+        views: augmented views per patient, cached beside the plain one.
         class_balanced: weigh the loss by the inverse of the site's own class counts.
         weight_decay: decoupled (AdamW).
         l2: penalty on the naive models' last hidden layer, the authors' `l2_rate`.
@@ -176,19 +176,19 @@ class FederationConfig(_Frozen):
     Args:
         task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
         algorithm: how the sites' updates become the next global model.
-        rounds: how often that is done.
+        rounds: how many rounds.
         min_sites: fewer reports than this and a round fails.
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
         round_timeout_s: how long a site may take over one round.
-        max_patients: a site that claims more training patients is left out: they are its weight.
+        max_patients: a site that claims more training patients is excluded: their number is its weight.
         max_update_ratio: a site's update whose norm is more than so many times the other sites' is
             refused; None takes any.
         seed: of the model's first weights and of every site's shuffling.
         determinism: bit-equal results for equal seeds on a CPU.
         local_only: also train each site's own model, for comparison.
         transport: how weights travel in a round. `float16` halves the bytes; `int8` sends what
-            training changed in 8 bits a value with the rounding error carried on to the next
+            training changed in 8 bits per value with the rounding error carried over to the next
             round, and the global model as float16.
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
@@ -277,7 +277,7 @@ class PolicyConfig(_Frozen):
         architectures, backbones: models that it trains; None is every one.
         max_rounds, max_local_epochs, max_local_steps: bounds on the work of one run.
         max_learning_rate, max_batch_size: bounds on the optimiser.
-        release: what may be said of the patients; what is not listed is answered as suppressed.
+        release: what may be released about the patients; what is not listed is answered as suppressed.
         local_only: also train a model of its own for comparison; its weights leave as a round's.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.

@@ -58,7 +58,7 @@ def _weights_of(message: Message) -> WireArray | None:
     if record is None:
         return None
     if list(record) != [WEIGHTS_KEY]:
-        raise ProtocolError("weights come as one array")
+        raise ProtocolError("the weights must come as one array")
     return read_npy(record[WEIGHTS_KEY].data)
 
 

@@ -337,7 +337,7 @@ class FleetServer:
                     self._renew()
                 except Exception as error:
                     if said != (said := str(error)):
-                        LOG.exception("the folder of admitted sites cannot be read; it is tried again")
+                        LOG.exception("the folder of admitted sites cannot be read; trying again")
 
         threading.Thread(target=watching, daemon=True, name="admitted-sites").start()
 

@@ -45,6 +45,6 @@ def site_of(context: typer.Context) -> SiteFile:
     """The site that is named, or an error where none is."""
     if context.obj is None:
         raise UsageError(
-            "no site is named", advice="Name it before the command, such as stic-client --site center2 check."
+            "no site was given", advice="Give it before the command, as in stic-client --site center2 check."
         )
     return context.obj

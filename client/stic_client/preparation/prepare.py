@@ -318,7 +318,7 @@ def _read_clinical(
                     subject=row.subject,
                     got=row.label,
                     expected=" or ".join(task.classes),
-                    advice="Correct the label, or leave the patient out.",
+                    advice="Correct the label, or remove the patient.",
                 )
             try:
                 levels[row.subject] = read_levels(row.clinical, units=settings.units, compat=settings.compat)

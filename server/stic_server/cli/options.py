@@ -10,7 +10,7 @@ import typer
 from stic_core import config_files
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="federation.yaml; default $STIC_HOME/server/federation.yaml.")
+    Path | None, typer.Option("--config", help="Configuration; default: $STIC_HOME/server/federation.yaml.")
 ]
 
 
