@@ -37,7 +37,9 @@ def test_the_average_does_not_depend_on_the_order_of_reports(sites: list[tuple[f
 
 def test_sums_run_in_the_order_of_names() -> None:
     """Two values that cancel and a small one: added in another order, the small one would be lost."""
-    reports = [(site, Contribution(_weights(value), 1)) for site, value in (("a", 1e30), ("b", -1e30), ("c", 3))]
+    reports = [
+        (site, Contribution(_weights(value), 1)) for site, value in (("a", 1e30), ("b", -1e30), ("c", 3))
+    ]
     for order in itertools.permutations(reports):
         assert average(dict(order)).tolist() == [1.0]
 
