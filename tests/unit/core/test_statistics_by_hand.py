@@ -550,6 +550,15 @@ def test_a_fit_far_from_its_start_is_found() -> None:
     assert fit.intercept == pytest.approx(-(2e4 + 1) * log(1e6), rel=1e-6)
 
 
+def test_a_fit_that_newtons_full_steps_miss() -> None:
+    """Nearly separated and lopsided: full steps run away, bounded ones end where the likelihood is flat."""
+    x, hits, misses = np.array([[-16.0, 15, 190], [-4, 43, 41498], [-3, 979, 0]]).T
+    fit = logistic_fit(x, hits=hits, misses=misses)
+    assert isinstance(fit, Recalibration)
+    left_over = hits - (hits + misses) / (1 + np.exp(-fit.intercept - fit.slope * x))
+    assert [left_over.sum(), x @ left_over] == pytest.approx([0, 0], abs=1e-6)
+
+
 def test_classes_that_a_fit_cannot_tell() -> None:
     """One class missing, or both on separate sides of a value, the value itself included."""
     x, none, some = np.array([0.0, 1, 2]), np.zeros(3), np.array([1.0, 1, 1])
