@@ -191,7 +191,7 @@ def test_a_client_that_left_no_id_waits_until_the_server_misses_it(line: Line) -
     node.online_until = time.time() + 0.5
     link = line.link(intervals=Intervals(sign_on=0.2))
     link._sign_on()
-    assert any("takes this site for online" in note for note in link._observer.notes)
+    assert any("still lists this site as online" in note for note in link._observer.notes)
 
 
 def test_two_clients_of_one_site(line: Line) -> None:

@@ -77,7 +77,7 @@ def test_a_difference_reads_as_old_and_new(plan: RunPlan) -> None:
 def test_a_plan_is_described_with_what_leaves(plan: RunPlan) -> None:
     """The number of values is that of the tensors."""
     facts = dict(described(plan))
-    assert f"{sum(spec.size for spec in plan.tensors):,} values" in facts["leaves in weights"]
+    assert f"{sum(spec.size for spec in plan.tensors):,} values" in facts["weights sent"]
     assert facts["plan"] == plan.digest
 
 
@@ -100,7 +100,7 @@ def test_a_plan_waits_until_it_is_approved(tmp_path: Path, plan: RunPlan) -> Non
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     """Usage errors that say what was expected."""
     (tmp_path / "plan.json").write_text('{"name": 3}')
-    with pytest.raises(UsageError, match="no plan of this version"):
+    with pytest.raises(UsageError, match="not a plan of this version"):
         read_plan(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="does not exist"):
         read_plan(tmp_path / "none.json")
@@ -260,7 +260,7 @@ def test_a_site_that_does_not_approve_in_time_is_left_out(
     participants = _participants(plan, sites, recorder, min_sites=1, approval_s=0.05)
     participants.gather()
     assert list(participants.descriptions) == ["center2"]
-    assert any("center1 is left out: its operator did not approve" in note for note in recorder.notes)
+    assert any("center1 is excluded: its operator did not approve" in note for note in recorder.notes)
 
 
 @pytest.mark.processes
@@ -304,4 +304,4 @@ def test_without_a_terminal_nobody_is_asked(tmp_path: Path, plan: RunPlan) -> No
     file.write_text(plan.model_dump_json())
     result = home.run("stic-client", "--site", "center1", "approve", str(file))
     assert result.returncode == 2
-    assert "no terminal to ask on. Look at the plan above, and add --yes." in result.stderr
+    assert "add --yes" in result.stderr

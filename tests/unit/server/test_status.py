@@ -80,7 +80,7 @@ def test_before_the_first_start(folder: Path) -> None:
     assert [one["site"] for one in found["revoked"]] == ["center3"]
     assert [(one["name"], one["state"]) for one in found["certificates"]] == [("server", "ok"), ("ca", "ok")]
     assert found["warnings"] == []
-    assert "no server is running here, and none was" in text
+    assert "no server is running here, and none has run yet" in text
     assert "none so far" in text
 
 
@@ -118,7 +118,7 @@ def test_while_a_server_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (recorder.notes, recorder.rows) == (["a note"], [{"round": 6}])  # passed on
     found, text = shown(folder)
     assert found["server"]["state"] == "ended"
-    assert "no server is running; the last one stopped at" in text
+    assert "no server is running; the previous server stopped at" in text
     assert found["sites"][0]["online"] is None
 
 
@@ -175,7 +175,7 @@ def test_after_kill_9_the_file_is_known_as_old(folder: Path) -> None:
     found, text = shown(folder)
     assert found["server"]["state"] == "killed"
     assert (
-        "no server is running; the last one ended without a word: it was in training, round 7 of 20 at"
+        "no server is running; the previous server was killed while training, round 7 of 20 (last seen "
         in text
     )
     written = dt.datetime.fromisoformat(found["server"]["written"])
@@ -238,7 +238,7 @@ def test_a_next_ca_is_not_forgotten(folder: Path) -> None:
     made = make_next_ca(folder)
     found, text = shown(folder)
     assert [one["name"] for one in found["certificates"]] == ["server", "ca", "ca-next"]
-    assert f"warning: a next CA waits ({made.fingerprint})" in text
+    assert f"warning: a next CA is waiting ({made.fingerprint})" in text
     assert "renew --ca --switch" in text
     assert not expired(found)
 
@@ -266,7 +266,7 @@ def test_the_last_run(folder: Path) -> None:
         6,
     )
     assert "interrupted, 6 of 20 rounds" in text
-    assert "stic-server start goes on with it" in text
+    assert "stic-server start resumes it" in text
     (run / "record.json").write_text(json.dumps(facts | {"status": "complete", "rounds": 20}))
     assert shown(folder)[0]["run"]["status"] == "complete"
 
