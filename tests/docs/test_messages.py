@@ -49,7 +49,7 @@ def test_a_full_disk_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().err
     assert (
         said
-        == "stic-server: no room left on the disk. Free some and run the same command again: it goes on.\n"
+        == "stic-server: no space left on the disk. Free some space and run the same command again: it resumes.\n"
     )
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_logged_is_not_answered(tmp_path: Path, damage: str) -> N
     site = Participant(kept, seen)
     with pytest.raises((OSError, DataError)):
         site.answer(Finish(run_id="r", status="complete"), None)
-    assert seen.notes[-1].startswith("nothing is answered: the audit log cannot be written (")
+    assert seen.notes[-1].startswith("no request is answered: the audit log cannot be written (")
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -174,5 +174,5 @@ def test_a_question_that_is_not_understood_is_one_line(
     )
     assert reply.error.reason == ("ProtocolError" if ours else "ZeroDivisionError")
     (record,) = caplog.records
-    assert "a question is not answered: " in record.getMessage()
+    assert "a request could not be answered: " in record.getMessage()
     assert bool(record.exc_info) is not ours

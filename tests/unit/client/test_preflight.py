@@ -189,7 +189,7 @@ def _left_out(made: dict) -> None:
         (_unlabelled, "classes", "problem", "1 patient without a label", "Give a label", (8,)),
         (_no_training, "classes", "problem", "no training patients", "into train", ()),
         (_no_afp, "clinical", "warning", "afp 67 %", "unit that is not set", ()),
-        (_left_out, "quarantine", "warning", "2 patients left out", r"quarantine\.csv", ()),
+        (_left_out, "quarantine", "warning", "2 patients excluded", r"quarantine\.csv", ()),
     ],
 )
 def test_a_planted_fault_is_found(
@@ -353,7 +353,7 @@ def test_the_page_is_private_whole_and_asks_nobody(site: Path) -> None:
     assert "default-src 'none'" in text
     assert text.count("data:image/png;base64,") == 10  # nine samples, and the one that a check names
     assert "No. 5" in text
-    assert "No. 5" in text[text.index("Patients that a check names") : text.index("Samples of each class")]
+    assert "No. 5" in text[text.index("Patients flagged by a check") : text.index("Samples of each class")]
     assert result.subject(4) == "SECRET4"
     assert "SECRET" not in json.dumps(result.outcome.document())
     assert not list(site.glob("*.partial"))
@@ -369,7 +369,7 @@ def test_tasks_that_only_the_operator_knows(tmp_path: Path) -> None:
     assert check_classes(dataset, policy=PolicyConfig(tasks=("malignant", "grade"))).status == "warning"
     few = check_classes(write(tmp_path, cohort()), policy=PolicyConfig(), task=TASKS["malignant"])
     assert "3 patients in val, fewer than policy.min_cell 5" in few.found
-    assert "HCC 1, ICC 1, META 1, policy.min_class is 10" in few.found
+    assert "HCC 1, ICC 1, META 1; policy.min_class is 10" in few.found
 
 
 def test_pseudonyms_that_only_look_alike(tmp_path: Path) -> None:

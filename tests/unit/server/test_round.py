@@ -85,7 +85,7 @@ def test_quorum_holds_at_aggregation() -> None:
     reports = {"a": _round(_weights(1)), "b": _round(_weights(np.nan))}
     with pytest.raises(FederationError) as caught:
         finish_round(_state(0, 0), reports, algorithm=FED_AVG, min_sites=2)
-    assert caught.value.got == "usable reports of 1 sites (a)"
+    assert caught.value.got == "usable reports from 1 sites (a)"
     assert str(caught.value.expected).startswith("at least 2")
     assert str(caught.value.advice).startswith("b: ")
 
@@ -182,4 +182,4 @@ def test_an_implausible_update_is_refused_and_the_round_goes_on() -> None:
     assert after.weights.tolist() == [1.5]
     with pytest.raises(FederationError) as caught:
         finish_round(_state(0, 1), reports, algorithm=FED_AVG, min_sites=2, max_update_ratio=100)
-    assert caught.value.got == "usable reports of 1 sites (a)"
+    assert caught.value.got == "usable reports from 1 sites (a)"
