@@ -42,13 +42,13 @@ def serve_sites(home: Home, names: list[str]) -> None:
     from stic_client.flower_app import client_app
     from stic_client.flower_link import FleetLink
     from stic_client.participation.participant import Participant
-    from stic_core import config
+    from stic_core import config, config_files
     from stic_core.system.keys import load_private
     from stic_core.system.observer import Observer
 
     def serve(name: str) -> None:
         path = home.site(name) / "site.yaml"
-        site = config.load(path, config.SiteConfig)
+        site = config_files.load(path, config.SiteConfig)
         participant = Participant(site)
         link = FleetLink(
             site.server.address,

@@ -1,27 +1,22 @@
-"""Configuration files, parsed once at the edge into frozen models; unknown keys are refused.
+"""What can be configured: frozen models of `federation.yaml` and `site.yaml`, and of their parts.
 
-`STIC_HOME` (default `~/.stic`) holds `server/federation.yaml` and `sites/<site>/site.yaml`.
-Relative paths in a file are relative to that file. `STIC_INTERVALS` (default 1) is for tests and for slow lines.
+Unknown keys are refused. `config_files` reads the files.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     model_validator,
 )
 
-from stic_core.errors import ConfigError
 from stic_core.tasks import TASKS, Task
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
@@ -105,7 +100,7 @@ class ModelConfig(_Frozen):
     def _scratch_trains(self) -> ModelConfig:
         if not self.pretrained and self.trainable_blocks != "all":
             raise ValueError(
-                "pretrained: false needs trainable_blocks: all; random frozen layers learn nothing"
+                "pretrained: false needs trainable_blocks: all; frozen random layers learn nothing"
             )
         return self
 
@@ -114,16 +109,16 @@ class TrainingConfig(_Frozen):
     """Training at one site, the paper's values by default.
 
     Args:
-        local_epochs: passes over the site's training patients a round.
-        local_steps: optimiser steps a round, instead of epochs: as much work at every site.
-        schedule: the learning rate by round; the server says it with each round. `plateau`
+        local_epochs: passes over the site's training patients per round.
+        local_steps: optimiser steps per round, instead of epochs: the same amount of work at every site.
+        schedule: the learning rate by round; the server sends it with each round. `plateau`
             divides it by ten after `plateau_rounds` rounds without a better pooled validation
             loss (Keras' ReduceLROnPlateau, the authors' choice).
         warmup_rounds: rounds over which the rate rises to its value.
         early_stopping: stop after so many rounds (or epochs, in training at one site) without
             a better validation loss; None never does.
         gradient_clip: largest norm of a step's gradient; None does not clip.
-        views: augmented views a patient, cached beside the plain one.
+        views: augmented views per patient, cached beside the plain one.
         class_balanced: weigh the loss by the inverse of the site's own class counts.
         weight_decay: decoupled (AdamW).
         l2: penalty on the naive models' last hidden layer, the authors' `l2_rate`.
@@ -181,19 +176,19 @@ class FederationConfig(_Frozen):
     Args:
         task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
         algorithm: how the sites' updates become the next global model.
-        rounds: how often that is done.
+        rounds: how many rounds.
         min_sites: fewer reports than this and a round fails.
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
         round_timeout_s: how long a site may take over one round.
-        max_patients: a site that claims more training patients is left out: they are its weight.
+        max_patients: a site that claims more training patients is excluded: their number is its weight.
         max_update_ratio: a site's update whose norm is more than so many times the other sites' is
             refused; None takes any.
         seed: of the model's first weights and of every site's shuffling.
         determinism: bit-equal results for equal seeds on a CPU.
         local_only: also train each site's own model, for comparison.
         transport: how weights travel in a round. `float16` halves the bytes; `int8` sends what
-            training changed in 8 bits a value with the rounding error carried on to the next
+            training changed in 8 bits per value with the rounding error carried over to the next
             round, and the global model as float16.
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
@@ -282,7 +277,7 @@ class PolicyConfig(_Frozen):
         architectures, backbones: models that it trains; None is every one.
         max_rounds, max_local_epochs, max_local_steps: bounds on the work of one run.
         max_learning_rate, max_batch_size: bounds on the optimiser.
-        release: what may be said of the patients; what is not listed is answered as suppressed.
+        release: what may be released about the patients; what is not listed is answered as suppressed.
         local_only: also train a model of its own for comparison; its weights leave as a round's.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
@@ -332,119 +327,3 @@ class SiteConfig(_Frozen):
     models: FilePath = Path("models")
     plans: FilePath = Path("plans")
     between_rounds: FilePath = Path("between-rounds")
-
-
-ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)
-
-
-def home() -> Path:
-    """`STIC_HOME`, default `~/.stic`."""
-    return Path(os.environ.get("STIC_HOME") or "~/.stic").expanduser()
-
-
-def interval_scale() -> float:
-    """`STIC_INTERVALS`: how many times as long as usual every regular interval is, on both sides alike.
-
-    Signs of life and when one is missed, looks for messages, for admissions and for who is online,
-    pauses between tries. Tests take a fraction, so that nobody waits; more than 1 is for lines that
-    are very slow. Timeouts that an operator sets in `federation.yaml` are as they are.
-
-    Raises:
-        ConfigError: it is no number in this range.
-    """
-    text = os.environ.get("STIC_INTERVALS") or "1"
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = 0.0
-    if not 0.01 <= scale <= 50:
-        raise ConfigError("STIC_INTERVALS is out of range", got=text, expected="a number from 0.01 to 50")
-    return scale
-
-
-def load(path: Path, kind: type[ConfigT]) -> ConfigT:
-    """Read and check a configuration file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or a key is unknown or out of range.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        command = "stic-server init" if kind is FederationConfig else "stic-client --site SITE enroll"
-        raise ConfigError(
-            f"{path} does not exist", advice=f"Make one with `{command}`, or name another with --config."
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text", advice="Save it as UTF-8.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
-    return parse_text(text, kind, source=str(path), base=path.resolve().parent)
-
-
-def parse_text(text: str, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:
-    """Check a configuration given as YAML.
-
-    Args:
-        source: how messages call it.
-        base: folder that relative paths are relative to; None leaves them as they are.
-
-    Raises:
-        ConfigError: it is not YAML, or a key is unknown or out of range.
-    """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{source}{line} is not YAML", advice="Look for a bracket, quote or indentation there."
-        ) from None
-    return parse(data if data is not None else {}, kind, source=source, base=base)
-
-
-def parse_model(data: dict[str, object]) -> ModelConfig:
-    """A model named on the command line.
-
-    Raises:
-        ConfigError: names the option that is wrong, what it got and what it expected.
-    """
-    try:
-        return ModelConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"--{option}", got=repr(first["input"]), expected=_wanted(first["msg"])) from None
-
-
-def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:
-    """Check what a configuration file says.
-
-    Args:
-        data: what the YAML holds.
-        source: how messages call it.
-        base: folder that relative paths are relative to; None leaves them as they are.
-
-    Raises:
-        ConfigError: names the first key that is wrong, what it got and what it expected.
-    """
-    try:
-        return kind.model_validate(data, context={"base": base})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{source}: {key}: no such key{more}", advice="Remove it, or correct its spelling."
-            ) from None
-        if first["type"] == "missing":
-            raise ConfigError(f"{source}: {key}: missing{more}", advice="Add it.") from None
-        # A rule over several keys has the whole file as its input, which nobody wants to read.
-        got = repr(first["input"]) if first["loc"] or not isinstance(first["input"], dict) else None
-        raise ConfigError(f"{source}: {key}", got=got, expected=_wanted(first["msg"]) + more) from None
-
-
-def _wanted(message: str) -> str:
-    """What pydantic expected, without the words before it that a sentence of ours does not need."""
-    return message.removeprefix("Input should be ").removeprefix("Value error, ")

@@ -84,7 +84,7 @@ class LocalRun:
         if trainable_specs(self.setup.module) != self.plan.tensors:
             raise PlanRefusedError(
                 "tensors",
-                got="names or shapes of another model",
+                got="names or shapes of a different model",
                 expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
             )
 
@@ -145,7 +145,7 @@ class LocalRun:
                 if not np.isfinite(weights).all():
                     raise ProtocolError("the weights hold NaN or infinite values")
                 return weights
-        raise ProtocolError("the weights are not those that the message names")
+        raise ProtocolError("the weights do not match the digest in the message")
 
     # ---- training -----------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class LocalRun:
         training = self.plan.training
         if question.round > self.plan.rounds + 1:
             raise PlanRefusedError(
-                "round", got=question.round, expected=f"at most {self.plan.rounds} and a last look"
+                "round", got=question.round, expected=f"at most {self.plan.rounds} and a final validation"
             )
         if question.learning_rate is not None and question.learning_rate > training.learning_rate:
             raise PlanRefusedError(
@@ -232,7 +232,9 @@ class LocalRun:
     def _train_local(self, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
         """As many epochs as the federation's, one optimiser throughout, the best by own validation."""
         if not self.policy.local_only:
-            raise PlanRefusedError("a model of this site alone", expected="none leaves (policy.local_only)")
+            raise PlanRefusedError(
+                "this site's own model was requested", expected="no such request (policy.local_only: false)"
+            )
         began = time.perf_counter()
         self.setup.load_weights(weights)
         outcome = fit(
@@ -286,8 +288,8 @@ class LocalRun:
         """Logarithms of the members' mean probabilities, which are an ensemble's logits."""
         if any((split, member) not in self._scores for member in members):
             raise ProtocolError(
-                "an ensemble of models that were not asked for here",
-                advice="The site was restarted in between; the ensemble is left out at this site.",
+                "an ensemble of models that this site has not evaluated",
+                advice="The site was restarted in between; the ensemble is not evaluated at this site.",
             )
         logits = np.stack([self._scores[split, member].astype(np.float64) for member in members])
         return logsumexp(log_softmax(logits, axis=-1), axis=0) - np.log(len(members))
@@ -300,7 +302,7 @@ class LocalRun:
         found = self.dataset.split_fingerprints["test"]
         if found != question.test_fingerprint:
             raise PlanRefusedError(
-                "the held-out set changed since the run began",
+                "the held-out set has changed since the run began",
                 got=found[:12],
                 expected=question.test_fingerprint[:12],
             )

@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from stic_client.participation.participant import Participant
-from stic_core import config
+from stic_core import config, config_files
 from stic_core.errors import ProtocolError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Report, decode_instruction, encode
@@ -41,7 +41,7 @@ def _register(app: ClientApp, participant_of: Callable[[Context], Participant]) 
 
 @cache
 def _participant_at(path: str) -> Participant:
-    return Participant(config.load(Path(path), config.SiteConfig))
+    return Participant(config_files.load(Path(path), config.SiteConfig))
 
 
 _register(app, lambda context: _participant_at(str(context.node_config["site-config"])))
@@ -58,7 +58,7 @@ def _weights_of(message: Message) -> WireArray | None:
     if record is None:
         return None
     if list(record) != [WEIGHTS_KEY]:
-        raise ProtocolError("weights come as one array")
+        raise ProtocolError("the weights must come as one array")
     return read_npy(record[WEIGHTS_KEY].data)
 
 

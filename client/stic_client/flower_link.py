@@ -184,12 +184,12 @@ class FleetLink:
                 self._send(reply, seconds=time.monotonic() - began)
                 last_message = time.monotonic()
             except _RunOverError:
-                self._observer.note("the server ended the run, or withdrew its question; it is dropped")
+                self._observer.note("the server ended the run or withdrew its request; the answer is dropped")
             except _UnknownNodeError:
                 self._observer.note("the server was restarted, or this site's key changed; signing on again")
                 self._sign_on()
             except ProtocolError as error:
-                self._observer.note(f"a message is dropped: {error}")
+                self._observer.note(f"message dropped: {error}")
                 self._stop.wait(waits.idle_poll)  # a server that refuses everything is not asked in a loop
 
     def _receive(self) -> Message | None:
@@ -200,7 +200,7 @@ class FleetLink:
         head, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
         metadata = head.metadata
         if metadata.dst_node_id != node.node_id or metadata.src_node_id != SUPERLINK_NODE_ID:
-            raise ProtocolError("a message that is not from the server, or not for this site")
+            raise ProtocolError("it is not from the server, or not for this site")
         objects = {part.object_id: self._pull(part, metadata.run_id) for part in iterate_object_tree(tree)}
         self._call(
             self._client.ConfirmMessageReceived,
@@ -210,7 +210,7 @@ class FleetLink:
         )
         message = inflate_object_from_contents(tree.object_id, objects)
         if not isinstance(message, Message):
-            raise ProtocolError("an object that is no message")
+            raise ProtocolError("it contains an object that is not a message")
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
@@ -224,7 +224,7 @@ class FleetLink:
                 break
             time.sleep(self._intervals.object_poll)  # the server is still storing it
         if hashlib.sha256(pulled.object_content).hexdigest() != part.object_id:
-            raise ProtocolError("an object does not have the digest that names it")
+            raise ProtocolError("it contains an object that does not match its digest")
         return pulled.object_content
 
     def _send(self, reply: Message, *, seconds: float) -> None:
@@ -320,6 +320,6 @@ def _run(app: ClientApp, message: Message, context: Context) -> Message:
         # Flower would send the exception's text to the coordinator; it may quote data.
         # A text of ours says what to do; anything else needs its traceback.
         traced = not isinstance(error, SticError)
-        LOG.log(logging.ERROR, "a question is not answered: %s", error, exc_info=traced)
+        LOG.log(logging.ERROR, "a request could not be answered: %s", error, exc_info=traced)
         reason = type(error).__name__
         return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

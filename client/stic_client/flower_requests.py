@@ -91,7 +91,7 @@ class SignedClient(FleetHttpClient):
             if said is not None and said.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
                 return "unknown"
             raise
-        raise ProtocolError("the server accepts a sign-on that it should refuse")
+        raise ProtocolError("the server accepted a sign-on that it should refuse")
 
 
 class _Patience:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import SticError
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS, write_cohort
@@ -82,7 +82,7 @@ def _write_phantoms(home: Path, *, counts: Mapping[str, Mapping[str, int]], seed
 
 def _set_up_server(home: Path, *, runs: Path, seed: int) -> FederationConfig:
     path = home / "server" / "federation.yaml"
-    if path.exists() and not _free(config.load(path, FederationConfig).listen.port):
+    if path.exists() and not _free(config_files.load(path, FederationConfig).listen.port):
         # Keys and certificates carry no port; a fresh set is as good and leaves no file half changed.
         shutil.rmtree(home / "server")
         shutil.rmtree(home / "sites", ignore_errors=True)
@@ -103,7 +103,7 @@ def _set_up_server(home: Path, *, runs: Path, seed: int) -> FederationConfig:
             runs=runs,
         )
         initialise(path.parent, new)
-    return config.load(path, FederationConfig)
+    return config_files.load(path, FederationConfig)
 
 
 def _set_up_site(home: Path, centre: str, *, port: int) -> None:

@@ -19,7 +19,7 @@ from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 
-from stic_core import config
+from stic_core import config, config_files
 from stic_core.errors import FederationError, ProtocolError
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.compression import WireArray
@@ -84,7 +84,7 @@ def run_federation(
     Raises:
         FederationError: too few sites, or too long a wait.
     """
-    federation, scale = config.load(path, config.FederationConfig), config.interval_scale()
+    federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
     proposal = propose(federation, evaluate=evaluate)
     plan = proposal.plan
     if proposal.note:
@@ -198,7 +198,7 @@ class FlowerSites:
         enough_since: float | None = None
         self._follow_admissions()
         if not self._expected:
-            self._observer.note("no site is admitted yet; stic-server admit SITE SITE.pub admits one")
+            self._observer.note("no site is admitted yet; admit one with stic-server admit SITE SITE.pub")
         while True:
             self._follow_admissions()
             here = self._online().keys() - set(apart_from)
@@ -241,7 +241,7 @@ class FlowerSites:
             # Its answer would be of no use to anybody, nor is its work once it is back.
             self._forget(late)
             self._observer.note(
-                f"{self._seen(site)} did not answer within {timeout:g} s; it is left out here"
+                f"{self._seen(site)} did not answer within {timeout:g} s; continuing without it"
             )
         none = Traffic(0, 0)
         return Exchange(
@@ -263,9 +263,9 @@ class FlowerSites:
             if site not in here:
                 if site not in self._absent:  # said once, and not in every round
                     self._observer.note(
-                        f"{site} is not admitted any more; it is left out"
+                        f"{site} is no longer admitted; continuing without it"
                         if site in self._revoked
-                        else f"{self._seen(site)} is not online; it is left out until it is back"
+                        else f"{self._seen(site)} is not online; continuing without it until it is back"
                     )
                 self._absent.add(site)
                 continue
@@ -309,9 +309,9 @@ class FlowerSites:
             if site in self._revoked:
                 self._forget(owed.pop(site))
                 self._absent.add(site)
-                self._observer.note(f"{site} is not admitted any more; it is left out")
+                self._observer.note(f"{site} is no longer admitted; continuing without it")
             elif site in here and (not question.ids or _activated(here[site]) > question.at):
-                self._observer.note(f"{site} is back; its question is sent again")
+                self._observer.note(f"{site} is back; its request is sent again")
                 self._push(site, question, here[site])
             elif site not in here and isinstance(questions[site], Finish):
                 self._forget(owed.pop(site))  # it left, as a client does when a run is over

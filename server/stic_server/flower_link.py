@@ -203,7 +203,7 @@ class FleetServer:
     Args:
         listen: address and certificate.
         note: is told of a site that misbehaves.
-        interval_scale: see `config.interval_scale`.
+        interval_scale: see `config_files.interval_scale`.
     """
 
     def __init__(
@@ -337,7 +337,7 @@ class FleetServer:
                     self._renew()
                 except Exception as error:
                     if said != (said := str(error)):
-                        LOG.exception("the folder of admitted sites cannot be read; it is tried again")
+                        LOG.exception("the folder of admitted sites cannot be read; trying again")
 
         threading.Thread(target=watching, daemon=True, name="admitted-sites").start()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.system.files import write_atomically
@@ -19,10 +19,10 @@ _TEMPLATE = """\
 name: {name}
 task: {task}               # HCC, ICC, META; or hcc-icc, benign-malignant, or a name and classes
 rounds: {rounds}
-min_sites: {min_sites}                # fewer reports than this, and a round is not averaged
+min_sites: {min_sites}                # a round with fewer reports is not averaged
 
 image:
-  crop_mm: {crop_mm}              # square around the lesion, mm; null takes the whole slice
+  crop_mm: {crop_mm}              # side of the square around the lesion, mm; null: the whole slice
 
 model:
   architecture: stic
@@ -32,26 +32,26 @@ training:                   # at each site, each round
   local_epochs: {local_epochs}
   batch_size: 32
   learning_rate: 0.001
-  views: {views}                  # augmented views a patient, cached beside the plain one
+  views: {views}                  # augmented views per patient, cached with the original
   class_balanced: false
 
 algorithm:
-  name: fedavg              # the mean of the sites' weights by their training patients
+  name: fedavg              # mean of the sites' weights, weighted by their training patients
 
 seed: {seed}
-determinism: true           # bit-equal results for equal seeds on a CPU
+determinism: true           # bit-identical results for equal seeds on a CPU
 local_only: true            # also train each site's own model, for comparison
-transport: float32          # or float16, int8: fewer bytes a round
+transport: float32          # or float16, int8: fewer bytes per round
 
 listen:
   host: {host}
   port: {port}
-  names: [{names}]          # host names and addresses that the sites use; the certificate carries them
+  names: [{names}]          # host names and addresses that the sites use; they go into the certificate
 
 join_timeout_s: {join_timeout_s}       # how long to wait for min_sites
-join_grace_s: {join_grace_s}            # and then for the other admitted sites
+join_grace_s: {join_grace_s}            # how much longer to wait for the other admitted sites
 round_timeout_s: 3600
-max_update_ratio: 100       # an update more than so many times the other sites' is refused
+max_update_ratio: 100       # an update this many times larger than the other sites' is refused
 
 runs: {runs}
 """
@@ -89,7 +89,7 @@ def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
     """
     path = folder / "federation.yaml"
     if path.exists():
-        raise UsageError(f"{path} exists", advice="It is left as it is; edit it.")
+        raise UsageError(f"{path} exists", advice="It is not overwritten; edit it instead.")
     text = _TEMPLATE.format(
         **{
             **{name: getattr(new, name) for name in new.__slots__},
@@ -98,13 +98,13 @@ def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
             "runs": "'" + str(new.runs).replace("'", "''") + "'",
         }
     )
-    config.parse_text(text, FederationConfig, source="the command line", base=folder)
+    config_files.parse_text(text, FederationConfig, source="the command line", base=folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         make_certificates(folder, names=new.names)
     except FileExistsError as error:
         raise UsageError(
-            f"{error.filename} exists", advice="It is left as it is; move it away for a new one."
+            f"{error.filename} exists", advice="It is not overwritten; move it away to make a new one."
         ) from None
     (folder / "sites").mkdir(exist_ok=True)
     write_atomically(path, text)

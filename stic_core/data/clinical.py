@@ -1,7 +1,7 @@
 """Clinical values as hospitals write them, and the paper's 20 columns made of them.
 
 The vocabulary and its order are fixed here and never derived from one site's data: a site
-that lacks a level would get another width. A missing value is zero in all of its columns.
+that lacks a level would get another width. A missing value is zero in all its columns.
 """
 
 from __future__ import annotations

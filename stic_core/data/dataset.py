@@ -102,7 +102,7 @@ class SiteDataset:
                 f"the dataset has labels that task {task.name} lacks",
                 got=", ".join(label or "(none)" for label in strange),
                 expected=" or ".join(task.classes),
-                advice="Choose the task that the labels belong to, or mend the manifest and prepare again.",
+                advice="Choose the task that the labels belong to, or correct the manifest and prepare again.",
             )
         return np.array([task.index(label) for label in self.labels], dtype=np.int64)
 
@@ -300,15 +300,15 @@ def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
     except FileNotFoundError:
         raise unusable("is missing") from None
     except (OSError, ValidationError, UnicodeDecodeError):
-        raise unusable("is torn: dataset.json cannot be read") from None
+        raise unusable("is damaged: dataset.json cannot be read") from None
     if summary.spec_version != SPEC_VERSION:
-        raise unusable("is of another version")
+        raise unusable("was written by another version")
     n = len(summary.subjects)
     try:
         images = np.load(folder / Path(summary.images).name, mmap_mode="r", allow_pickle=False)
         clinical = np.load(folder / Path(summary.clinical).name, allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        raise unusable("is torn: an array cannot be read") from None
+        raise unusable("is damaged: an array cannot be read") from None
     right = (
         images.shape == (n, IMAGE_SIZE, IMAGE_SIZE, 3)
         and images.dtype == np.uint8
@@ -317,11 +317,11 @@ def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
         and len(summary.labels) == len(summary.splits) == n
     )
     if not right:
-        raise unusable("is torn: its arrays have other shapes than dataset.json says")
+        raise unusable("is damaged: its arrays do not have the shapes in dataset.json")
     if verify and summary.fingerprint != fingerprint_of(
         images, clinical=clinical, labels=summary.labels, splits=summary.splits, image=summary.image
     ):
-        raise unusable("was changed: its fingerprint is another")
+        raise unusable("was changed: its fingerprint does not match")
     return SiteDataset(
         folder=folder,
         images=images,

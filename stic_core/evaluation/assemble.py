@@ -54,7 +54,7 @@ def evaluation_document(
         for site, report in sorted(reports.items()):
             if report.classes != classes:
                 raise SiteReportError(
-                    "other classes than the task's", site=site, got=report.classes, expected=classes
+                    "its classes differ from the task's", site=site, got=report.classes, expected=classes
                 )
     if unknown := set(extra) - {"centralised", "ensemble"}:
         raise ValueError(f"further models: got {sorted(unknown)}, expected centralised or ensemble")

@@ -214,7 +214,7 @@ def evaluation_of(document: Mapping[str, Json], *, source: str = "evaluation.jso
         source: how messages call it.
 
     Raises:
-        UsageError: it is not what a run writes; names the first place that is not.
+        UsageError: it is not in the format that a run writes; names the first place that is not.
     """
     try:
         return _EVALUATION.validate_python(document)
@@ -227,7 +227,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
     Raises:
         FileNotFoundError: there is none.
-        UsageError: it cannot be read, or is not what a run writes; names the first place that is not.
+        UsageError: it cannot be read, or is not in the format that a run writes; names the first place that is not.
     """
     try:
         return _EVALUATION.validate_json(path.read_bytes())
@@ -243,7 +243,7 @@ def _refused(error: ValidationError, *, source: str) -> UsageError:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return UsageError(
-        f"{source} is not what a run writes",
+        f"{source} is not in the format that a run writes",
         got=f"{where or 'the file'}: {first['msg']}",
         expected="the evaluation of a run",
         advice="Restore the file from a copy, or evaluate the model again.",

@@ -41,7 +41,7 @@ Reports: TypeAlias = Mapping[str, HeldOutReport]
 Rates: TypeAlias = dict[str, Proportion | Absent]
 """A proportion by class."""
 
-HIDDEN_CELLS = Suppressed("made of confusion cells that are kept back")
+HIDDEN_CELLS = Suppressed("made of confusion cells that are withheld")
 
 MACRO_NOTE = "standard error is an upper bound: the mean of the classes', whose covariance no site releases"
 MICRO_NOTE = "standard error is an upper bound: as if the scores of one patient were one score"
@@ -150,12 +150,17 @@ def _agreed(reports: Reports) -> tuple[str, ...]:
     for site, report in sorted(reports.items()):
         if report.classes != first.classes:
             raise SiteReportError(
-                "other classes than the other sites", site=site, got=report.classes, expected=first.classes
+                "its classes differ from the other sites'",
+                site=site,
+                got=report.classes,
+                expected=first.classes,
             )
         if isinstance(report.histograms, dict):
             for name, histogram in report.histograms.items():
                 if edges.setdefault(name, histogram.edges) != histogram.edges:
-                    raise SiteReportError(f"other score bins than the other sites for {name}", site=site)
+                    raise SiteReportError(
+                        f"its score bins for {name} differ from the other sites'", site=site
+                    )
     return first.classes
 
 
@@ -208,7 +213,7 @@ def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | 
     def cell(row: int, column: int) -> int | Suppressed:
         values = [table[row][column] for table in tables]
         numbers = [value for value in values if isinstance(value, int)]
-        return sum(numbers) if len(numbers) == len(values) else Suppressed("kept back by a site")
+        return sum(numbers) if len(numbers) == len(values) else Suppressed("withheld by a site")
 
     return tuple(tuple(cell(row, column) for column in range(k)) for row in range(k))
 

@@ -114,7 +114,7 @@ def load_run(path: Path | str) -> Run:
         path: `runs/<run-id>`, of a federation or of one seed of a simulation.
 
     Raises:
-        UsageError: the folder holds no run, or a file of it was altered. A frame of figures raises
+        UsageError: the folder contains no run, or a file of it was altered. A frame of figures raises
             it too where the run was not evaluated.
     """
     folder = Path(path)
@@ -165,7 +165,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
         UsageError: see `compare_runs`.
     """
     if len(runs) < 2:
-        raise UsageError("a comparison of runs", got=len(runs), expected="two runs or more")
+        raise UsageError("too few runs to compare", got=len(runs), expected="two or more")
     first = runs[0]
     expected, classes = first.held_out_fingerprints, _evaluated(first).classes
     for run in runs[1:]:
@@ -191,7 +191,7 @@ def _evaluated(run: Run) -> Evaluation:
         raise UsageError(
             f"{run.path} has no evaluation",
             got=f"status: {run.record['status']}",
-            advice="Start the server again: it resumes the run, and evaluates it at the end.",
+            advice="Start the server again: it resumes the run and evaluates it at the end.",
         )
     return run.evaluation
 
@@ -201,11 +201,13 @@ def _read_object(path: Path) -> dict[str, Json]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path.parent} holds no run", expected=path.name) from None
+        raise UsageError(f"{path.parent} contains no run", expected=path.name) from None
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as JSON", got=type(error).__name__) from None
     if not isinstance(found, dict):
-        raise UsageError(f"{path} is not what a run writes", got=type(found).__name__, expected="an object")
+        raise UsageError(
+            f"{path} is not in the format that a run writes", got=type(found).__name__, expected="an object"
+        )
     return found
 
 

@@ -285,7 +285,7 @@ def checked(
     if not np.isfinite(z).all():
         raise DataError("the model's logits are not finite", advice="Lower the learning rate.")
     if len(y) and not (y.min() >= 0 and y.max() < len(classes)):
-        raise DataError("a label is no class of the task", expected=f"0 to {len(classes) - 1}")
+        raise DataError("a label is not one of the task's classes", expected=f"0 to {len(classes) - 1}")
     return z, y
 
 

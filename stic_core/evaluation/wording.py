@@ -55,11 +55,11 @@ def paired_sentence(first: str, second: str, pair: PairedAccuracy, *, n: int) ->
         >>> print(paired_sentence("the model", "reader 1", pair, n=113))
         On the same 113 patients, the model was right on 9 that reader 1 got wrong, and reader 1 on \
 4 that the model got wrong (McNemar's test, p = 0.27). Accuracy of the model minus that of reader 1: +4.4 \
-percentage points, 95 % interval -2.7 to +11.5. The interval holds 0: these patients do not settle which of \
+percentage points, 95 % interval -2.7 to +11.5. The interval includes 0: these patients do not settle which of \
 the two is right more often.
     """
     if pair.b == pair.c == 0:
-        return f"On the same {n} patients, {first} and {second} were right and wrong on the same ones."
+        return f"On the same {n} patients, {first} and {second} were right on the same ones and wrong on the same ones."
     return (
         f"On the same {n} patients, {first} was right on {pair.b} that {second} got wrong, and {second} on "
         f"{pair.c} that {first} got wrong (McNemar's test, {p_text(pair.p)}). Accuracy of {first} minus that of "
@@ -94,7 +94,7 @@ def verdict(pair: PairedAccuracy, *, open_question: str, first: str, second: str
         where, better = ("above", first) if side > 0 else ("below", second)
         return f"The whole interval is {where} 0, in favour of {better}."
     if (low <= 0 <= high) == (pair.p >= ONE_TEST):
-        return f"The interval holds 0: these patients do not settle {open_question}."
+        return f"The interval includes 0: these patients do not settle {open_question}."
     return f"The interval and the test disagree so close to the bound: these patients do not settle {open_question}."
 
 
@@ -110,5 +110,5 @@ def multiplicity(tests: int) -> str:
     return (
         f"{tests} tests are shown, and no p value is corrected for their number. If there were no difference "
         f"anywhere, about one p value in twenty would still fall below {ONE_TEST}. Bonferroni's correction over "
-        f"all of them would ask of each a p value below {ONE_TEST / tests:.2g}."
+        f"all of them would require a p value below {ONE_TEST / tests:.2g}."
     )

@@ -256,7 +256,7 @@ def build_backbone(name: BackboneName, *, colour: bool = False, normalise: Norma
     if name == "tiny":
         if normalise != "none":
             raise ConfigError(
-                "model.normalise", got=normalise, expected="none with tiny, which is not ImageNet's"
+                "model.normalise", got=normalise, expected="none with tiny, which was not trained on ImageNet"
             )
         return TinyBackbone(3 if colour else 1)
     layers, blocks = _torchvision(name)

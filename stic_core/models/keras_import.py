@@ -101,7 +101,7 @@ def save_keras(path: Path, *, out: Path, task: Task) -> Path:
     classes = network.head.classifier.output.out_features
     if classes != len(task.classes):
         raise WeightsError(
-            f"{path.name} tells {classes} classes apart", expected=f"{len(task.classes)}, as task {task.name}"
+            f"{path.name} has {classes} classes", expected=f"{len(task.classes)}, as task {task.name} has"
         )
     write_model(
         out,
@@ -121,20 +121,20 @@ def _stic(found: _KerasFile) -> tuple[ModelConfig, dict[str, Tensor]]:
     gru, dense = _layers(found, "gru"), _layers(found, "dense")
     if len(gru) != 1 or len(dense) != 1:
         raise WeightsError(
-            "the Keras file is not STIC",
+            "the Keras file does not contain a STIC model",
             got=f"{len(gru)} GRU and {len(dense)} dense layers",
-            expected="1 and 1",
+            expected="1 of each",
         )
     bias = _tensor(found, gru[0], "bias")
     if bias.ndim != 1 or found.gru.get("reset_after", False):
         raise WeightsError(
-            "the Keras file's GRU resets after the product",
+            "the Keras file's GRU uses reset_after",
             got=f"a bias of shape {tuple(bias.shape)}",
             expected=f"reset_after=False, a bias of shape ({3 * HIDDEN},)",
         )
     gates = found.gru.get("recurrent_activation", "hard_sigmoid")
     if gates not in {"sigmoid", "hard_sigmoid"}:
-        raise WeightsError("the GRU's gates", got=gates, expected="sigmoid or hard_sigmoid")
+        raise WeightsError("unsupported gates in the GRU", got=gates, expected="sigmoid or hard_sigmoid")
     return ModelConfig(recurrent_activation=gates), {
         "spatial_extractor.project.weight": _convolution(found, "fc1to_conv"),
         "spatial_extractor.project.bias": _tensor(found, "fc1to_conv", "bias"),
@@ -150,7 +150,7 @@ def _naive(found: _KerasFile) -> tuple[ModelConfig, dict[str, Tensor]]:
     dense = _layers(found, "dense")
     if len(dense) != len(NAIVE) + 1:
         raise WeightsError(
-            "the Keras file is none of the authors' models",
+            "the Keras file is not one of the authors' models",
             got=f"no fc1to_conv, {len(dense)} dense layers",
             expected=f"fc1to_conv, or {len(NAIVE) + 1} dense layers",
         )
@@ -236,7 +236,7 @@ def _fitting(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], *, path: 
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise WeightsError(
-                f"{path.name}: {name} has another shape",
+                f"{path.name}: {name} has the wrong shape",
                 got=tuple(tensor.shape),
                 expected=tuple(wanted[name].shape),
             )

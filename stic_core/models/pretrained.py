@@ -95,7 +95,7 @@ def _locate(name: BackboneName, weights: Path | None) -> Path:
     if weights is not None:
         if not weights.is_file():
             raise WeightsError(
-                f"weights of backbone {name} are not where the configuration says",
+                f"the weights of backbone {name} are not at the configured path",
                 got=weights,
                 advice="Correct backbone_weights in the configuration.",
             )
@@ -109,8 +109,8 @@ def _locate(name: BackboneName, weights: Path | None) -> Path:
         raise WeightsError(
             f"the ImageNet weights of {name} are not on this machine",
             expected=cached,
-            advice=f"Nothing is downloaded by itself: fetch {url} where there is a network, then put "
-            f"the file there, or name its path under backbone_weights: {{{name}: FILE}} in site.yaml.",
+            advice=f"Nothing is downloaded automatically: fetch {url} on a machine with internet access, then put "
+            f"the file there, or give its path under backbone_weights: {{{name}: FILE}} in site.yaml.",
         )
     # torchvision writes the first hexadecimal digits of the SHA-256 into the file's name.
     prefix = cached.stem.rsplit("-", 1)[1]
@@ -134,9 +134,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
         raise WeightsError(f"weights file {path.name} cannot be read", got=type(error).__name__) from None
     except Exception as error:  # noqa: BLE001  torch raises pickle's own errors for what is not a weights file
-        raise WeightsError(
-            f"weights file {path.name} is not a weights file", got=type(error).__name__
-        ) from None
+        raise WeightsError(f"{path.name} is not a weights file", got=type(error).__name__) from None
 
 
 def _fitting(tensors: Mapping[str, Tensor], backbone: Backbone, *, name: str) -> dict[str, Tensor]:
@@ -154,8 +152,8 @@ def _fitting(tensors: Mapping[str, Tensor], backbone: Backbone, *, name: str) ->
     ]
     if missing:
         raise WeightsError(
-            f"the weights file is not of backbone {name}",
-            got=f"{len(missing)} of {len(wanted)} tensors missing or of another shape, the first {missing[0]}",
+            f"the weights file does not fit backbone {name}",
+            got=f"{len(missing)} of {len(wanted)} tensors missing or with the wrong shape, the first {missing[0]}",
         )
     found = dict(wanted) | {key: tensors[key] for key in wanted if key in tensors}
     return {key: found[key].to(tensor.dtype) for key, tensor in wanted.items()}

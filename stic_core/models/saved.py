@@ -109,31 +109,35 @@ def read_model(folder: Path) -> SavedModel:
         text = (folder / DESCRIPTION_FILE).read_text(encoding="utf-8")
         description = ModelDescription.model_validate_json(text)
         if description.clinical_columns != COLUMNS:
-            raise DataError("the model has other clinical columns than this version of stic-federated")
+            raise DataError(
+                "the model's clinical columns differ from those of this version of stic-federated"
+            )
         if (folder / _NEXT_FILE).exists():  # a writer was killed between the description and the last step
             with suppress(DataError):
                 return SavedModel(description, _weights(folder / _NEXT_FILE, description))
         return SavedModel(description, _weights(folder / TENSORS_FILE, description))
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder} is not a model's folder",
+            f"{folder} is not a model folder",
             got=f"no {Path(str(error.filename or TENSORS_FILE)).name}",
             expected=f"{TENSORS_FILE} and {DESCRIPTION_FILE}",
-            advice="Name the folder model/ of a run.",
+            advice="Give the model/ folder of a run.",
         ) from None
     except (ValidationError, SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{folder} holds no model that can be read", got=type(error).__name__) from None
+        raise DataError(f"{folder} contains no readable model", got=type(error).__name__) from None
 
 
 def _weights(path: Path, description: ModelDescription) -> FlatArray:
     arrays = load_file(path)
     wanted = {spec.name: spec.shape for spec in description.tensors}
     if {name: array.shape for name, array in arrays.items()} != wanted:
-        raise DataError(f"{TENSORS_FILE} holds other tensors than {DESCRIPTION_FILE} says", got=path.parent)
+        raise DataError(
+            f"{TENSORS_FILE} does not hold the tensors that {DESCRIPTION_FILE} lists", got=path.parent
+        )
     weights = flatten({spec.name: arrays[spec.name] for spec in description.tensors})
     if digest(weights, description.tensors) != description.digest:
         raise DataError(
-            "the model's weights do not have the digest that its description names",
+            "the model's weights do not match the digest in its description",
             got=digest(weights, description.tensors)[:12],
             expected=description.digest[:12],
             advice="Copy the folder again.",
@@ -160,7 +164,7 @@ def warm_start(
     theirs = saved.description.architecture
     if (theirs.architecture, theirs.backbone) != (model.architecture, model.backbone):
         raise DataError(
-            "warm_start is another kind of model",
+            "the warm_start model does not fit this federation",
             got=f"{theirs.architecture} on {theirs.backbone}",
             expected=f"{model.architecture} on {model.backbone}",
         )

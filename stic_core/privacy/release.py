@@ -59,7 +59,7 @@ def released_confusion(
 ) -> tuple[tuple[int | Suppressed, ...], ...]:
     """The (k, k) confusion without its small cells, and without the cells that would give them away."""
     hidden = hidden_cells(confusion, min_cell=policy.min_cell)
-    kept = Suppressed(f"fewer than {policy.min_cell} patients, or a cell that would reveal such a one")
+    kept = Suppressed(f"fewer than {policy.min_cell} patients, or a cell that would reveal such a cell")
     return tuple(
         tuple(kept if gone else int(count) for count, gone in zip(*row, strict=True))
         for row in zip(confusion, hidden, strict=True)

@@ -127,7 +127,7 @@ class AuditLog:
             return _Head()
         except (ValueError, TypeError):
             raise DataError(
-                f"{self._head.name} does not say where {self._path.name} ends",
+                f"{self._head.name} does not record the end of {self._path.name}",
                 advice="Keep both files as they are, and ask who had access to them.",
             ) from None
 
@@ -164,16 +164,14 @@ class AuditLog:
                     number, previous = line["number"], line["hash"]
                     yield line
         if (number, previous) != (head.number, head.hash):
-            raise self._tampered(
-                number + 1, "lines were cut off at the end, or added without the log's knowledge"
-            )
+            raise self._tampered(number + 1, "lines were removed from the end, or appended by something else")
 
     def _checked(self, text: bytes, *, number: int, previous: str) -> dict[str, Any]:
         try:
             line = json.loads(text)
             stated = line.pop("hash")
         except (ValueError, KeyError, AttributeError):
-            raise self._tampered(number, "it is no line of this log") from None
+            raise self._tampered(number, "it is not a line of this log") from None
         if line.get("number") != number or line.get("previous") != previous:
             raise self._tampered(number, "it does not follow the line before it")
         if _hash(line) != stated:

@@ -31,8 +31,8 @@ def described(plan: RunPlan) -> list[tuple[str, str]]:
         if plan.image.crop_mm is None
         else f"{plan.image.crop_mm:g} mm around the lesion",
         "optimiser": f"learning rate {training.learning_rate:g}, batches of {training.batch_size}",
-        "leaves in weights": f"{len(plan.tensors)} tensors, {values:,} values, {plan.transport}",
-        "own model leaves too": "yes, for comparison" if plan.local_only else "no",
+        "weights sent": f"{len(plan.tensors)} tensors, {values:,} values, {plan.transport}",
+        "own model sent too": "yes, for comparison" if plan.local_only else "no",
         "clinical columns": ", ".join(plan.clinical_columns),
     }
     return list(facts.items())
@@ -48,7 +48,7 @@ def differences(before: RunPlan, after: RunPlan) -> list[str]:
     old, new = dict(_leaves(before.model_dump(mode="json"))), dict(_leaves(after.model_dump(mode="json")))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [
-        f"{key}: other names or shapes"
+        f"{key}: different names or shapes"
         if key == "tensors"
         else f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
         for key in changed

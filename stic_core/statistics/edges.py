@@ -76,8 +76,8 @@ def quantile_edges(
     """The bins - 1 inner edges, strictly increasing, that cut the pooled scores into equal parts."""
     if bins < 2:
         raise ValueError(f"bins: got {bins}, expected at least 2")
-    # A single bin says how many patients there are, not where they score.
-    telling = [histogram for histogram in histograms if len(histogram.starts) > 1]
+    # A single bin says how many patients there are, not where they score; empty bins say neither.
+    telling = [histogram for histogram in histograms if len(histogram.starts) > 1 and any(histogram.counts)]
     mass = np.zeros(CELLS)
     for histogram in telling:
         mass += _spread(histogram)

@@ -12,7 +12,6 @@ from stic_core.statistics.auc import (
     Estimate,
     Mask,
     Scores,
-    absent_class,
     delong,
     influence,
 )
@@ -62,8 +61,6 @@ def macro(scores: Scores, *, labels: npt.NDArray[np.integer]) -> Estimate | NotE
 def micro(scores: Scores, *, labels: npt.NDArray[np.integer]) -> Estimate | NotEstimable:
     """One ROC curve over all (patient, class) pairs; a patient's k scores are one cluster."""
     n, k = scores.shape
-    if n == 0:
-        return absent_class(positives=0, negatives=0)
     positive: Mask = labels[:, None] == np.arange(k)
     auc = delong(scores.ravel(), positive=positive.ravel())
     if isinstance(auc, NotEstimable):

@@ -17,18 +17,18 @@ INTERRUPTED = 130
 _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
     {
         errno.ENOSPC: SticError(
-            "no room left on the disk", advice="Free some and run the same command again: it goes on."
+            "no space left on the disk", advice="Free some space and run the same command again: it resumes."
         ),
         errno.EDQUOT: SticError(
-            "this user's share of the disk is used up",
-            advice="Free some and run the same command again: it goes on.",
+            "this user's disk quota is used up",
+            advice="Free some space and run the same command again: it resumes.",
         ),
         errno.EROFS: SticError(
-            "the disk can only be read", advice="Have it mounted for writing, or see why it was not."
+            "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
         ),
         errno.EACCES: SticError(
-            "a file or folder may not be read or written by this user",
-            advice="See with ls -l who owns what lies under STIC_HOME; --verbose names the file.",
+            "this user may not read or write a file or folder",
+            advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
         ),
     }
 )
@@ -66,7 +66,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
         code = command(standalone_mode=False)
     except SticError as error:
         if verbose:
-            logging.getLogger(name).exception("the error came from here")
+            logging.getLogger(name).exception("where the error came from")
         print(f"{name}: {error}", file=sys.stderr)
         code = error.exit_code
     except click.ClickException as error:
@@ -82,7 +82,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
         if known is None:
             raise
         if verbose:
-            logging.getLogger(name).exception("the error came from here")
+            logging.getLogger(name).exception("where the error came from")
         print(f"{name}: {known}", file=sys.stderr)
         code = known.exit_code
     sys.stdout.flush()

@@ -1,6 +1,6 @@
 """A site's key pair, and the fingerprints that people compare out of band.
 
-Keys are P-384 in OpenSSH's format, which Flower's node authentication takes; the
+Keys are P-384 in OpenSSH format, which Flower's node authentication takes; the
 fingerprints are those of `ssh-keygen -l` and `openssl x509 -fingerprint -sha256`.
 """
 
@@ -77,7 +77,7 @@ def make_key_pair(private: Path) -> Path:
         )
     except FileExistsError:
         raise UsageError(
-            f"{private} exists", advice="It is left as it is; move it away for a new key."
+            f"{private} exists", advice="It is not overwritten; move it away to make a new key."
         ) from None
     public = private.with_suffix(".pub")
     write_atomically(public, public_line(key.public_key()))
@@ -105,7 +105,7 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise UsageError(f"{path} is not a private key of ours", expected="ECDSA P-384 in OpenSSH's format")
+        raise UsageError(f"{path} is not a usable private key", expected="ECDSA P-384 in OpenSSH format")
     return key
 
 
@@ -126,7 +126,7 @@ def load_public(path: Path) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise UsageError(
             f"{path} is not a site's public key",
-            expected="ECDSA P-384 in OpenSSH's format, as `enroll` writes it",
+            expected="ECDSA P-384 in OpenSSH format, as `enroll` writes it",
             advice="Ask the site for the file that ends in .pub.",
         )
     return key

@@ -30,13 +30,17 @@ def read_npy(content: bytes) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
     header = _HEADER.fullmatch(content[start : start + size])
     if content[:8] != b"\x93NUMPY\x01\x00" or header is None:
         raise ProtocolError(
-            "weights of another form", got="no array of numbers", expected="one axis of float32 or of bytes"
+            "weights have the wrong dtype or shape",
+            got="something other than an array of numbers",
+            expected="a one-dimensional array of float32 or bytes",
         )
     dtype, length = np.dtype(header[1].decode()), int(header[2])
     body = len(content) - start - size
     if length * dtype.itemsize != body:
         raise ProtocolError(
-            "weights of another length than they say", got=f"{body} bytes", expected=length * dtype.itemsize
+            "weights do not have the length that their header states",
+            got=f"{body} bytes",
+            expected=length * dtype.itemsize,
         )
     # A copy, which may be written to.
     return np.frombuffer(content, dtype=dtype, offset=start + size).copy()

@@ -161,19 +161,19 @@ def _key(
 def _make_room(folder: Path, needed: int, *, limit: int | None) -> None:
     if limit is not None and needed > limit:
         raise DataError(
-            "the cached features would take more than this site allows",
+            "the cached features would take more space than this site allows",
             got=f"{needed / 1e9:.2f} GB",
             expected=f"at most {limit / 1e9:g} GB (cache_limit_gb)",
-            advice="Raise cache_limit_gb in site.yaml, or lower training.views in the federation.",
+            advice="Raise cache_limit_gb in site.yaml, or lower training.views in federation.yaml.",
         )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
         raise DataError(
-            "not enough room for the cached features",
+            "not enough disk space for the cached features",
             got=f"{free / 1e9:.1f} GB free",
             expected=f"{needed / 1e9:.1f} GB",
-            advice="Free some, or lower training.views in the federation.",
+            advice="Free some space, or lower training.views in federation.yaml.",
         )
 
 

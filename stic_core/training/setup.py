@@ -140,7 +140,7 @@ def restore(saved: SavedModel, *, compute: ComputeConfig) -> Network:
         raise DataError(
             "the model has no batch-norm statistics of its own",
             got="batch_norm: local",
-            expected="average or frozen, for a model that is used outside of its federation",
+            expected="average or frozen, for a model that is used outside its federation",
         )
     network = make_network(
         description.architecture, classes=len(description.classes), seed=0, compute=compute
@@ -148,12 +148,12 @@ def restore(saved: SavedModel, *, compute: ComputeConfig) -> Network:
     found = backbone_digest(network.backbone)
     if description.backbone_digest is not None and found != description.backbone_digest:
         raise WeightsError(
-            f"the weights of backbone {description.architecture.backbone} on this machine are not those of the model",
+            f"the weights of backbone {description.architecture.backbone} on this machine differ from the model's",
             got=found[:12],
             expected=description.backbone_digest[:12],
-            advice="Name the file that the federation used under backbone_weights.",
+            advice="Under backbone_weights, give the file that the federation used.",
         )
     if trainable_specs(network.trained) != description.tensors:
-        raise DataError("the model's tensors are not those of its architecture in this version")
+        raise DataError("the model's tensors do not match its architecture in this version")
     set_flat(network.trained, saved.weights)
     return network.eval()

@@ -105,6 +105,6 @@ def _read(path: Path) -> Mapping[str, FlatArray]:
     except SafetensorError:
         raise DataError(
             f"{path.parent.name}/{path.name} is damaged",
-            advice="Delete the run's folder there: the run goes on without what was kept, "
+            advice="Delete the run's folder there: the run continues without what was kept, "
             "and its model then differs in the last bits.",
         ) from None

@@ -18,7 +18,7 @@ from stic_client.flower_link import _run
 from stic_client.participation.participant import Participant
 from stic_client.preflight import Result
 from stic_client.preflight.outcome import Check, Outcome
-from stic_core import config
+from stic_core import config, config_files
 from stic_core.errors import ConfigError, DataError, ProtocolError, UsageError
 from stic_core.protocol.messages import Finish
 from stic_core.system import command_errors
@@ -49,7 +49,7 @@ def test_a_full_disk_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     said = capfd.readouterr().err
     assert (
         said
-        == "stic-server: no room left on the disk. Free some and run the same command again: it goes on.\n"
+        == "stic-server: no space left on the disk. Free some space and run the same command again: it resumes.\n"
     )
 
 
@@ -134,7 +134,7 @@ def test_a_lost_key_is_not_sent_in_a_circle(tmp_path: Path) -> None:
 def test_a_mistyped_value_reads_as_a_sentence(text: str, said: str) -> None:
     """Without the words that the library puts before it."""
     with pytest.raises(ConfigError) as raised:
-        config.parse_text(text, config.FederationConfig, source="federation.yaml")
+        config_files.parse_text(text, config.FederationConfig, source="federation.yaml")
     assert said in str(raised.value), str(raised.value)
     assert "Input should" not in str(raised.value)
     assert "Value error" not in str(raised.value)
@@ -152,7 +152,7 @@ def test_what_cannot_be_logged_is_not_answered(tmp_path: Path, damage: str) -> N
     site = Participant(kept, seen)
     with pytest.raises((OSError, DataError)):
         site.answer(Finish(run_id="r", status="complete"), None)
-    assert seen.notes[-1].startswith("nothing is answered: the audit log cannot be written (")
+    assert seen.notes[-1].startswith("no request is answered: the audit log cannot be written (")
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -174,5 +174,5 @@ def test_a_question_that_is_not_understood_is_one_line(
     )
     assert reply.error.reason == ("ProtocolError" if ours else "ZeroDivisionError")
     (record,) = caplog.records
-    assert "a question is not answered: " in record.getMessage()
+    assert "a request could not be answered: " in record.getMessage()
     assert bool(record.exc_info) is not ours

@@ -45,17 +45,17 @@ TOLD_ELSEWHERE = {
 
 PROGRAMMERS = {
     "server/stic_server/cli/console.py": "a round's figures",
-    "stic_core/system/command_errors.py: the error came from here": "stands over a traceback that was asked for",
+    "stic_core/system/command_errors.py: where the error came from": "stands over a traceback that was asked for",
     "stic_core/system/terminal.py": "shows what is being done",
     "stic_core/phantom": "the demo's own patients; no command takes these values from anybody",
     "stic_core/evaluation/comparison.py": "a caller's mistake: arrays of one model of one site",
     "stic_core/evaluation/site.py: logits and labels disagree": "a caller's mistake",
-    "stic_core/evaluation/site.py: a label is no class": "a caller's mistake: the dataset was checked before",
+    "stic_core/evaluation/site.py: a label is not one": "a caller's mistake: the dataset was checked before",
     "stic_core/prediction.py": "a caller's mistake: the programs prepare images and columns themselves",
     "stic_core/data/dataset.py: rows of a dataset": "a caller's mistake: prepare writes them together",
     "stic_core/data/dataset.py: images of a dataset": "a caller's mistake: prepare writes them together",
     "stic_core/tasks.py": "a caller's mistake: labels were checked before",
-    "client/stic_client/preflight/data.py": "findings of check, which say themselves how to mend them",
+    "client/stic_client/preflight/data.py": "findings of check, which say themselves how to fix them",
 }
 """Where what is said needs no entry, and why: a file, a folder, or a file with the beginning of a text."""
 
@@ -64,8 +64,8 @@ EVENTS = (
     "listening on https://",
     "connecting to https://",
     "online; waiting for the server's next run",
-    "goes on after round",
-    "takes part from now on",
+    "resuming run",
+    "joins the run from here on",
     "the final model is in",
     "run {} is {}",
     "run {}: task",
@@ -240,7 +240,7 @@ def test_the_collector_finds_what_is_known() -> None:
     """One of each kind: an error, a note, a patient's refusal, a word of a helper, an alternative."""
     texts = {message.text for message in _messages()}
     assert "cannot listen on {}:{}" in texts
-    assert "{} is back; its question is sent again" in texts
+    assert "{} is back; its request is sent again" in texts
     assert "the mask is empty" in texts
     assert "{} expires on {}, in {} days; run {}" in texts
     assert {"the same subject in two splits", "the subject has several rows"} <= texts

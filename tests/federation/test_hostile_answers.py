@@ -104,7 +104,7 @@ def test_a_claim_of_a_billion_patients_is_left_out(tmp_path: Path, patients: int
     run, notes, _ = _run(tmp_path, lie)
     assert list(run.read_record()["sites"]) == ["center1", "center2"]
     assert any(
-        note.startswith("center3 is left out: it claims 1000000") and note.endswith("(max_patients)")
+        note.startswith("center3 is excluded: it claims 1000000") and note.endswith("(max_patients)")
         for note in notes
     )
 
@@ -138,4 +138,4 @@ def test_a_model_for_comparison_that_is_none_reaches_no_other_site(
     """A site's own model is sent to the others to be judged: one with NaN is named, and not sent."""
     _, notes, document = _run(tmp_path, _with(LocalReport, change))
     assert set(document["local_only"]) == {"center1", "center2"}
-    assert any(note.startswith("center3: weights that are not finite") for note in notes)
+    assert any(note.startswith("center3: weights are not finite") for note in notes)

@@ -282,7 +282,7 @@ def test_a_signature_counts_once(port: Port) -> None:
     for doubled in ([*fresh, headers[1]], [headers[1], *fresh]):
         assert port.post("/v1/fleet/activate-node", sign_on, doubled) == 401
     assert port.notes == [
-        "center1: a request came twice with the same signature; the second is refused"
+        "center1: the same signed request came twice; the second was rejected"
     ]  # once a minute, not once a request
     assert (
         port.post("/v1/fleet/pull-messages", b"", fresh) == 401

@@ -276,4 +276,93 @@ def test_a_site_that_holds_its_answer_back_delays_nobody(
     exchange, notes = federation.ask(doing)
     assert list(exchange.answers) == ["honest"]
     assert isinstance(exchange.answers["honest"].report, Acknowledged)
+<<<<<<< HEAD
     assert any("evil" in note and "did not answer" in note for note in notes)
+=======
+    assert seconds < 15
+    assert any("evil" in note for note in notes)
+
+
+# ---- what somebody captured -------------------------------------------------------------
+
+
+@pytest.mark.processes
+def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte of a site's requests, captured before TLS and sent again: 401, and the run is as without.
+
+    The server is a process of its own; center2's link runs here. Each request is replayed at
+    once, and each pull also before the next one, where it would take the site's next question.
+    """
+    home = make_home(tmp_path, rounds=3)
+    context = pinned(home.path / "server" / "ca.crt")
+    replayed: Counter[tuple[str, int]] = Counter()
+    pulls: list[httpx.Request] = []
+    send = httpx.Client.send
+    again = httpx.Client(verify=context, trust_env=False)
+
+    def replay(request: httpx.Request) -> None:
+        copy = httpx.Request(request.method, request.url, headers=request.headers, content=request.content)
+        answer = send(again, copy)
+        replayed[request.url.path.rpartition("/")[2], answer.status_code] += 1
+
+    def tapped(client: httpx.Client, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        request.read()
+        if request.url.path.endswith("pull-messages"):
+            if pulls:
+                replay(pulls[-1])
+            pulls.append(request)
+        answer = send(client, request, **kwargs)
+        replay(request)
+        return answer
+
+    monkeypatch.setattr(httpx.Client, "send", tapped)
+    path = home.site("center2") / "site.yaml"
+    site = load(path, SiteConfig)
+    link = FleetLink(
+        site.server.address,
+        ca=site.server.ca,
+        key=load_private(site.key),
+        state=tmp_path / "node.json",
+        observer=Recorder(),
+    )
+    over = threading.Event()
+
+    def finished() -> bool:
+        known = client_app.participants.get(str(path))
+        return over.is_set() or (known is not None and known.finished is not None)
+
+    site_thread = threading.Thread(
+        target=link.serve,
+        args=(client_app.app,),
+        kwargs={"node_config": {"site-config": str(path)}, "until": finished},
+        daemon=True,
+    )
+    with (
+        home.running("stic-server", "start") as server,
+        home.running("stic-client", "--site", "center1", "--once", output=tmp_path / "center1.log"),
+    ):
+        time.sleep(0.5)
+        site_thread.start()
+        output, _ = server.communicate(timeout=120)
+    over.set()
+    site_thread.join(20)
+    link._client._client.close()
+    again.close()
+    assert server.returncode == 0, output
+    assert {status for _, status in replayed} == {401}
+    for endpoint in ("activate-node", "pull-messages", "pull-object", "push-messages", "push-object"):
+        assert replayed[endpoint, 401] > 0
+    assert "center2: the same signed request came twice; the second was rejected" in output
+    (run,) = (tmp_path / "runs").iterdir()
+    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    assert [(row["round"], row["sites"]) for row in rows] == [
+        (number, ["center1", "center2"]) for number in (1, 2, 3)
+    ]
+    answered = Counter(
+        (line["peer"], line["kind"], line["round"])
+        for line in AuditLog(home.path / "server" / "audit.jsonl").read()
+        if line["direction"] == "in" and line["kind"] == "round-report"
+    )
+    assert set(answered.values()) == {1}
+    assert len(answered) == 2 * 4  # three rounds, and the last look
+>>>>>>> prose

@@ -14,7 +14,8 @@ from stic_client.connection.tls import pinned
 from stic_client.flower_app import client_app
 from stic_client.flower_link import FleetLink
 from stic_client.participation.participant import Participant
-from stic_core.config import SiteConfig, load
+from stic_core.config import SiteConfig
+from stic_core.config_files import load
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.system.keys import load_private
 from support.federation_kit import Recorder, make_home

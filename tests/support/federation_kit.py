@@ -21,7 +21,7 @@ import yaml
 from safetensors.torch import save_file
 
 from stic_client.participation.participant import Participant
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig, ImageConfig, ModelConfig, SiteConfig
 from stic_core.data.dataset import Split, write_dataset
 from stic_core.models.parameters import get_flat, trainable_specs
@@ -345,8 +345,8 @@ def make_home(
         home.edit(
             folder / "site.yaml", backbone_weights={"tiny": str(weights)}, device="cpu", policy__plans="any"
         )
-        config.load(folder / "site.yaml", SiteConfig)
+        config_files.load(folder / "site.yaml", SiteConfig)
         if admitted:
             admit(path / "server" / "sites", name=name, public_key=made.public_key)
-    config.load(home.federation, FederationConfig)
+    config_files.load(home.federation, FederationConfig)
     return home

@@ -32,11 +32,12 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped":
 @app.command()
 def prepare(
     context: typer.Context,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes; default: one per core.")] = None,
     checkerboards: Annotated[
         bool,
         typer.Option(
-            "--checkerboards", help="Also write a PNG a registered phase, NC and that phase in turn."
+            "--checkerboards",
+            help="Also write a PNG per registered phase, a checkerboard of NC and that phase.",
         ),
     ] = False,
     scan: Annotated[
@@ -44,7 +45,7 @@ def prepare(
         typer.Option(help="Propose a manifest for this folder of DICOM files instead; nothing is prepared."),
     ] = None,
 ) -> None:
-    """Read, register, crop and store the site's images; again, only what changed."""
+    """Read, register, crop and store the site's images; a rerun processes only what changed."""
     loaded = site_of(context).load()
     if scan is not None:
         _propose(loaded, folder=scan)
@@ -72,7 +73,7 @@ def _propose(loaded: SiteConfig, *, folder: Path) -> None:
     if taken := list(beside.glob("manifest.proposed*.csv")):
         raise UsageError(
             f"{taken[0]} exists",
-            advice="Somebody may be completing it: it is left as it is; move it away first.",
+            advice="Somebody may be editing it: it is not overwritten; move it away first.",
         )
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage(f"looking through {folder}")
@@ -93,7 +94,7 @@ def show_proposal(proposal: Proposal, *, manifest: Path, notes: Path) -> None:
     for note, count in Counter(note for patient in proposal.patients for note in patient.notes).most_common():
         print(f"  {count} to look at: {note}")
     for reason, count in proposal.skipped.items():
-        print(f"  {count} files passed over: {reason}")
+        print(f"  {count} files skipped: {reason}")
     print(f"proposed  {manifest}")
     print(f"notes     {notes}")
     print("Add label and split, correct the phases, remove what is not wanted, and save it as manifest.csv.")
@@ -102,14 +103,14 @@ def show_proposal(proposal: Proposal, *, manifest: Path, notes: Path) -> None:
 @app.command()
 def check(
     context: typer.Context,
-    offline: Annotated[bool, typer.Option("--offline", help="Leave out what needs the server.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Skip the checks that need the server.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     backbone: Annotated[
-        str | None, typer.Option(help="The backbone that the federation uses, where you know it.")
+        str | None, typer.Option(help="The backbone that the federation uses, if you know it.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The federation's task, where you know it.")] = None,
+    task: Annotated[str | None, typer.Option(help="The federation's task, if you know it.")] = None,
 ) -> None:
-    """Is this site ready? Data, disk, device, keys, clock and server; exit code 1 with problems."""
+    """Check whether this site is ready: data, disk, device, keys, clock, server; exit code 1 on problems."""
     site = site_of(context)
     loaded = site.load()
     if task is not None and task not in TASKS:
@@ -181,14 +182,14 @@ def show_prepared(summary: PrepareSummary) -> None:
     console.print(
         f"{summary.prepared} patients prepared, {summary.reused} unchanged, {len(summary.quarantined)} quarantined, "
         f"{summary.rejected} of {summary.registrations} registrations rejected, "
-        f"{summary.without_place} without a known lesion place, in {summary.seconds:.1f} s"
+        f"{summary.without_place} without a known lesion position, in {summary.seconds:.1f} s"
     )
     for reason, count in summary.reasons.items():
         console.print(f"quarantined: {count}, {reason}", markup=False)
     for refusal in summary.quarantined[:_WARNINGS]:
         console.print(f"  {refusal.message}", markup=False)
     if summary.quarantined:
-        console.print(f"all of them: {summary.dataset.folder / 'quarantine.csv'}", markup=False)
+        console.print(f"full list: {summary.dataset.folder / 'quarantine.csv'}", markup=False)
     for subject, warning in summary.warnings[:_WARNINGS]:
         console.print(f"warning: {subject}: {warning}", markup=False)
     if len(summary.warnings) > _WARNINGS:
@@ -201,7 +202,7 @@ app.add_typer(imports, name="import")
 
 @imports.callback()
 def _cohorts() -> None:
-    """One command a cohort."""
+    """One command per cohort."""
 
 
 @imports.command("mct-ltdiag")
@@ -212,12 +213,12 @@ def mct_ltdiag(
     out: Annotated[Path, typer.Option(help="Folder for the manifests.")],
     centres: Annotated[
         int | None,
-        typer.Option(min=2, help="Deal the patients out to so many centres, for a simulated federation."),
+        typer.Option(min=2, help="Divide the patients among this many centres, for a simulated federation."),
     ] = None,
     task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "malignant",
-    seed: Annotated[int, typer.Option(min=0, help="Draws centres and held-out patients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for drawing centres and held-out patients.")] = 0,
 ) -> None:
-    """MCT-LTDiag (doi 10.7910/DVN/S3RW15), as it is downloaded."""
+    """Write manifests for MCT-LTDiag (doi 10.7910/DVN/S3RW15) as downloaded."""
     from stic_client.preparation.public_cohorts import import_mct_ltdiag
 
     if task not in TASKS:
@@ -231,4 +232,4 @@ def mct_ltdiag(
         print(f"  dataset.root: {summary.root}")
         print(f"  dataset.manifest: {path}")
     for reason, count in summary.left_out.items():
-        print(f"left out: {count} {reason}")
+        print(f"excluded: {count} {reason}")

@@ -12,7 +12,7 @@ import typer
 from stic_client.cli.options import SiteFile, app, site_of
 from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
-from stic_core import config
+from stic_core import config_files
 from stic_core.errors import RefusedError, UsageError
 from stic_core.system.terminal import Terminal
 
@@ -24,22 +24,22 @@ def join(
         str | None, typer.Option(help="The site's name, such as center2; every command but import needs it.")
     ] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="site.yaml; default $STIC_HOME/sites/SITE/site.yaml.")
+        Path | None, typer.Option("--config", help="Configuration; default: $STIC_HOME/sites/SITE/site.yaml.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Leave when a run is over.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit when a run is over.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the log and tracebacks.")] = False,
 ) -> None:
     """Join the federation and serve until interrupted."""
     del verbose  # read where errors are shown
     if site is not None:
-        context.obj = SiteFile(site, config_file or config.home() / "sites" / site / "site.yaml")
+        context.obj = SiteFile(site, config_file or config_files.home() / "sites" / site / "site.yaml")
     if context.invoked_subcommand is None:
         _serve(site_of(context), once=once)
 
 
 def _serve(site: SiteFile, *, once: bool) -> None:
     loaded = site.load()
-    intervals = Intervals().scaled(config.interval_scale())
+    intervals = Intervals().scaled(config_files.interval_scale())
     keys = SiteKeys(loaded.key)
     key = keys.current()
     with Terminal(prefix=loaded.site) as terminal:
@@ -75,27 +75,27 @@ def enroll(
     ca: Annotated[Path, typer.Option(help="The CA's certificate (ca.crt) that the operator sent.")],
     data: Annotated[Path, typer.Option(help="Folder that holds manifest.csv and the images.")],
     crop_mm: Annotated[
-        float | None, typer.Option(help="Crop around the lesion, mm; as the federation says.")
+        float | None, typer.Option(help="Side of the square around the lesion, mm; as in the federation.")
     ] = None,
 ) -> None:
-    """Make this site's key pair and its site.yaml; once."""
+    """Create this site's key pair and its site.yaml; run once."""
     from stic_client.connection.enroll import enroll as make
 
     site = site_of(context)
     made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
     print(f"configuration    {made.config}")
     print(f"public key       {made.public_key}  (send this file to the operator)")
-    print(f"key fingerprint  {made.key_fingerprint}  (tell it the operator by telephone)")
+    print(f"key fingerprint  {made.key_fingerprint}  (read it to the operator by telephone)")
     print(f"CA fingerprint   {made.ca_fingerprint}  (compare with the operator's)")
 
 
 @app.command("rotate-key")
 def rotate_key(context: typer.Context) -> None:
-    """Make a new key for this site; the old one serves until the operator has admitted the new one."""
+    """Make a new key for this site; the old one stays in use until the operator has admitted the new one."""
     keys = SiteKeys(site_of(context).load().key)
     fingerprint = keys.make_next()
     print(f"public key       {keys.next_public}  (send this file to the operator)")
-    print(f"key fingerprint  {fingerprint}  (tell it the operator by telephone)")
+    print(f"key fingerprint  {fingerprint}  (read it to the operator by telephone)")
 
 
 @app.command()
@@ -104,30 +104,30 @@ def approve(
     plan: Annotated[
         str | None,
         typer.Argument(
-            help="The file that the operator sent, or the beginning of a hash; default what waits."
+            help="The file that the operator sent, or the beginning of a hash; default: the plan that is waiting."
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     listed: Annotated[
-        bool, typer.Option("--list", help="Only show what waits and what is approved.")
+        bool, typer.Option("--list", help="Only list the plans that are waiting or approved.")
     ] = False,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take an approval back instead.")] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw an approval instead.")] = False,
 ) -> None:
-    """Look at the plan of a run and say yes to it; this site takes part in no other run."""
+    """Review the plan of a run and approve it; this site takes part in no other run."""
     from stic_client.participation.approvals import PlanStore, read_plan
     from stic_core.protocol.plan_summary import described
 
     store = PlanStore(site_of(context).load().plans)
     if listed:
-        for state, plans in (("waits", store.waiting()), ("approved", store.approved())):
+        for state, plans in (("waiting", store.waiting()), ("approved", store.approved())):
             for one in plans:
                 print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {one.rounds} rounds")
         return
     if plan is None and not store.waiting():
         raise UsageError(
-            "no plan waits for approval",
+            "no plan is waiting for approval",
             advice="Join first (the server's plan is then kept here), or name the file that the operator sent; "
-            "`approve --list` shows what is approved already.",
+            "`approve --list` shows what is already approved.",
         )
     found = (
         store.waiting()[0]
@@ -141,7 +141,9 @@ def approve(
     for line in store.differences(found):
         print(f"{'differs':21}{line}")
     if not yes and not sys.stdin.isatty():
-        raise UsageError("no terminal to ask on", advice="Look at the plan above, and add --yes.")
+        raise UsageError(
+            "no terminal to ask for confirmation", advice="Review the plan above, then add --yes."
+        )
     if not yes and not typer.confirm(
         "Withdraw the approval?" if withdraw else "Approve this plan?", err=True
     ):
@@ -153,10 +155,10 @@ def approve(
 @app.command()
 def audit(
     context: typer.Context,
-    run: Annotated[str | None, typer.Argument(help="A run's id; default all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
+    run: Annotated[str | None, typer.Argument(help="A run's id; default: all runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every line as JSON, for programs.")] = False,
 ) -> None:
-    """Verify the log of every message that came in and went out, and sum it up."""
+    """Verify the log of every message in and out, and summarise it."""
     from stic_core.protocol.audit_log import AuditLog, describe
 
     print(describe(AuditLog(site_of(context).load().audit), run=run, as_json=as_json))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stic_client.cli.options import app, site_of
-from stic_core import config
+from stic_core import config_files
 from stic_core.errors import UsageError
 from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
@@ -23,11 +23,11 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for scores.csv and the pages.")] = Path("predictions"),
     root: Annotated[
-        Path | None, typer.Option(help="What the manifest's paths are relative to; default its own folder.")
+        Path | None, typer.Option(help="What the manifest's paths are relative to; default: its own folder.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images.")] = 1,
 ) -> None:
-    """Score new patients with a model: a table, and a page each. Nothing leaves this machine."""
+    """Score new patients with a model: a table, and a page per patient. Nothing leaves this machine."""
     loaded = site_of(context).load()
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the model")
@@ -43,7 +43,9 @@ def predict(
             progress=lambda done, total: terminal.progress("reading patients", done, total),
         )
     if found.phantom:
-        print("PHANTOM: computed patients, or a model that learned from them; nothing here is of people")
+        print(
+            "PHANTOM: computed patients, or a model that learned from them; says nothing about real patients"
+        )
     print(f"scores  {found.scores}  ({found.patients} patients)")
     print(f"pages   {found.pages}")
     for refusal in found.refused:
@@ -58,9 +60,11 @@ def crossval(
     backbone: Annotated[
         str, typer.Option(help="vgg16 (the paper's), tiny, or another of torchvision's.")
     ] = "vgg16",
-    folds: Annotated[int, typer.Option(min=2, help="How many parts.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops early.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds, weights and shuffling.")] = 0,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Maximum number of epochs; training may stop early.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds, weights and shuffling.")] = 0,
     with_test: Annotated[bool, typer.Option("--with-test", help="Also use the held-out patients.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for crossval.json.")] = Path("crossval"),
 ) -> None:
@@ -68,7 +72,7 @@ def crossval(
     loaded = site_of(context).load()
     if task not in TASKS:
         raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
-    model = config.parse_model({"architecture": architecture, "backbone": backbone})
+    model = config_files.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
         from stic_client.inference.crossval import RESULT_FILE, CrossValidationConfig, described
@@ -90,15 +94,15 @@ def readers(
     ],
     model: Annotated[Path, typer.Option(help="Folder of the model, such as runs/<run-id>/model.")],
     predictions: Annotated[
-        Path | None, typer.Option(help="Its scores.csv from predict; default: computed here.")
+        Path | None, typer.Option(help="The model's scores.csv from predict; default: computed here.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the page and the tables.")] = Path("readers"),
     export: Annotated[
         Path | None,
-        typer.Option(help="Also write the file that may be sent: counts, small ones kept back."),
+        typer.Option(help="Also write the file that may be sent: counts, small ones suppressed."),
     ] = None,
 ) -> None:
-    """Readers without and with the model's help on the held-out patients. Nothing is sent."""
+    """Compare readers without and with the model's help on the held-out patients. Nothing is sent."""
     loaded = site_of(context).load()
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the diagnoses")
@@ -115,7 +119,7 @@ def readers(
             progress=lambda done, total: terminal.progress("scoring held-out patients", done, total),
         )
     print("\n".join(summary(written.figures)))
-    print(f"page    {written.page}  (readers' names and small counts: it stays here)")
+    print(f"page    {written.page}  (contains readers' names and small counts: keep it here)")
     print(f"result  {written.result}")
     if written.export is not None:
         names = ", ".join(f"{own} as {sent}" for own, sent in written.called.items())

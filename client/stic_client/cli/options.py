@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
 
@@ -33,7 +33,7 @@ class SiteFile:
             ConfigError: it cannot be used.
             UsageError: it is another site's.
         """
-        loaded = config.load(self.path, SiteConfig)
+        loaded = config_files.load(self.path, SiteConfig)
         if loaded.site != self.name:
             raise UsageError(
                 f"{self.path} is the configuration of another site", got=loaded.site, expected=self.name
@@ -45,6 +45,6 @@ def site_of(context: typer.Context) -> SiteFile:
     """The site that is named, or an error where none is."""
     if context.obj is None:
         raise UsageError(
-            "no site is named", advice="Name it before the command, such as stic-client --site center2 check."
+            "no site was given", advice="Give it before the command, as in stic-client --site center2 check."
         )
     return context.obj

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import SiteConfig
 from stic_core.errors import UsageError
 from stic_core.system.files import write_atomically
@@ -23,15 +23,15 @@ server:
 key: site.key               # stays here, mode 0600
 
 dataset:
-  root: {root}              # every path of the manifest is relative to it
+  root: {root}              # every path in the manifest is relative to it
   manifest: manifest.csv
   prepared: prepared        # prepared images and cached features
   image:
-    crop_mm: {crop_mm}      # square around the lesion, mm; null takes the whole slice
-  units: {{}}                 # such as tbil: mg/dL, where a unit is not the default one
+    crop_mm: {crop_mm}      # side of the square around the lesion, mm; null: the whole slice
+  units: {{}}                 # such as tbil: mg/dL, if a unit is not the default one
 
-device: auto                # CUDA where there is one, else the CPU
-backbone_weights: {{}}        # such as vgg16: /path/to/vgg16.pth, where not in torchvision's cache
+device: auto                # CUDA if available, else the CPU
+backbone_weights: {{}}        # such as vgg16: /path/to/vgg16.pth, if not in torchvision's cache
 
 policy:                     # what this site agrees to
   plans: approved           # only runs that you approved: stic-client --site {site} approve; or any
@@ -41,11 +41,11 @@ policy:                     # what this site agrees to
   max_local_steps: 10000
   max_learning_rate: 0.1
   max_batch_size: 1024
-  local_only: true          # also train a model of this site's own, for comparison; its weights leave
-  # what may be said of the patients, in aggregates; remove what must stay here
+  local_only: true          # also train this site's own model, for comparison; its weights are sent
+  # aggregates about the patients that may be sent; remove what must stay here
   release: [training-loss, validation, accuracy, auc, confusion, histograms, calibration, comparison]
   min_cell: 5               # counts of fewer patients are not released
-  min_class: 10             # an AUC needs this many patients of the class, and this many others
+  min_class: 10             # an AUC needs this many patients with the class and this many without
 """
 
 
@@ -82,7 +82,9 @@ def enroll(
     """
     path = folder / "site.yaml"
     if path.exists():
-        raise UsageError(f"{site} is enrolled already: {path} exists", advice="It is left as it is; edit it.")
+        raise UsageError(
+            f"{site} is already enrolled: {path} exists", advice="It is not overwritten; edit it instead."
+        )
     ca_fingerprint = certificate_fingerprint(ca)
     text = _TEMPLATE.format(
         site=site,
@@ -90,7 +92,7 @@ def enroll(
         root=_quoted(root),
         crop_mm="null" if crop_mm is None else f"{crop_mm:g}",
     )
-    config.parse_text(text, SiteConfig, source="the command line", base=folder)
+    config_files.parse_text(text, SiteConfig, source="the command line", base=folder)
     public = make_key_pair(folder / "site.key")
     write_atomically(folder / "ca.crt", ca.read_bytes())
     write_atomically(path, text)

@@ -38,6 +38,6 @@ class Intervals:
     sign_off: float = 2.0
 
     def scaled(self, factor: float) -> Intervals:
-        """Each so many times as long, apart from the share and the farewell; see `config.interval_scale`."""
+        """Each so many times as long, apart from the share and the farewell; see `config_files.interval_scale`."""
         names = [field.name for field in fields(self) if field.name not in {"beat_share", "sign_off"}]
         return replace(self, **{name: factor * getattr(self, name) for name in names})

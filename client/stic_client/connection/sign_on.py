@@ -85,7 +85,7 @@ class SignOn:
             if time.monotonic() > missed_at:
                 raise RefusedError("another client of this site is online", advice="Stop that one first.")
             self._observer.note(
-                "the server takes this site for online, perhaps its client that was killed; "
+                "the server still lists this site as online, perhaps because its client was killed; "
                 f"next try in {wait:g} s, for at most {longest:g} s"
             )
             self._stop.wait(wait)
@@ -114,7 +114,7 @@ class SignOn:
             self._keys.accepted()
             self._observer.note("the server knows the new key: it is in use, and the old one is deleted")
         else:
-            self._observer.note("the new key is not admitted yet; going on with the old one")
+            self._observer.note("the new key is not admitted yet; continuing with the old one")
 
     def _forget_old_node(self) -> bool:
         """Sign off the node of a client that was killed: the server still lists it as online."""
@@ -133,12 +133,12 @@ class SignOn:
             case "unsigned":
                 raise NotAdmittedError(
                     "the server refuses this site's signature",
-                    advice="Check this machine's clock: a time ahead of the server's by more than 5 s is refused. "
+                    advice="Check this machine's clock: a time more than 5 s ahead of the server's is refused. "
                     "`stic-client check` compares them.",
                 )
             case _:
                 raise NotAdmittedError(
                     "the server does not admit this site",
-                    got="a key that is not known there, or was revoked",
+                    got="a key that is unknown there or was revoked",
                     advice="Send the public key to the operator, who runs `stic-server admit`.",
                 )

@@ -78,10 +78,10 @@ def _proxy_url(address: str) -> httpx.URL | None:
     if url.scheme not in {"http", "https"} or not url.host:
         # Whatever it says may hold a password.
         raise UsageError(
-            "HTTPS_PROXY names no proxy that can be used",
+            "HTTPS_PROXY does not name a usable proxy",
             got="another kind of address",
             expected="http://[user:password@]host:port",
-            advice="Set it so where the client is started; what is special in a password is written %XX.",
+            advice="Set it where the client is started; write special characters in the password as %XX.",
         )
     return url
 
@@ -101,18 +101,18 @@ def why(error: httpx.TransportError, address: str) -> str:
                 + (f", or its proxy's ({proxy})" if proxy else ""),
                 got=cause.verify_message,
                 expected="a certificate from the CA in server.ca",
-                advice="Compare the CA's fingerprint with the operator; someone may be in between.",
+                advice="Compare the CA's fingerprint with the operator; someone may be intercepting the connection.",
             ) from None
     if isinstance(error, httpx.ProxyError):
         hint = {
-            "407": "; it wants a user and a password: HTTPS_PROXY=http://user:password@host:port",
-            "403": f"; ask the network's operators to let this machine CONNECT to {address}",
+            "407": "; it requires a user and a password: HTTPS_PROXY=http://user:password@host:port",
+            "403": f"; ask the network's operators to allow this machine to CONNECT to {address}",
         }.get(str(error)[:3], "")
         return f"the proxy {proxy} answers {error}{hint}"
     if isinstance(error, httpx.ConnectError):
         if any(isinstance(cause, ssl.SSLError) for cause in chain):
             return f"no TLS connection{f' through the proxy {proxy}' if proxy else ''}"
-        return f"the proxy {proxy} is not reached" if proxy else "connection refused or no route"
+        return f"the proxy {proxy} cannot be reached" if proxy else "connection refused or no route"
     if isinstance(error, httpx.TimeoutException):
         return f"timed out{f' through the proxy {proxy}' if proxy else ''}"
     return type(error).__name__

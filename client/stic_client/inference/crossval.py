@@ -94,7 +94,7 @@ def crossval(
             cache_limit_bytes=int(config.cache_limit_gb * 1e9),
             progress=lambda done, total: tell("backbone features", done, total),
             announce=lambda size: (
-                note(f"backbone features take {size / 1e6:.0f} MB on the disk, once") if note else None
+                note(f"backbone features take {size / 1e6:.0f} MB on disk, computed once") if note else None
             ),
         ),
     )
@@ -103,10 +103,10 @@ def crossval(
     if counts.min() < study.folds:
         few = study.task.classes[int(counts.argmin())]
         raise DataError(
-            "too few patients for so many folds",
+            "too few patients for this many folds",
             got=f"{counts.min()} of {few}",
             expected=f"at least {study.folds} of each class",
-            advice="Take fewer folds, or another task.",
+            advice="Use fewer folds, or another task.",
         )
     folds = stratified_folds(labels, folds=study.folds, seed=study.seed, val_share=0.2)
     results = []
@@ -140,7 +140,7 @@ def described(document: dict[str, Any]) -> list[str]:
     """ComputeConfig over the folds, line by line for people."""
     lines = []
     if document["phantom"]:
-        lines.append("PHANTOM DATA: synthetic patients; nothing here says how the model does on real ones")
+        lines.append("PHANTOM DATA: synthetic patients; says nothing about real patients")
     counts = ", ".join(f"{name} {count}" for name, count in document["patients"].items())
     lines.append(f"{document['folds']} folds, patients: {counts}")
     rows = {"accuracy": document["accuracy"]}

@@ -69,9 +69,9 @@ def align(stacks: Mapping[str, Stack], *, row: PatientRow, mask: Mask | None) ->
     nc = stacks["nc"]
     if len(nc) > 1 and not nc.z_mm[0] - nc.spacing_z_mm <= there[2] <= nc.z_mm[-1] + nc.spacing_z_mm:
         raise nc.source.refuse(
-            "the phase does not reach the chosen slice",
+            "the phase does not cover the chosen slice",
             got=f"z {there[2]:.1f} mm",
-            advice="Export all of the liver.",
+            advice="Export the whole liver.",
         )
     chosen = nc.nearest(float(there[2]))
     fixed_slice, grid, z = nc.load(chosen), nc.grid, nc.z_mm[chosen]
@@ -136,14 +136,14 @@ def choose_slice(stack: Stack, *, row: PatientRow, mask: Mask | None) -> int:
     if row.slice_index is not None:
         if row.slice_index >= len(stack):
             raise stack.source.refuse(
-                "slice_index is outside of the volume", got=row.slice_index, expected=f"0 to {len(stack) - 1}"
+                "slice_index is outside the volume", got=row.slice_index, expected=f"0 to {len(stack) - 1}"
             )
         return row.slice_index
     if row.slice_z_mm is not None:
         index = stack.nearest(row.slice_z_mm)
         if abs(stack.z_mm[index] - row.slice_z_mm) > stack.spacing_z_mm:
             raise stack.source.refuse(
-                "slice_z_mm is outside of the volume",
+                "slice_z_mm is outside the volume",
                 got=row.slice_z_mm,
                 expected=f"{stack.z_mm[0]:.1f} to {stack.z_mm[-1]:.1f}",
             )
@@ -152,7 +152,7 @@ def choose_slice(stack: Stack, *, row: PatientRow, mask: Mask | None) -> int:
         return 0
     if mask is None:
         raise stack.source.refuse(
-            "a volume, and nothing says which slice",
+            "the phase is a volume, and nothing says which slice to use",
             got=f"{len(stack)} slices",
             expected="mask_path, slice_index or slice_z_mm",
             advice="Add one of them to the manifest.",
@@ -166,7 +166,7 @@ def _place(stack: Stack, *, index: int, row: PatientRow, mask: Mask | None) -> t
         rows, cols = stack.grid.shape
         if not (0 <= row.lesion[0] < rows and 0 <= row.lesion[1] < cols):
             raise stack.source.refuse(
-                "the lesion's place lies outside of the slice",
+                "the lesion's position is outside the slice",
                 expected=f"rows 0 to {rows - 1}, columns 0 to {cols - 1}",
                 advice="Correct lesion_row and lesion_col.",
             )
@@ -177,7 +177,7 @@ def _place(stack: Stack, *, index: int, row: PatientRow, mask: Mask | None) -> t
     plane = mask.near(stack.z_mm[index])
     if plane is None:
         raise mask.source.refuse(
-            "the mask has nothing on the chosen slice", advice="Check mask_path, mask_phase and the slice."
+            "the mask is empty on the chosen slice", advice="Check mask_path, mask_phase and the slice."
         )
     return plane.middle_mm
 
@@ -222,10 +222,10 @@ def plane_of(stack: Stack, *, grid: Grid, z_mm: float, volume: VolumeRegistratio
     covered = float(np.mean((height >= -0.5) & (height <= len(stack) - 0.5)))
     if covered < MIN_COVERED:
         raise stack.source.refuse(
-            "the phase does not reach the chosen slice",
+            "the phase does not cover the chosen slice",
             got=f"{covered:.0%} of it",
             expected=f"at least {MIN_COVERED:.0%}",
-            advice="Export all of the liver for each phase.",
+            advice="Export the whole liver in each phase.",
         )
     first = int(np.clip(np.floor(height.min()), 0, len(stack) - 1))
     last = int(np.clip(np.ceil(height.max()), first, len(stack) - 1))

@@ -122,10 +122,12 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         raise source.refuse("it is a structured report", expected="CT Image Storage", advice=advice)
     modality = text(dataset, "Modality")
     if modality != "CT":
-        raise source.refuse("modality", got=known(modality, _MODALITIES), expected="CT", advice=advice)
+        raise source.refuse(
+            "unsupported modality", got=known(modality, _MODALITIES), expected="CT", advice=advice
+        )
     if uid != CT and uid not in ENHANCED_CT:
         raise source.refuse(
-            "it is another kind of object", expected="(enhanced) CT Image Storage", advice=advice
+            "it is another kind of DICOM object", expected="(enhanced) CT Image Storage", advice=advice
         )
     if text(dataset, "BurnedInAnnotation") == "YES":
         raise source.refuse(
@@ -145,7 +147,7 @@ def check_pixels(dataset: Dataset, *, source: Source) -> tuple[int, int]:
     photometric = text(dataset, "PhotometricInterpretation")
     if photometric != "MONOCHROME2":
         raise source.refuse(
-            "photometric interpretation",
+            "unsupported photometric interpretation",
             got=known(photometric, _PHOTOMETRIC),
             expected="MONOCHROME2",
             advice="Export the original CT series.",
@@ -165,22 +167,30 @@ def check_pixels(dataset: Dataset, *, source: Source) -> tuple[int, int]:
     if allocated != 16:
         got = f"{allocated} bits" if isinstance(allocated, int) else "nothing"
         raise source.refuse(
-            "bits a pixel",
+            "unsupported bits per pixel",
             got=got,
             expected="16 bits",
             advice="Export the original series, not a capture of it.",
         )
     if not isinstance(stored, int) or not 8 < stored <= 16 or high != stored - 1:
         raise source.refuse(
-            "bits stored and high bit", expected="9 to 16, and one less", advice="Export it again."
+            "unsupported bits stored and high bit",
+            expected="9 to 16 bits, and a high bit one below",
+            advice="Export it again.",
         )
     if samples != 1 or signed not in (0, 1):
         raise source.refuse(
-            "samples a pixel or sign", expected="1 sample, sign 0 or 1", advice="Export it again."
+            "unsupported samples per pixel or sign",
+            expected="1 sample, sign 0 or 1",
+            advice="Export it again.",
         )
     low, most = _SIZES
     if not (isinstance(rows, int) and isinstance(cols, int) and low <= rows <= most and low <= cols <= most):
-        raise source.refuse("rows and columns", expected=f"{low} to {most} each", advice="Export it again.")
+        raise source.refuse(
+            "unsupported number of rows or columns",
+            expected=f"{low} to {most} each",
+            advice="Export it again.",
+        )
     return rows, cols
 
 
@@ -205,14 +215,14 @@ def check_plane(
         )
     if spacing is None or not all(_SPACINGS_MM[0] <= step <= _SPACINGS_MM[1] for step in spacing):
         raise source.refuse(
-            "pixel spacing is missing or cannot be",
+            "pixel spacing is missing or impossible",
             expected=f"PixelSpacing, {_SPACINGS_MM[0]} to {_SPACINGS_MM[1]} mm",
             advice="Export it again.",
         )
     across, down = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm(across), np.linalg.norm(down)
     if max(abs(length - 1) for length in lengths) > 1e-2 or abs(across @ down) > 1e-2:
-        raise source.refuse("orientation is not two directions at right angles", advice="Export it again.")
+        raise source.refuse("orientation is not two perpendicular directions", advice="Export it again.")
     tilt = max(
         math.degrees(math.acos(min(1.0, abs(float(direction[axis]) / float(length)))))
         for direction, length, axis in ((across, lengths[0], 0), (down, lengths[1], 1))
@@ -259,7 +269,9 @@ def rescale(dataset: Dataset, *, source: Source) -> tuple[float, float]:
         )
     kind = text(dataset, "RescaleType")
     if kind not in {"", "HU"}:
-        raise source.refuse("rescale type", got="another value", expected="HU", advice="Export the CT in HU.")
+        raise source.refuse(
+            "unsupported rescale type", got="another value", expected="HU", advice="Export the CT in HU."
+        )
     return slope[0], intercept[0]
 
 
@@ -289,7 +301,7 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
     position = numbers(dataset, "ImagePositionPatient", count=3)
     if position is None or max(map(abs, position)) > 5_000:
         raise source.refuse(
-            "position is missing or cannot be", expected="ImagePositionPatient", advice="Export it again."
+            "position is missing or impossible", expected="ImagePositionPatient", advice="Export it again."
         )
     rescale(dataset, source=source)
     assert orientation is not None and spacing is not None  # noqa: PT018 - check_plane refused them
@@ -318,7 +330,7 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
         raise source.refuse(
-            "transfer syntax is missing or not known", advice="Convert it to uncompressed DICOM."
+            "transfer syntax is missing or unknown", advice="Convert it to uncompressed DICOM."
         )
     data = value(dataset, "PixelData")
     if not isinstance(data, bytes):
@@ -344,7 +356,7 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> np.ndarray:
             raise source.unreadable("compressed pixels", error) from None
         if pixels.size != frames * rows * cols or pixels.dtype.kind not in "iu":
             raise source.refuse(
-                "decoded pixels have another shape",
+                "decoded pixels have the wrong shape",
                 expected=f"{frames} x {rows} x {cols}",
                 advice="Export it again.",
             )
@@ -387,7 +399,9 @@ def read_single(source: Source) -> Stack:
         PatientError: anything wrong with it.
     """
     if not source.path.is_file():
-        raise source.refuse("it is a folder", expected="one file a phase", advice="Use layout dicom_series.")
+        raise source.refuse(
+            "it is a folder", expected="one file per phase", advice="Use layout dicom_series."
+        )
     header, hu = read_slice(source)
     return Stack(
         source=source,

@@ -109,7 +109,7 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(
             "the manifest is missing",
             got=path.name,
-            expected="a table with one row a patient, under dataset.root",
+            expected="a table with one row per patient, under dataset.root",
             advice="Write one, or let stic-client --site S prepare --scan DIR propose one.",
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -134,7 +134,7 @@ def read_manifest(path: Path) -> Manifest:
                     subject=row.subject,
                     got=f"{seen[row.subject]} rows",
                     expected="1 row",
-                    advice="Keep the row that is right.",
+                    advice="Keep the correct row.",
                 )
             rows.append(row)
         except PatientError as error:
@@ -155,7 +155,7 @@ def _check_columns(columns: list[str]) -> None:
     if strange:
         # Their names are the operator's, not a patient's; a misspelt column must not be passed over.
         raise DataError(
-            "the manifest has columns that are not known",
+            "the manifest has unknown columns",
             got=", ".join(strange)[:200],
             expected=", ".join((*REQUIRED, *OPTIONAL)),
             advice="Correct the spelling, or remove them.",
@@ -204,13 +204,13 @@ def _parse(  # noqa: C901 - a branch a column
         return float(value)
 
     if None in raw:
-        raise refuse("the row", "as many values as there are columns; quote values that hold commas")
+        raise refuse("the row", "as many values as there are columns; quote values that contain commas")
     split = one_of("split", SPLITS)
     label = texts.get("label", "")
     if label and not _LABEL.fullmatch(label):
         raise refuse("label", "a class of the task")
     if not label and split != "test":
-        raise refuse("label", "a class of the task; only patients of test may go without")
+        raise refuse("label", "a class of the task; only test patients may have none")
     layout = cast("Layout", one_of("layout", LAYOUTS))
     wanted = ("rgb_path",) if layout == "rgb_png" else PATHS
     for column in (*PATHS, "rgb_path"):
@@ -226,7 +226,7 @@ def _parse(  # noqa: C901 - a branch a column
     mask_path = texts.get("mask_path", "")
     mask_type = one_of("mask_type", ("seg", "nifti", "nrrd", "")) or _mask_type_of(mask_path)
     if (mask_path or texts.get("liver_mask_path")) and layout in {"png_gray", "rgb_png"}:
-        raise refuse("mask_path", f"empty for layout {layout}: pictures do not say where they lie")
+        raise refuse("mask_path", f"empty for layout {layout}: pictures carry no position")
     if mask_path and not mask_type:
         raise refuse("mask_type", "seg or nifti or nrrd")
     row, col, index = number("lesion_row"), number("lesion_col"), number("slice_index")

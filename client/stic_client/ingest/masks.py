@@ -127,7 +127,10 @@ def _read_voxels(source: Source, kind: MaskType, *, label: str) -> tuple[list[Ma
     else:
         if len(there) > 1:
             raise source.refuse(
-                "the mask has several labels", got=len(there), expected="mask_label", advice="Say which one."
+                "the mask has several labels",
+                got=len(there),
+                expected="mask_label",
+                advice="Say which one to use.",
             )
         inside = volume.values != 0
     step = volume.z_mm[1] - volume.z_mm[0] if len(volume.z_mm) > 1 else 1.0

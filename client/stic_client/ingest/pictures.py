@@ -46,7 +46,9 @@ def read_rgb(source: Source) -> dict[str, Stack]:
         raise source.refuse("the picture is grey", expected="RGB: NC, ART, PV", advice="Use layout png_gray.")
     if (pixels[..., 0] == pixels[..., 1]).all() or (pixels[..., 1] == pixels[..., 2]).all():
         raise source.refuse(
-            "two channels are the same", expected="another phase in each", advice="Make the picture again."
+            "two channels are the same",
+            expected="a different phase in each",
+            advice="Make the picture again.",
         )
     return {phase: _stack(source, pixels[..., channel]) for channel, phase in enumerate(PHASES)}
 
@@ -75,10 +77,15 @@ def _pixels(source: Source) -> np.ndarray:
     low, most = _SIZES
     cols, rows, depth = struct.unpack(">IIB", data[16:25])
     if not (low <= rows <= most and low <= cols <= most):
-        raise source.refuse("rows and columns", got=f"{rows} x {cols}", expected=f"{low} to {most} each")
+        raise source.refuse(
+            "unsupported number of rows or columns", got=f"{rows} x {cols}", expected=f"{low} to {most} each"
+        )
     if depth != 8:
         raise source.refuse(
-            "bits a channel", got=depth, expected=8, advice="Window to 8 bits as the paper does."
+            "unsupported bits per channel",
+            got=depth,
+            expected=8,
+            advice="Window to 8 bits as the paper does.",
         )
     try:
         with quiet():

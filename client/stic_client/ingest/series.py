@@ -141,10 +141,10 @@ def assemble(
     groups = [group for found in by_series.values() for group in _without_repeats(found, source=source)]
     if len(groups) != phases:
         raise source.refuse(
-            "another number of series than phases that name this place",
+            "the number of series differs from the number of phases that name this path",
             got=len(groups),
             expected=phases,
-            advice="Keep one series a phase, or name a folder for each phase; "
+            advice="Keep one series per phase, or name a folder for each phase; "
             "stic-client --site S prepare --scan DIR shows what is there.",
         )
     timed = [(_start(group), group) for group in groups]
@@ -152,7 +152,7 @@ def assemble(
         starts = [start for start, _ in timed]
         if None in starts or len(set(starts)) < phases:
             raise source.refuse(
-                "several phases in one place, and their times do not tell them apart",
+                "several phases share one path, and their times do not tell them apart",
                 expected="different acquisition times",
                 advice="Put each phase into a folder of its own.",
             )

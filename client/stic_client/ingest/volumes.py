@@ -81,7 +81,7 @@ def read_volume(source: Source, *, kind: Literal["nifti", "nrrd"]) -> Volume:
             if image.GetDimension() == 4 and image.GetSize()[3] == 1:
                 image = image[..., 0]
             if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-                raise source.refuse("it is not one volume", expected="3 dimensions, 1 value a voxel")
+                raise source.refuse("it is not one volume", expected="3 dimensions, 1 value per voxel")
             image = sitk.DICOMOrient(image, "LPS")
     except RuntimeError as error:  # ITK's one exception
         raise source.unreadable(kind, error) from None
@@ -99,7 +99,7 @@ def read_volume(source: Source, *, kind: Literal["nifti", "nrrd"]) -> Volume:
         not all(math.isfinite(step) and 0.05 <= step <= 20 for step in (dx, dy, dz))
         or max(map(abs, (x, y, z))) > 5e3
     ):
-        raise source.refuse("voxel size or origin cannot be", expected="0.05 to 20 mm, within 5 m")
+        raise source.refuse("voxel size or origin is impossible", expected="0.05 to 20 mm, within 5 m")
     values = sitk.GetArrayFromImage(image)
     grid = Grid((values.shape[1], values.shape[2]), (dy, dx), (y, x))
     return Volume(values, grid, tuple(z + dz * number for number in range(values.shape[0])))
@@ -118,7 +118,7 @@ def _cut_short(source: Source, *, got: int, expected: int) -> None:
 def _check_nifti(source: Source) -> None:
     name = source.path.name.lower()
     if not name.endswith((".nii", ".nii.gz")):
-        raise source.refuse("it is not a NIfTI file by its name", expected=".nii or .nii.gz")
+        raise source.refuse("its name is not that of a NIfTI file", expected=".nii or .nii.gz")
     packed = name.endswith(".gz")
     with gzip.open(source.path) if packed else source.path.open("rb") as file:
         head = file.read(540)
@@ -149,15 +149,17 @@ def _check_nifti(source: Source) -> None:
             single = head[4:7] == b"n+2"
         if not single:
             raise source.refuse(
-                "header and voxels are two files, or the mark is wrong", expected="one .nii file"
+                "header and voxels are in two files, or the magic bytes are wrong", expected="one .nii file"
             )
         if dims[0] not in (3, 4) or min(dims[1:4]) < 1 or (dims[0] == 4 and dims[4] != 1):
             raise source.refuse("it is not one volume", expected="3 dimensions")
         voxels = dims[1] * dims[2] * dims[3]
         if kind not in _NIFTI_BYTES or voxels > MAX_VOXELS:
-            raise source.refuse("type or number of voxels", expected="integers or floats, at most 2 G voxels")
+            raise source.refuse(
+                "unsupported type or number of voxels", expected="integers or floats, at most 2 G voxels"
+            )
         if qform <= 0 and sform <= 0:
-            raise source.refuse("the file does not say where it lies", expected="a qform or an sform")
+            raise source.refuse("the file gives no position in space", expected="a qform or an sform")
         expected = int(offset) + voxels * _NIFTI_BYTES[kind]
         # Reading to the end lets gzip compare its checksum.
         _cut_short(source, got=len(head) + _drain(file, most=expected + (1 << 20)), expected=expected)
@@ -192,12 +194,12 @@ def _check_nrrd(source: Source) -> None:
         raise source.refuse("its data are in another file", expected="NRRD with its data in the same file")
     if "space directions" not in fields or "space origin" not in fields:
         raise source.refuse(
-            "the file does not say where it lies", expected="space directions and space origin"
+            "the file gives no position in space", expected="space directions and space origin"
         )
     sizes = [int(size) for size in fields.get("sizes", "").split()]
     width = _NRRD_BYTES.get(fields.get("type", ""))
     if len(sizes) != 3 or width is None or min(sizes) < 1 or math.prod(sizes) > MAX_VOXELS:
-        raise source.refuse("sizes or type", expected="3 dimensions of integers or floats")
+        raise source.refuse("unsupported sizes or type", expected="3 dimensions of integers or floats")
     expected = math.prod(sizes) * width
     body = data[end + (2 if data[end : end + 2] == b"\n\n" else 4) :]
     encoding = fields.get("encoding", "").lower()
@@ -209,5 +211,7 @@ def _check_nrrd(source: Source) -> None:
     elif encoding == "raw":
         got = len(body)
     else:
-        raise source.refuse("encoding", expected="raw or gzip", advice="Write it with gzip encoding.")
+        raise source.refuse(
+            "unsupported encoding", expected="raw or gzip", advice="Write it with gzip encoding."
+        )
     _cut_short(source, got=got, expected=expected)

@@ -65,7 +65,9 @@ class PlanStore:
         found = [path for path in paths if path.stem.startswith(name)]
         if len(found) != 1:
             raise UsageError(
-                "a plan", got=f"{len(found)} that begin with {name!r}", expected="one; give more of its hash"
+                f"hash prefix {name!r} matches {len(found)} plans",
+                expected="one plan",
+                advice="Give more of its hash; `approve --list` shows what there is.",
             )
         return read_plan(found[0])
 
@@ -87,7 +89,7 @@ def read_plan(path: Path) -> RunPlan:
         raise UsageError(f"{path} does not exist") from None
     except (ValidationError, OSError) as error:
         raise UsageError(
-            f"{path} is no plan of this version",
+            f"{path} is not a plan of this version",
             got=type(error).__name__,
             expected="what `stic-server plan` wrote",
         ) from None

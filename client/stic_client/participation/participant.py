@@ -75,7 +75,7 @@ class Participant:
         except (OSError, DataError) as error:
             # Else something would leave that nobody could look up afterwards.
             why = error if isinstance(error, DataError) else error.strerror
-            self.observer.note(f"nothing is answered: the audit log cannot be written ({why})")
+            self.observer.note(f"no request is answered: the audit log cannot be written ({why})")
             raise
         return report, trained
 
@@ -150,14 +150,14 @@ class Participant:
         differences = self._plans.differences(plan)
         if self._plans.hold(plan):  # the server asks again every few seconds: said once
             self.observer.note(
-                f"plan {plan.digest[:12]} waits for approval: stic-client --site {self.config.site} approve"
+                f"plan {plan.digest[:12]} is waiting for approval: stic-client --site {self.config.site} approve"
             )
             for line in differences:
                 self.observer.note(f"  {line}")
         changed = f" It differs from the plan approved last: {'; '.join(differences)}." if differences else ""
         raise PlanPendingError(
             f"plan {plan.digest[:12]} is not approved at this site yet",
-            advice=f"The site's operator looks at it with `stic-client --site {self.config.site} approve`.{changed}",
+            advice=f"The site's operator can review it with `stic-client --site {self.config.site} approve`.{changed}",
         )
 
     def _load(self, run_id: str, plan: RunPlan) -> LocalRun:
@@ -177,7 +177,7 @@ class Participant:
                 cache_limit_bytes=int(self.config.cache_limit_gb * 1e9),
                 progress=lambda done, total: self.observer.progress("backbone features", done, total),
                 announce=lambda size: self.observer.note(
-                    f"backbone features take {size / 1e6:.0f} MB on the disk, once"
+                    f"backbone features take {size / 1e6:.0f} MB on disk, computed once"
                 ),
             ),
         )

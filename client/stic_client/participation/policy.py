@@ -32,7 +32,7 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
             raise PlanRefusedError(name, got=value, expected=f"at most {bound} (policy.{key})")
     if plan.clinical_columns != COLUMNS:
         raise PlanRefusedError(
-            "clinical_columns", got="another vocabulary", expected="the 20 columns of this version"
+            "clinical_columns", got="a different vocabulary", expected="the 20 columns of this version"
         )
 
 

@@ -86,8 +86,8 @@ def check_quarantine(prepared: Prepared, dataset: SiteDataset) -> Check:
     return Check(
         "quarantine",
         "warning",
-        f"{patients(dataset.quarantined)} left out" + (f": {some(reasons, most=3)}" if reasons else ""),
-        "See quarantine.csv in the prepared folder, mend the files or the manifest, and prepare again.",
+        f"{patients(dataset.quarantined)} excluded" + (f": {some(reasons, most=3)}" if reasons else ""),
+        "See quarantine.csv in the prepared folder, correct the files or the manifest, and prepare again.",
     )
 
 
@@ -167,8 +167,8 @@ def _judge_classes(dataset: SiteDataset, *, task: Task, policy: PolicyConfig) ->
     if few:
         note(
             "warning",
-            f"few of a class in test: {', '.join(few)}, policy.min_class is {policy.min_class}",
-            "An AUC of such a class is not released; hold out more patients of it.",
+            f"few test patients of a class: {', '.join(few)}; policy.min_class is {policy.min_class}",
+            "The AUC of such a class is not released; hold out more of its patients.",
         )
     return worst("classes", *parts, good=f"task {task.name}: {shown}")
 
@@ -190,7 +190,7 @@ def check_subjects(dataset: SiteDataset) -> Check | None:
         "problem" if exact else "warning",
         f"{len(across)} pseudonyms in two splits"
         + ("" if exact else " that differ only in how they are written"),
-        "See whether they are the same person, keep one row for each, and prepare again.",
+        "Check whether they are the same person, keep one row for each, and prepare again.",
         tuple(row for same in across for row in same),
     )
 

@@ -36,7 +36,7 @@ def check_key(config: SiteConfig) -> Check:
             "key",
             "warning",
             _clause(error),
-            f"It is what the operator gets: make it again with ssh-keygen -y -f {config.key} > {public}.",
+            f"The operator needs it: make it again with ssh-keygen -y -f {config.key} > {public}.",
         )
     if sent != ours:
         return Check(
@@ -50,7 +50,9 @@ def check_key(config: SiteConfig) -> Check:
     except UsageError as error:
         return Check("key", "problem", _clause(error), error.advice or "Make another with rotate-key.")
     waits = (
-        f"; a new one waits for the operator: {key_fingerprint(following.public_key())}" if following else ""
+        f"; a new one is waiting for the operator: {key_fingerprint(following.public_key())}"
+        if following
+        else ""
     )
     return Check("key", "ok", f"{ours}, mode 0600{waits}")
 
@@ -92,7 +94,8 @@ def dates(name: str, certificate: x509.Certificate, *, now: dt.datetime, remedy:
         return Check(
             name,
             "problem",
-            f"the certificate begins on {certificate.not_valid_before_utc:%Y-%m-%d}, and here it is {now:%Y-%m-%d}",
+            f"the certificate begins on {certificate.not_valid_before_utc:%Y-%m-%d}, "
+            f"but this machine's date is {now:%Y-%m-%d}",
             "Set this machine's clock, best with NTP.",
         )
     if now >= until:

@@ -117,7 +117,7 @@ def check_blank(facts: ImageFacts) -> Check:
     blank = facts.blank
     rows = tuple(int(row) for row in np.flatnonzero(blank.any(1)))
     if not rows:
-        return Check("images", "ok", f"{len(blank)} patients with something to see in each phase")
+        return Check("images", "ok", f"{len(blank)} patients with visible content in each phase")
     which = ", ".join(
         f"{name.upper()} {count}" for name, count in zip(PHASES, blank.sum(0), strict=True) if count
     )
@@ -125,7 +125,7 @@ def check_blank(facts: ImageFacts) -> Check:
         "images",
         "problem",
         f"blank or constant images: {patients(len(rows))} ({which})",
-        "Look at the files in a viewer: a slice outside the body, or values that are no HU, look like this.",
+        "Look at the files in a viewer: a slice outside the body, or values that are not HU, look like this.",
         rows,
     )
 
@@ -141,7 +141,7 @@ def check_duplicates(dataset: SiteDataset, facts: ImageFacts) -> Check | None:
     if near:
         return _twins("warning", "nearly the same picture in two splits", near)
     if equal:
-        return _twins("warning", "the same pixels at two patients of one split", sorted(equal))
+        return _twins("warning", "the same pixels for two patients of one split", sorted(equal))
     return None
 
 
@@ -150,7 +150,7 @@ def _twins(status: str, found: str, pairs: list[tuple[int, int]]) -> Check:
         "duplicates",
         "problem" if status == "problem" else "warning",
         f"{found}: {len(pairs)} pair{'' if len(pairs) == 1 else 's'} of patients",
-        "See whether they are the same person, keep one row for each, and prepare again.",
+        "Check whether they are the same person, keep one row for each, and prepare again.",
         tuple(dict.fromkeys(row for pair in pairs for row in pair)),
     )
 
@@ -200,7 +200,7 @@ def check_grey(facts: ImageFacts) -> Check:
             "grey levels",
             "warning",
             f"much darker or brighter than this site's others: {patients(len(rows))}",
-            "Look at them on the page: another body part, table or padding, or values that are no HU.",
+            "Look at them on the page: another body part, table or padding, or values that are not HU.",
             rows,
         )
     return Check("grey levels", "ok", f"soft tissue, median: {shown}")
@@ -218,7 +218,7 @@ def check_phases(facts: ImageFacts) -> Check:
     change = facts.change_hu
     known = ~np.isnan(change).any(1)
     if not known.any():
-        return Check("phases", "skipped", "hardly any soft tissue to tell the phases by")
+        return Check("phases", "skipped", "too little soft tissue to tell the phases apart")
     arterial, portal = change[:, 0], change[:, 1]
     # NaN compares as false: such patients are in none of these.
     darker = (arterial < -CLEAR_HU) | (portal < -CLEAR_HU)
@@ -229,7 +229,7 @@ def check_phases(facts: ImageFacts) -> Check:
             "phases",
             "problem",
             f"later phases are darker than NC in {darker.sum()} of {known.sum()} patients",
-            "nc_path, art_path and pv_path are likely mixed up: correct the manifest, and prepare again.",
+            "nc_path, art_path and pv_path are probably mixed up: correct the manifest and prepare again.",
             _rows(darker),
         )
     if (darker | flat).any():
@@ -246,7 +246,7 @@ def check_phases(facts: ImageFacts) -> Check:
             "phases",
             "warning",
             f"soft tissue gains {middle[0]:.0f} HU to ART and only {middle[1]:.0f} HU to PV",
-            "art_path and pv_path may be exchanged: compare the times of the series.",
+            "art_path and pv_path may be swapped: compare the times of the series.",
         )
     return Check(
         "phases", "ok", f"soft tissue gains {middle[0]:.0f} HU to ART and {middle[1]:.0f} HU to PV (median)"

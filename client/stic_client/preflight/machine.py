@@ -93,7 +93,7 @@ def check_disk(config: SiteConfig, dataset: SiteDataset | None, *, backbone: Bac
         views=VIEWS,
     )
     found = f"{_gb(free)} free, {_gb(needed)} for the features of {backbone} with {VIEWS} views"
-    remedy = "Free some, or set dataset.prepared in site.yaml to a folder on a larger disk and prepare again."
+    remedy = "Free some space, or set dataset.prepared in site.yaml to a folder on a larger disk and prepare again."
     if needed > config.cache_limit_gb * 1e9:
         return Check(
             "disk",
@@ -129,14 +129,14 @@ def check_device(config: SiteConfig, dataset: SiteDataset | None, *, installed: 
         return Check(
             "device",
             "problem",
-            f"site.yaml asks for {config.device}, and torch sees no GPU",
+            f"site.yaml asks for {config.device}, but torch sees no GPU",
             "Install the GPU's driver, see what nvidia-smi says, or set device: auto in site.yaml.",
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         return Check(
             "device",
             "problem",
-            f"site.yaml asks for {config.device}, and there are {torch.cuda.device_count()} GPUs",
+            f"site.yaml asks for {config.device}, but there are {torch.cuda.device_count()} GPUs",
             "Correct device in site.yaml; the first is cuda:0.",
         )
     what = _describe(device)
@@ -150,13 +150,11 @@ def check_device(config: SiteConfig, dataset: SiteDataset | None, *, installed: 
             "device",
             "problem",
             f"{what}: the trial batch failed ({'out of memory' if memory else type(error).__name__})",
-            "See with nvidia-smi who else uses the GPU, or set device: cpu in site.yaml."
+            "Use nvidia-smi to see what else uses the GPU, or set device: cpu in site.yaml."
             if device.type == "cuda"
             else "Close other programs: a batch needs about 2 GB of memory.",
         )
-    found = (
-        f"{what}: {seconds:.2g} s a patient with {installed.name} in {str(precision).removeprefix('torch.')}"
-    )
+    found = f"{what}: {seconds:.2g} s per patient with {installed.name} in {str(precision).removeprefix('torch.')}"
     if dataset is not None:
         slices = len(dataset) + VIEWS * len(dataset.indices("train"))
         found += f", so {_duration(seconds * slices)} for all features, once"

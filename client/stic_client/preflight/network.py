@@ -141,7 +141,7 @@ def _unreached(config: SiteConfig, error: Exception) -> Check:
 def _certificate(greeting: Greeting) -> Check:
     if greeting.certificate is None:
         return Check("certificate", "skipped", "the connection does not show it")
-    remedy = "Tell the operator to renew it; nothing is to be done here."
+    remedy = "Tell the operator to renew it; there is nothing to do here."
     return dates(
         "certificate", greeting.certificate, now=dt.datetime.now(dt.UTC), remedy=remedy, good="the server's"
     )
@@ -160,9 +160,9 @@ def check_clock(greeting: Greeting) -> Check:
     remedy = "Set this machine's clock, best with NTP (timedatectl set-ntp true)."
     limit, early = (AHEAD_S, AHEAD_WARNING_S) if ahead > 0 else (BEHIND_S, BEHIND_WARNING_S)
     if surely > limit:
-        return Check("clock", "problem", f"{found}: it refuses this site's signatures", remedy)
+        return Check("clock", "problem", f"{found}: the server refuses this site's signatures", remedy)
     if surely > early:
-        return Check("clock", "warning", f"{found}; from {limit:.0f} s on it refuses", remedy)
+        return Check("clock", "warning", f"{found}; beyond {limit:.0f} s it refuses this site", remedy)
     return Check("clock", "ok", found)
 
 
@@ -202,7 +202,7 @@ def _admission(config: SiteConfig, *, ask: Ask) -> Iterator[Check]:
             "admitted",
             "problem",
             "the server refuses this site's signature",
-            "Check the clock: a time ahead of the server's by more than 5 s is refused.",
+            "Check the clock: a time more than 5 s ahead of the server's is refused.",
         )
     # The version of the messages is in the first of a run: until then it can only be our own.
     yield Check(

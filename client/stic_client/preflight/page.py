@@ -101,7 +101,7 @@ def _samples(dataset: SiteDataset) -> list[tuple[str, list[dict[str, str]]]]:
 
 
 def _named(outcome: Outcome, dataset: SiteDataset) -> list[dict[str, str]]:
-    """Patients that a check names, with the checks that do."""
+    """Patients flagged by a check, with the checks that do."""
     why: dict[int, list[str]] = {}
     for check in outcome.checks:
         # Labels are not to be seen in an image.

@@ -113,7 +113,7 @@ def key_of(
                 value = str(used[name][4])
                 if checksums.get(source.path.relative_to(root).as_posix(), value) != value:
                     raise source.refuse(
-                        "a file is not the one that was exported: its checksum differs",
+                        "a file differs from the exported one: its checksum does not match",
                         expected=f"the one in {CHECKSUMS_FILE}",
                         advice="Transfer the file again.",
                     )

@@ -109,7 +109,7 @@ def prepare(
     """Prepare a site's dataset under `config.dataset.prepared`.
 
     Args:
-        config: paths absolute, as `stic_core.config.load` leaves them.
+        config: paths absolute, as `stic_core.config_files.load` leaves them.
         workers: processes; by default one a core. 0 works in this process, where a file that
             crashes its decoder takes it along.
         progress: called with patients done and patients in all.
@@ -318,7 +318,7 @@ def _read_clinical(
                     subject=row.subject,
                     got=row.label,
                     expected=" or ".join(task.classes),
-                    advice="Correct the label, or leave the patient out.",
+                    advice="Correct the label, or remove the patient.",
                 )
             try:
                 levels[row.subject] = read_levels(row.clinical, units=settings.units, compat=settings.compat)

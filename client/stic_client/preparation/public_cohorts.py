@@ -89,7 +89,7 @@ def import_mct_ltdiag(
         not centres or len(set(centres)) != len(centres) or not all(_ID.fullmatch(name) for name in centres)
     ):
         raise UsageError(
-            "names of centres", got=", ".join(centres) or "none", expected="different plain names"
+            "unsuitable names of centres", got=", ".join(centres) or "none", expected="distinct plain names"
         )
     directory = directory.resolve()
     left_out: Counter[str] = Counter()
@@ -177,7 +177,7 @@ def _table(directory: Path) -> list[dict[str, str]]:
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise DataError(
-            "the patient table has other columns",
+            "the patient table lacks columns",
             got=f"no {', no '.join(missing)}",
             expected=", ".join(_COLUMNS),
         )

@@ -92,7 +92,7 @@ def check_enough(
             "too many patients cannot be used",
             got=f"{len(refused)} of {total} ({most})",
             expected=f"at most {settings.max_quarantined} (dataset.max_quarantined)",
-            advice=f"See {where}; mend the files, or raise the limit.",
+            advice=f"See {where}; correct the files, or raise the limit.",
         )
     if task is not None:
         empty = [

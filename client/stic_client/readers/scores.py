@@ -51,7 +51,7 @@ def computed_scores(
     description = saved.description
     if dataset.image != description.image:
         raise DataError(
-            "the site's images are prepared otherwise than the model's",
+            "the site's images were not prepared as the model's were",
             got=f"crop_mm: {dataset.image.crop_mm}",
             expected=f"crop_mm: {description.image.crop_mm}",
             advice="Set dataset.image.crop_mm in site.yaml and prepare again.",
@@ -91,12 +91,12 @@ def read_scores(path: Path, *, subjects: list[str], classes: tuple[str, ...]) ->
     scores = {}
     for number, row in enumerate(rows, start=2):
         if row["subject_id"] in scores:
-            raise DataError(f"{path.name}, line {number}: a second row of this subject")
+            raise DataError(f"{path.name}, line {number}: a second row for this subject")
         scores[row["subject_id"]] = _probabilities(row, wanted[1:], where=f"{path.name}, line {number}")
     known = [scores[subject] for subject in subjects if subject in scores]
     if len(known) < len(subjects):
         raise DataError(
-            f"{path.name}: scores of held-out patients",
+            f"{path.name}: scores do not cover the held-out patients",
             got=len(known),
             expected=len(subjects),
             advice="Run predict on the manifest's held-out patients, or name the model with --model.",
@@ -110,5 +110,5 @@ def _probabilities(row: dict[str, str], columns: tuple[str, ...], *, where: str)
     except (TypeError, ValueError):
         values = []
     if not values or not all(0 <= value <= 1 for value in values) or abs(sum(values) - 1) > 1e-3:
-        raise DataError(f"{where}: scores", expected="numbers from 0 to 1 that add up to 1")
+        raise DataError(f"{where}: invalid scores", expected="numbers from 0 to 1 that add up to 1")
     return values

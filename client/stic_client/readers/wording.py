@@ -15,7 +15,7 @@ from stic_core.evaluation.readers.wording import (
 
 def summary(study: StudyFigures) -> list[str]:
     """Lines for a terminal, without any patient."""
-    lines = ["PHANTOM: computed patients; nothing here is of people"] if study.phantom else []
+    lines = ["PHANTOM: computed patients; says nothing about real patients"] if study.phantom else []
     lines.append(f"{study.n} held-out patients; accuracy with its exact 95 % interval")
     rows = [
         (f"{judge} {WITH[condition]}" if condition else "the model", figures.accuracy)

@@ -100,7 +100,7 @@ def load_key(path: Path, *, missing: str) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise UsageError(f"{path} is not a private key of ours", expected="PEM, without a password")
+        raise UsageError(f"{path} is not a usable private key", expected="PEM, without a password")
     return key
 
 

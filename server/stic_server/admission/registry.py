@@ -138,7 +138,9 @@ def admit(
         _SITE_NAME.validate_python(name)
     except ValidationError:
         raise UsageError(
-            "not a site's name", got=repr(name), expected="lower-case letters, digits and hyphens, at most 32"
+            "not a valid site name",
+            got=repr(name),
+            expected="lower-case letters, digits and hyphens, at most 32",
         ) from None
     site = AdmittedSite(name, load_public(public_key))
     _complete(folder)
@@ -150,7 +152,7 @@ def admit(
     for old in revoked(folder):
         if old.fingerprint == site.fingerprint and not again:
             raise RefusedError(
-                f"this key was revoked, as {old.name}",
+                f"this key was revoked; it belonged to {old.name}",
                 got=site.fingerprint,
                 advice="Ask the site for a new one (stic-client --site SITE rotate-key); or, if it was revoked by "
                 "mistake, add --again.",
@@ -169,10 +171,10 @@ def _refuse(
 ) -> None:
     for other in known:
         if other.fingerprint == site.fingerprint:
-            raise UsageError(f"this key is admitted already, as {other.name}")
+            raise UsageError(f"this key is already admitted as {other.name}")
     if before is not None and not replace:
         raise UsageError(
-            f"{site.name} is admitted already, with another key",
+            f"{site.name} is already admitted with another key",
             got=site.fingerprint,
             expected=before.fingerprint,
             advice="If the site changed its key, compare the new fingerprint with the site and add --replace.",
@@ -194,7 +196,7 @@ def revoke(folder: Path, *, name: str) -> AdmittedSite:
     sites = {site.name: site for site in admitted(folder)}
     if name not in sites:
         raise UsageError(
-            f"{name} is not admitted", expected=" or ".join(sites) or "a site that is; there is none"
+            f"{name} is not admitted", expected=" or ".join(sites) or "an admitted site; there is none"
         )
     (folder / _REVOKED).mkdir(exist_ok=True)
     (folder / f"{name}.pub").replace(_file_of(folder, sites[name]))

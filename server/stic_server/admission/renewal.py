@@ -21,8 +21,8 @@ from stic_server.admission.certificates import fits, issue, load_key, new_ca, ne
 
 EXPIRES_SOON = dt.timedelta(days=30)
 
-_RENEW = "Make it again with stic-server renew."
-_BACKUP = "Bring it back from where you keep it; without it, make a new CA with stic-server renew --ca."
+_RENEW = "Make a new one with stic-server renew."
+_BACKUP = "Restore it from a backup; without one, make a new CA with stic-server renew --ca."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Expiry:
         )
         command = "stic-server renew" if self.name == "server" else "stic-server renew --ca"
         if left <= dt.timedelta():
-            return f"{what} expired on {self.until:%Y-%m-%d}: no site connects; run {command}"
+            return f"{what} expired on {self.until:%Y-%m-%d}: no site can connect; run {command}"
         return f"{what} expires on {self.until:%Y-%m-%d}, in {left.days} days; run {command}"
 
 
@@ -85,7 +85,7 @@ def check_keys(folder: Path) -> None:
             load_key(file, missing="")
     if not fits(load_certificates(folder / "server.crt", missing=_RENEW)[0], key):
         raise UsageError(
-            f"{folder / 'server.crt'} is not the certificate of server.key",
+            f"{folder / 'server.crt'} is not the certificate for server.key",
             advice=_RENEW,
         )
 
@@ -106,7 +106,7 @@ def renew(folder: Path, *, names: Sequence[str]) -> Expiry:
     ca_key = load_key(folder / "ca.key", missing=_BACKUP)
     if not fits(ca, ca_key):
         raise UsageError(
-            f"{folder / 'ca.key'} is not the key of ca.crt",
+            f"{folder / 'ca.key'} is not the key for ca.crt",
             advice="A change of the CA was interrupted: run stic-server renew --ca --switch again."
             if (folder / "ca-next.crt").exists()
             else _BACKUP,
@@ -152,7 +152,7 @@ def switch_ca(folder: Path, *, names: Sequence[str]) -> Sequence[Expiry]:
     file = folder / "ca-next.crt"
     if not file.exists():
         raise UsageError(
-            "there is no next CA", advice="Make it with stic-server renew --ca, and tell the sites."
+            "there is no next CA", advice="Make it with stic-server renew --ca, and send it to the sites."
         )
     ca = load_certificates(file)[0]
     ca_key = _key_of_next(folder, ca)
@@ -171,5 +171,5 @@ def _key_of_next(folder: Path, ca: x509.Certificate) -> ec.EllipticCurvePrivateK
     path = folder / "ca-next.key"
     key = load_key(path if path.exists() else folder / "ca.key", missing=_BACKUP)
     if not fits(ca, key):
-        raise UsageError(f"{path} is not the key of ca-next.crt", advice=_BACKUP)
+        raise UsageError(f"{path} is not the key for ca-next.crt", advice=_BACKUP)
     return key

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.system import command_errors
@@ -45,20 +45,20 @@ def options(
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Option(help="Begins the names of runs.")] = "stic",
+    name: Annotated[str, typer.Option(help="Prefix of the names of runs.")] = "stic",
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every interface.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; the sites need no other.")] = 8443,
     names: Annotated[
-        str, typer.Option(help="Host names and addresses that the sites use, with commas between.")
+        str, typer.Option(help="Host names and addresses that the sites use, separated by commas.")
     ] = "localhost,127.0.0.1",
     task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "malignant",
     backbone: Annotated[str, typer.Option(help="vgg16 (the paper's) or tiny (the demo's).")] = "vgg16",
-    crop_mm: Annotated[float | None, typer.Option(help="Crop around the lesion, mm.")] = None,
+    crop_mm: Annotated[float | None, typer.Option(help="Side of the square around the lesion, mm.")] = None,
     config_file: ConfigOption = None,
 ) -> None:
-    """Make federation.yaml, the federation's CA and the server's certificate; once."""
+    """Create federation.yaml, the federation's CA and the server's certificate; run once."""
     from stic_server.setup import NewFederation, initialise
 
     new = NewFederation(
@@ -73,7 +73,7 @@ def init(
     path, fingerprint = initialise(federation_file(config_file).parent, new)
     print(f"configuration   {path}")
     print(f"CA certificate  {path.parent / 'ca.crt'}  (send this file to every site)")
-    print(f"CA fingerprint  {fingerprint}  (tell it the sites by telephone)")
+    print(f"CA fingerprint  {fingerprint}  (read it to each site by telephone)")
 
 
 app.add_typer(keys)
@@ -100,10 +100,10 @@ def evaluate(
 @app.command()
 def plan(
     out: Annotated[
-        Path | None, typer.Option(help="Also write it as a file for the sites to look at and approve.")
+        Path | None, typer.Option(help="Also write it to a file that the sites can review and approve.")
     ] = None,
     evaluate: Annotated[
-        Path | None, typer.Option(help="Plan the evaluation of this model instead of a training.")
+        Path | None, typer.Option(help="Plan the evaluation of this model instead of training.")
     ] = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -111,7 +111,7 @@ def plan(
     from stic_core.protocol.plan_summary import described
     from stic_server.federation.plan import propose
 
-    federation = config.load(federation_file(config_file), FederationConfig)
+    federation = config_files.load(federation_file(config_file), FederationConfig)
     proposal = propose(federation, evaluate=evaluate)
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
@@ -121,7 +121,7 @@ def plan(
 
 
 def _serve(path: Path, *, evaluate: Path | None = None) -> None:
-    federation, interval_scale = config.load(path, FederationConfig), config.interval_scale()
+    federation, interval_scale = config_files.load(path, FederationConfig), config_files.interval_scale()
     with Terminal() as terminal:
         terminal.stage("starting")
         from stic_server.admission import renewal
@@ -168,10 +168,10 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     readers: Annotated[
         list[Path] | None,
-        typer.Option(help="A reader study that a site exported; may be given more than once. It is kept."),
+        typer.Option(help="A reader study that a site exported; repeatable. It is kept with the run."),
     ] = None,
 ) -> None:
-    """Write a run's report and model card again."""
+    """Rewrite a run's report and model card."""
     from stic_server.report import write_report
     from stic_server.report.model_card import write_model_card
 
@@ -183,13 +183,14 @@ def report(
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of two runs or more on the same held-out patients.")
+        list[Path],
+        typer.Argument(help="Folders of two or more runs evaluated on the same held-out patients."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Also write the figures as CSV, one row per figure.")
     ] = None,
 ) -> None:
-    """Show the held-out figures of several runs beside each other."""
+    """Show the held-out figures of several runs side by side."""
     from stic_core.evaluation.run_results import compare_runs, load_run, names_of
 
     found = [load_run(run) for run in runs]
@@ -204,11 +205,11 @@ def compare(
 
 @app.command()
 def audit(
-    run: Annotated[str | None, typer.Argument(help="A run's id; default all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every line, for programs.")] = False,
+    run: Annotated[str | None, typer.Argument(help="A run's id; default: all runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every line as JSON, for programs.")] = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Verify the log of every message in and out, and sum it up."""
+    """Verify the log of every message in and out, and summarise it."""
     from stic_core.protocol.audit_log import AuditLog, describe
 
     print(describe(AuditLog(federation_file(config_file).parent / "audit.jsonl"), run=run, as_json=as_json))
@@ -216,14 +217,14 @@ def audit(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Of the phantom patients and of training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the phantom patients and of training.")] = 0,
     full: Annotated[
-        bool, typer.Option("--full", help="As many patients as the paper's two centres.")
+        bool, typer.Option("--full", help="Use as many patients as the paper's two centres.")
     ] = False,
     folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path(".stic"),
     runs: Annotated[Path, typer.Option(help="Where its runs go.")] = Path("runs"),
 ) -> None:
-    """The whole of it on this machine: two phantom centres, a real server, two real clients."""
+    """Run everything on this machine: two phantom centres, a real server, two real clients."""
     from stic_server.demo import run_demo
 
     run_demo(folder.resolve(), runs=runs.resolve(), seed=seed, full=full)
@@ -231,27 +232,31 @@ def demo(
 
 @app.command()
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder of the simulation; an interrupted one goes on there.")],
-    phantom: Annotated[bool, typer.Option("--phantom", help="Two phantom centres, drawn a seed.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the simulation; an interrupted one is resumed.")],
+    phantom: Annotated[
+        bool, typer.Option("--phantom", help="Two phantom centres, drawn anew for each seed.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Phantom centres of the paper's size.")] = False,
     prepared: Annotated[
         list[Path] | None, typer.Option(help="A prepared dataset; repeat for each site.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="centre: sites as they are; dirichlet: dealt out anew by class.")
+        str, typer.Option(help="centre: sites as they are; dirichlet: patients redistributed by class.")
     ] = "centre",
-    sites: Annotated[int, typer.Option(help="With --split dirichlet: how many sites.")] = 0,
-    alpha: Annotated[float, typer.Option(help="With --split dirichlet: small makes sites differ.")] = 0.5,
+    sites: Annotated[int, typer.Option(help="With --split dirichlet: the number of sites.")] = 0,
+    alpha: Annotated[
+        float, typer.Option(help="With --split dirichlet: the smaller, the more the sites differ.")
+    ] = 0.5,
     seeds: Annotated[str, typer.Option(help="Such as 0-4 or 0,1,2.")] = "0-4",
     cohorts: Annotated[
-        Path | None, typer.Option(help="Keep drawn phantoms here, for further simulations.")
+        Path | None, typer.Option(help="Folder in which to keep drawn phantoms for later simulations.")
     ] = None,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", help="federation.yaml: model, training, rounds; default the demo's."),
+        typer.Option("--config", help="federation.yaml for model, training and rounds; default: the demo's."),
     ] = None,
 ) -> None:
-    """Federated, centralised, ensemble and each site alone over several seeds, in one process."""
+    """Compare federated, centralised, ensemble and single-site training over several seeds, in one process."""
     from stic_server.simulation import simulate as run
     from stic_server.simulation.options import study_of
     from stic_server.simulation.tables import text
@@ -259,7 +264,7 @@ def simulate(
     study = study_of(
         seeds=seeds,
         split=split,
-        federation=config.load(config_file, FederationConfig) if config_file else None,
+        federation=config_files.load(config_file, FederationConfig) if config_file else None,
         prepared=prepared or (),
         phantom=phantom,
         full=full,
@@ -275,16 +280,16 @@ def simulate(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a model's.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="As one ONNX file, backbone and all.")] = False,
+    run: Annotated[Path, typer.Argument(help="The folder of a run or of a model.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write one ONNX file, backbone included.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The file; default model.onnx in the model's folder.")
+        Path | None, typer.Option(help="The file to write; default: model.onnx in the model's folder.")
     ] = None,
     backbone_weights: Annotated[
-        Path | None, typer.Option(help="The backbone's file, where it is not in torchvision's cache.")
+        Path | None, typer.Option(help="The backbone's weights file, if it is not in torchvision's cache.")
     ] = None,
 ) -> None:
-    """Write a run's model for other programs; its scores are ours within 1e-4."""
+    """Export a run's model for other programs; scores agree within 1e-4."""
     if not onnx:
         raise UsageError("no format is named", advice="Add --onnx.")
     import torch
@@ -304,10 +309,10 @@ def export(
 @app.command("import-keras")
 def import_keras(
     file: Annotated[Path, typer.Argument(help="The authors' .h5: a whole model, or its weights.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model; the backbone goes beside it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; the backbone is written beside it.")],
     task: Annotated[str, typer.Option(help="malignant, hcc-icc or benign-malignant.")] = "malignant",
 ) -> None:
-    """Turn a Keras model of the paper's authors into one of ours, for predict or a warm start."""
+    """Convert a Keras model by the paper's authors, for predict or a warm start."""
     from stic_core.models.keras_import import save_keras
 
     if task not in TASKS:
@@ -357,9 +362,7 @@ def _show_held_out(
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.width = max(console.width, width)
     if phantom:
-        console.print(
-            "\nPHANTOM DATA: synthetic patients; nothing here says how the model does on real ones\n"
-        )
+        console.print("\nPHANTOM DATA: synthetic patients; says nothing about real patients\n")
     table = Table(title="Held-out patients (95 % intervals)", title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(heading):
         table.add_column(name, justify="left" if index < texts else "right", no_wrap=True)

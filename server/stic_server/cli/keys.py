@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_server.cli.options import ConfigOption, federation_file
@@ -19,17 +19,17 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def admit(
-    site: Annotated[str, typer.Argument(help="The name under which the site takes part.")],
+    site: Annotated[str, typer.Argument(help="The site's name in the federation.")],
     public_key: Annotated[Path, typer.Argument(help="The file site.pub that the site sent.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="The site's new key; its old one is revoked.")
+        bool, typer.Option("--replace", help="Replace the site's key; the old one is revoked.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Although this key was revoked, as by mistake.")
+        bool, typer.Option("--again", help="Admit a key that was revoked, such as by mistake.")
     ] = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Admit a site; compare the fingerprint with the site by telephone first."""
+    """Admit a site; first compare the key's fingerprint with the site by telephone."""
     from stic_server.admission import registry
 
     folder = federation_file(config_file).parent / "sites"
@@ -42,7 +42,7 @@ def revoke(
     site: Annotated[str, typer.Argument(help="The site's name.")],
     config_file: ConfigOption = None,
 ) -> None:
-    """Take a site's admission back; a running server refuses its next request within seconds."""
+    """Revoke a site's admission; a running server refuses its requests within seconds."""
     from stic_server.admission import registry
 
     gone = registry.revoke(federation_file(config_file).parent / "sites", name=site)
@@ -51,17 +51,17 @@ def revoke(
 
 @app.command()
 def renew(
-    ca: Annotated[bool, typer.Option("--ca", help="Make a next CA instead, which the sites add.")] = False,
+    ca: Annotated[bool, typer.Option("--ca", help="Make the next CA instead, for the sites to add.")] = False,
     switch: Annotated[
-        bool, typer.Option("--switch", help="With --ca: every site trusts the next CA; take it into use.")
+        bool, typer.Option("--switch", help="With --ca: switch to the next CA, once every site trusts it.")
     ] = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Make a new certificate for the server from the same CA; nothing changes at the sites."""
+    """Issue a new server certificate from the same CA; nothing changes at the sites."""
     from stic_server.admission import renewal
 
     path = federation_file(config_file)
-    names, folder = config.load(path, FederationConfig).listen.names, path.resolve().parent
+    names, folder = config_files.load(path, FederationConfig).listen.names, path.resolve().parent
     if switch and not ca:
         raise UsageError("--switch is for a CA", advice="Run stic-server renew --ca --switch.")
     if switch:
@@ -71,33 +71,33 @@ def renew(
     elif ca:
         new = renewal.make_next_ca(folder)
         print(f"next CA         {new.file}  (every site adds it to its ca.crt)")
-        print(f"CA fingerprint  {new.fingerprint}  (tell it the sites by telephone)")
+        print(f"CA fingerprint  {new.fingerprint}  (read it to each site by telephone)")
         return
     else:
         server = renewal.renew(folder, names=names)
-    print(f"certificate     {server.file}, valid until {server.until:%Y-%m-%d}; a running server takes it")
+    print(f"certificate     {server.file}, valid until {server.until:%Y-%m-%d}; a running server picks it up")
 
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Sites, server, certificates, last run, from files alone; exit code 1 with an expired certificate."""
+    """Show sites, server, certificates and last run from files alone; exit code 1 if a certificate has expired."""
     from stic_server.status import report as found
 
     path, now = federation_file(config_file), dt.datetime.now(dt.UTC)
-    document = found.status(path.resolve().parent, config.load(path, FederationConfig), now=now)
+    document = found.status(path.resolve().parent, config_files.load(path, FederationConfig), now=now)
     print(found.as_json(document) if as_json else found.describe(document, now=now))
     raise typer.Exit(1 if found.expired(document) else 0)
 
 
 @app.command("sites")
 def list_sites(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config_file: ConfigOption = None,
 ) -> None:
-    """Which sites are admitted."""
+    """List the admitted sites."""
     from stic_server.admission import registry
 
     found = registry.admitted(federation_file(config_file).parent / "sites")

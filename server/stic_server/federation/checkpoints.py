@@ -75,7 +75,7 @@ def load_state(folder: Path, *, plan_digest: Digest) -> tuple[FederationState | 
         content = path.read_bytes()
         match = _NAME.match(path.name)
         if match is None or not hashlib.sha256(content).hexdigest().startswith(match[2]):
-            passed_over.append(f"{path.name} is damaged: its content does not have the digest in its name")
+            passed_over.append(f"{path.name} is damaged: its content does not match the digest in its name")
             continue
         try:
             tensors = load(content)

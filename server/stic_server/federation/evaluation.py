@@ -73,7 +73,7 @@ class HeldOutEvaluation:
         """
         plan = self._participants.plan
         backbone = next(iter(self._participants.descriptions.values())).backbone_digest
-        self._participants.observer.stage("held-out evaluation of the federated model")
+        self._participants.observer.stage("evaluating the federated model on held-out patients")
         edges = self._edges(_Model("federated", best.weights))
         model_digest = self._run.write_model(
             best.weights,
@@ -89,16 +89,16 @@ class HeldOutEvaluation:
         if plan.local_only:
             own = self._train_local(initial)
             for site, weights in own.items():
-                self._participants.observer.stage(f"held-out evaluation of {site}'s own model")
+                self._participants.observer.stage(f"evaluating {site}'s own model on held-out patients")
                 local[site] = self._evaluate(_Model(site, weights), against=model_digest)
             if len(own) > 1:
                 self._participants.observer.stage(
-                    "held-out evaluation of the ensemble of the sites' own models"
+                    "evaluating the ensemble of the sites' own models on held-out patients"
                 )
                 members = tuple(digest(weights, plan.tensors) for weights in own.values())
                 extra["ensemble"] = self._evaluate(_Model("ensemble", members=members), against=model_digest)
         for name, weights in (others or {}).items():
-            self._participants.observer.stage(f"held-out evaluation of the {name} model")
+            self._participants.observer.stage(f"evaluating the {name} model on held-out patients")
             extra[name] = self._evaluate(_Model(name, weights), against=model_digest)
         document = evaluation_document(
             model_digest=model_digest,
@@ -161,7 +161,7 @@ class HeldOutEvaluation:
         return score_edges(reports, classes=plan.task.classes)
 
     def _train_local(self, initial: FlatArray) -> dict[str, FlatArray]:
-        self._participants.observer.stage("each site trains its own model, for comparison")
+        self._participants.observer.stage("training each site's own model, for comparison")
         question = TrainLocal(
             run_id=self._participants.run_id,
             plan_digest=self._participants.plan.digest,
@@ -184,13 +184,13 @@ class HeldOutEvaluation:
         for site, (report, weights) in found.items():
             if weights is None or digest(weights, self._participants.plan.tensors) != report.weights_digest:
                 self._participants.observer.note(
-                    f"{site}: its own model does not have the digest that it names; left out"
+                    f"{site}: its own model does not match the digest that it stated; excluded"
                 )
                 continue
             try:
                 check(site, Contribution(weights, 1), size=len(initial))
             except SiteReportError as error:
-                self._participants.observer.note(f"{error} Its own model is left out.")
+                self._participants.observer.note(f"{error} Its own model is excluded.")
             else:
                 out[site] = weights
         return out

@@ -48,21 +48,21 @@ class Participants:
         limits = self.limits
         self.observer.stage("waiting for the sites")
         present = self._sites.wait_for(at_least=limits.min_sites, timeout=limits.join_timeout_s)
-        self.observer.stage("sites load their data and compute the backbone's features")
+        self.observer.stage("loading data and computing the backbone's features at the sites")
 
         def patience(accepted: int) -> float:
             return limits.approval_s if accepted >= limits.min_sites else limits.join_timeout_s
 
         late = self._take_in(present, timeout=limits.join_timeout_s, patience=patience)
         for site in late:
-            self.observer.note(f"{site} is left out: its operator did not approve the plan in time")
+            self.observer.note(f"{site} is excluded: its operator did not approve the plan in time")
         self._declined |= late
         if len(self.descriptions) < limits.min_sites:
             raise FederationError(
-                "too few sites take part",
+                "too few sites are taking part",
                 got=f"{len(self.descriptions)} ({', '.join(self.descriptions) or 'none'})",
                 expected=f"at least {limits.min_sites} (min_sites)",
-                advice="What kept the others out stands above; mend that and start again.",
+                advice="The lines above say what kept the others out; fix that and start again.",
             )
 
     def admit_late_sites(self) -> None:
@@ -83,7 +83,7 @@ class Participants:
             # Who has yet to approve the plan is asked again before the next round.
             self._take_in(late, timeout=self.limits.round_timeout_s, patience=lambda _: 0.0)
             for site in self.descriptions.keys() - before:
-                self.observer.note(f"{site} takes part from now on")
+                self.observer.note(f"{site} joins the run from here on")
 
     def _take_in(self, sites: Sequence[str], *, timeout: float, patience: Callable[[int], float]) -> set[str]:
         """Add to `descriptions` the sites that accept the plan and fit it; who says no is not asked again.
@@ -201,17 +201,17 @@ class Participants:
         """Why a site cannot take part; "" where it can."""
         if description.backbone_digest != common:
             return (
-                f"{site} is left out: its backbone has digest {description.backbone_digest[:12]}, "
+                f"{site} is excluded: its backbone has digest {description.backbone_digest[:12]}, "
                 f"the others' {common[:12]}; install the same weights file there"
             )
         if description.image != self.plan.image:
             return (
-                f"{site} is left out: its images are prepared with {description.image}, "
+                f"{site} is excluded: its images were prepared with {description.image}, "
                 f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
             )
         if description.patients["train"].n > self.limits.max_patients:
             return (
-                f"{site} is left out: it claims {description.patients['train'].n} training patients, "
+                f"{site} is excluded: it claims {description.patients['train'].n} training patients, "
                 f"more than {self.limits.max_patients} (max_patients)"
             )
         return ""
@@ -221,7 +221,7 @@ class Participants:
         timeout = deadline - time.monotonic()
         if timeout <= 0:
             return False
-        self.observer.note(f"{site} was restarted; it is told the plan again")
+        self.observer.note(f"{site} was restarted; the plan is sent again")
         found, _, pending = self._describe([site], timeout=timeout)
         for reason in pending.values():
             self.observer.note(f"{site} refused: {reason}")
@@ -230,7 +230,7 @@ class Participants:
         before, now = self.descriptions[site], found[site]
         if now.model_copy(update={"versions": before.versions}) != before:
             self.observer.note(
-                f"{site} is left out: it came back with other data or weights than it began with"
+                f"{site} is excluded: it came back with different data or weights than it started with"
             )
             return False
         return True

@@ -95,5 +95,5 @@ def _task_of(federation: FederationConfig, saved: SavedModel) -> Task:
         "the model's task is not known here",
         got=f"{about.task}: {', '.join(about.classes)}",
         expected="a task of this version, or the one in federation.yaml",
-        advice="Spell the task out in federation.yaml, as it was when the model was trained.",
+        advice="Define the task in federation.yaml as it was when the model was trained.",
     )

@@ -155,7 +155,7 @@ def _contributions(
         if weights is None and report.examples == 0:
             weights = start
         if weights is None:
-            without[site] = SiteReportError("no weights came with the report", site=site)
+            without[site] = SiteReportError("the report came without weights", site=site)
         else:
             contributions[site] = Contribution(weights, report.examples)
     return contributions, without
@@ -177,9 +177,9 @@ def require_quorum(
     if len(usable) < min_sites:
         raise FederationError(
             f"round {number} cannot be averaged",
-            got=f"usable reports of {len(usable)} sites ({', '.join(usable) or 'none'})",
+            got=f"usable reports from {len(usable)} sites ({', '.join(usable) or 'none'})",
             expected=f"at least {min_sites} (min_sites)",
-            advice=" ".join(map(str, refused.values())) or "See why the others did not answer.",
+            advice=" ".join(map(str, refused.values())) or "Find out why the others did not answer.",
         )
     if not any(contribution.examples for contribution in usable.values()):
-        raise FederationError("no site has a training patient", got=f"sites {', '.join(usable)}")
+        raise FederationError("no site has training patients", got=f"sites {', '.join(usable)}")

@@ -88,7 +88,7 @@ def _described(participants: Participants) -> dict[str, Any]:
 
 def _finished_before(plan: RunPlan, run: RunFolder, *, sites: Sites, observer: RunObserver) -> dict[str, Any]:
     """The evaluation of a run whose server was killed after it: the sites may not know that it is over."""
-    observer.note(f"run {run.run_id} was complete; its report is written")
+    observer.note(f"run {run.run_id} was already complete; writing its report")
     record = run.read_record()
     deadline = time.monotonic() + _FINISH_TIMEOUT_S
     while (here := set(sites.present()) & set(record["sites"])) < set(record["sites"]):

@@ -104,7 +104,7 @@ class RunFolder:
         except ValueError:
             raise DataError(
                 f"{self.path / 'record.json'} is damaged",
-                advice="Bring the run's folder back from where you keep copies, or move it away: "
+                advice="Restore the run's folder from a backup, or move it away: "
                 "the next start then begins a new run.",
             ) from None
 

@@ -217,7 +217,7 @@ def answers_of(
         elif isinstance(report, Refusal):
             observer.note(f"{site} refused: {report.reason}")
         elif isinstance(report, Failure):
-            observer.note(f"{site} failed with {report.code}; its own log says more")
+            observer.note(f"{site} failed with {report.code}; its own log has the details")
         else:
             observer.note(f"{site} answered with {type(report).__name__} instead of {kind.__name__}")
     return out

@@ -63,7 +63,7 @@ class Rounds:
             state = FederationState(0, self._algorithm.init(self._travelled(initial)))
         else:
             self._participants.observer.note(
-                f"run {self._participants.run_id} goes on after round {state.completed}"
+                f"resuming run {self._participants.run_id} after round {state.completed}"
             )
         # The last round's row waits for its scores in the checkpoint: the next exchange brings them.
         self._run.keep_rounds(state.completed - 1)
@@ -105,7 +105,7 @@ class Rounds:
             except FederationError as error:
                 if attempt == ATTEMPTS:
                     raise
-                self._participants.observer.note(f"{error} It is tried again ({attempt + 1} of {ATTEMPTS}).")
+                self._participants.observer.note(f"{error} Trying again ({attempt + 1} of {ATTEMPTS}).")
             else:
                 after = replace(after, arrays={**after.arrays, WEIGHTS: self._travelled(after.weights)})
                 return after, diagnostics, exchange, reports
@@ -121,9 +121,9 @@ class Rounds:
                 return reports
         raise FederationError(
             "the last model cannot be scored",
-            got=f"reports of {len(reports)} sites ({', '.join(reports) or 'none'}), {ATTEMPTS} times",
+            got=f"reports from {len(reports)} sites ({', '.join(reports) or 'none'}), {ATTEMPTS} times",
             expected=f"at least {self._participants.limits.min_sites} (min_sites)",
-            advice="Start the server again when the sites are back: the run goes on here.",
+            advice="Start the server again when the sites are back: the run resumes here.",
         )
 
     def _round(
@@ -173,7 +173,7 @@ class Rounds:
             return decode_update(wire, plan.tensors, transport=plan.transport, base=base)
         except ProtocolError as error:
             raise SiteReportError(
-                "weights of another form", site=site, got=error.got, expected=error.expected
+                "weights have the wrong dtype or shape", site=site, got=error.got, expected=error.expected
             ) from None
 
     def _losses(self) -> list[float | None]:
@@ -195,7 +195,9 @@ class Rounds:
 
     def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
         if report.round != number:
-            raise SiteReportError("answered for another round", site=site, got=report.round, expected=number)
+            raise SiteReportError(
+                "answered for the wrong round", site=site, got=report.round, expected=number
+            )
         announced = self._participants.descriptions[site].patients["train"].n
         if report.examples not in (0, announced):
             raise SiteReportError(
@@ -205,7 +207,7 @@ class Rounds:
                 expected=announced,
             )
         if weights is not None and report.weights_digest != digest(weights, self._participants.plan.tensors):
-            raise SiteReportError("its weights do not have the digest that it names", site=site)
+            raise SiteReportError("its weights do not match the digest that it stated", site=site)
 
     def _row(
         self,

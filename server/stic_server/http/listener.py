@@ -114,6 +114,6 @@ def open_listeners(host: str, port: int, limiter: ConnectionLimiter) -> list[soc
         raise ListenError(
             f"cannot listen on {host}:{port}",
             got=error.strerror,
-            advice="Stop what uses it, perhaps another stic-server, or change listen.port in federation.yaml.",
+            advice="Stop what is using it, perhaps another stic-server, or change listen.port in federation.yaml.",
         ) from None
     return listeners

@@ -107,11 +107,11 @@ class Guard:
             case "repeated":
                 self._say(
                     signer.site or "",
-                    f"{signer.site}: a request came twice with the same signature; the second is refused",
+                    f"{signer.site}: the same signed request came twice; the second was rejected",
                 )
                 return 401
             case "too many":
-                self._say(signer.site or "", f"{signer.site}: asks too often; refused for some minutes")
+                self._say(signer.site or "", f"{signer.site}: too many requests; rejected for 5 minutes")
                 return 429
             case _:
                 return 401

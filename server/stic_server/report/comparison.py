@@ -79,7 +79,7 @@ def non_inferiority(found: Comparison | None, *, classes: Sequence[str]) -> str 
     )
     tests = {name: test for name in classes if isinstance(test := found.pooled.auc.get(name), AucTest)}
     if missing := [name for name in classes if name not in tests]:
-        return f"{promise} It cannot be said here: the difference is missing for {listed(missing)}."
+        return f"{promise} No conclusion is possible here: the difference is missing for {listed(missing)}."
     mean, (low, high) = statistics.mean_difference(list(tests.values()))
     verdict = statistics.NonInferiority(mean, (low, high)).verdict
     shown = "It is non-inferior" if verdict == "non-inferior" else "Non-inferiority is not shown"

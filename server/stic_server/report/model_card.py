@@ -29,7 +29,7 @@ def write_model_card(run: Path) -> Path:
         The path of the card.
 
     Raises:
-        UsageError: the folder holds no run, or the run was not evaluated.
+        UsageError: the folder contains no run, or the run was not evaluated.
     """
     try:
         record = json.loads((run / "record.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
         The path of the report.
 
     Raises:
-        UsageError: the folder holds no run, or a file of it is not what a run writes.
+        UsageError: the folder contains no run, or a file of it is not in the format that a run writes.
         DataError: a reader study is not one, or is of another model or other patients.
     """
     record = _read(run / "record.json")
@@ -127,11 +127,13 @@ def _read(path: Path) -> Json:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path.parent} holds no run", expected=path.name) from None
+        raise UsageError(f"{path.parent} contains no run", expected=path.name) from None
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as JSON", got=type(error).__name__) from None
     if not isinstance(found, dict):
-        raise UsageError(f"{path} is not what a run writes", got=type(found).__name__, expected="an object")
+        raise UsageError(
+            f"{path} is not in the format that a run writes", got=type(found).__name__, expected="an object"
+        )
     return found
 
 

@@ -25,7 +25,7 @@ def patients_of(record: Mapping[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, ValidationError) as error:
         raise UsageError(
-            "record.json is not what a run writes",
+            "record.json is not in the format that a run writes",
             got=type(error).__name__,
             expected="patients of every hospital by split",
         ) from None

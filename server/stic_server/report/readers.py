@@ -68,12 +68,14 @@ def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Evaluat
     facts = record["sites"].get(found.site)
     if facts is None:
         raise DataError(
-            f"{name} is of a site that took no part in this run",
+            f"{name} comes from a site that did not take part in this run",
             got=found.site,
             expected=" or ".join(sorted(record["sites"])),
         )
     if evaluation is None:
-        raise DataError(f"{name}: the run was not evaluated, so the readers have no model to stand beside")
+        raise DataError(
+            f"{name}: the run was not evaluated, so there is no model to compare the readers with"
+        )
     for what, got, expected in (
         ("model", found.model_digest, evaluation.model_digest),
         ("set of held-out patients", found.test_fingerprint, facts.get("test_fingerprint", "")),
@@ -82,7 +84,7 @@ def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Evaluat
     ):
         if got != expected:
             raise DataError(
-                f"{name} is of another {what} than this run's",
+                f"{name}: its {what} is not this run's",
                 got=str(got)[:40],
                 expected=str(expected)[:40] or "one that the record names",
                 advice="Ask the hospital for a study of this run's model.",

@@ -66,20 +66,20 @@ def prepared_sites(folders: Sequence[Path]) -> Datasets:
     strange = [name for name in names if not _SITE_NAME.match(name) or name in _MODELS]
     if strange or len(set(names)) < len(names):
         raise UsageError(
-            "names of prepared datasets",
+            "unsuitable names of prepared datasets",
             got=", ".join(names),
-            expected=f"different ones of lower-case letters, digits and hyphens, none of {', '.join(_MODELS)}",
-            advice="A dataset is named after its folder, or after the one above where that is 'prepared'.",
+            expected=f"distinct names of lower-case letters, digits and hyphens, none of {', '.join(_MODELS)}",
+            advice="A dataset is named after its folder, or after the parent folder if that is called 'prepared'.",
         )
     found = {name: load_dataset(folder) for name, folder in zip(names, folders, strict=True)}
     if len({dataset.fingerprint for dataset in found.values()}) < len(found):
         raise UsageError(
-            "one prepared dataset is named twice", advice="Its patients would be in two sites; name it once."
+            "a prepared dataset is given twice", advice="Its patients would be at two sites; give it once."
         )
     images = [dataset.image for dataset in found.values()]
     if any(image != images[0] for image in images):
         raise UsageError(
-            "prepared datasets whose images were made differently",
+            "the prepared datasets' images were made with different settings",
             got="; ".join(f"{name}: {dataset.image}" for name, dataset in found.items()),
             advice="Prepare them again with the same dataset.image in site.yaml.",
         )

@@ -52,7 +52,7 @@ def train_compared_models(
     federation = federation.model_copy(update={"local_only": True, "min_sites": len(datasets)})
     proposal = training_of(federation)
     run = RunFolder.begin(federation, proposal.plan)
-    observer.stage("one model on all patients, for comparison")
+    observer.stage("training one model on all patients, for comparison")
     central, about = train_centralised(
         proposal.plan,
         proposal.weights,
@@ -128,7 +128,7 @@ class _Told(Observer):
     def progress(self, what: str, done: int, total: int) -> None:
         """How far it is, under the name that a reader of a simulation expects."""
         del what
-        self._progress("one model on all patients, for comparison", done, total)
+        self._progress("training one model on all patients, for comparison", done, total)
 
 
 def evaluation_folder(run: RunFolder, *, of: Path) -> str:

@@ -40,9 +40,11 @@ def dirichlet_partition(
         UsageError: no sites, no such alpha, or no draw that gives every site enough patients.
     """
     if sites < 2:
-        raise UsageError("sites to deal patients to", got=sites, expected="2 or more")
+        raise UsageError("too few sites to distribute patients to", got=sites, expected="2 or more")
     if not 0 < alpha < np.inf:
-        raise UsageError("alpha of the Dirichlet distribution", got=alpha, expected="a number above 0")
+        raise UsageError(
+            "unsuitable alpha of the Dirichlet distribution", got=alpha, expected="a number above 0"
+        )
     rng = np.random.default_rng([seed, sites])
     label_of, split_of = np.array(labels), np.array(splits)
     for _ in range(_DRAWS):
@@ -51,9 +53,9 @@ def dirichlet_partition(
         if min(int(count.min()) for count in counts) >= least:
             return dealt
     raise UsageError(
-        f"no draw of {_DRAWS} gives every site {least} patients of each split",
+        f"none of {_DRAWS} draws gives every site {least} patients in each split",
         got=f"{len(labels)} patients for {sites} sites with alpha {alpha:g}",
-        advice="Take fewer sites or a larger alpha.",
+        advice="Use fewer sites or a larger alpha.",
     )
 
 

@@ -49,14 +49,14 @@ def study_of(
     """
     if phantom == bool(prepared):
         raise UsageError(
-            "whose patients are simulated",
+            "a simulation needs one source of patients",
             got="both --phantom and --prepared" if phantom else "nothing",
             expected="--phantom or --prepared",
         )
     if split not in SPLITS:
         raise UsageError("--split", got=repr(split), expected=" or ".join(SPLITS))
     if federation is None and not phantom:
-        raise UsageError("no federation for prepared data", advice="Name a federation.yaml with --config.")
+        raise UsageError("prepared data need a federation.yaml", advice="Give one with --config.")
     return SimulationConfig(
         federation=federation or demo_federation(),
         seeds=parse_seeds(seeds),

@@ -74,21 +74,28 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UsageError("seeds of a simulation", got=self.seeds, expected="different numbers from 0 on")
+            raise UsageError(
+                "unsuitable seeds of a simulation", got=self.seeds, expected="distinct numbers, 0 or above"
+            )
         if self.split == "centre" and self.sites:
-            raise UsageError("sites", got=self.sites, advice="A number of sites goes with --split dirichlet.")
+            raise UsageError("--sites", got=self.sites, advice="--sites goes with --split dirichlet only.")
         if self.split == "dirichlet" and self.sites < 2:
-            raise UsageError("sites to deal patients to", got=self.sites, expected="2 or more (--sites)")
+            raise UsageError(
+                "too few sites to distribute patients to", got=self.sites, expected="2 or more (--sites)"
+            )
         if self.full and self.prepared:
-            raise UsageError("prepared data and --full", advice="--full is of the phantom centres.")
+            raise UsageError("--full with prepared data", advice="--full is for the phantom centres only.")
         if not self.prepared and self.federation.image.crop_mm is None:
             raise UsageError(
-                "image.crop_mm of the federation", got="null", expected="a size: phantoms are cropped"
+                "image.crop_mm of the federation", got="null", expected="a size in mm: phantoms are cropped"
             )
         if self.federation.warm_start is not None:
-            raise UsageError("warm_start", advice="A simulation's models all begin with fresh weights.")
+            raise UsageError(
+                "warm_start in a simulation",
+                advice="Remove it: all models of a simulation start from fresh weights.",
+            )
         if self.split == "centre" and len(self.prepared) == 1:
-            raise UsageError("one prepared dataset", expected="2 or more, or --split dirichlet")
+            raise UsageError("only one prepared dataset", expected="2 or more, or --split dirichlet")
 
     def settings(self, sites: Datasets | None) -> dict[str, Any]:
         """All that determines the figures, as JSON.
@@ -136,9 +143,9 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = 
     wrong = {name for name, dataset in (given or {}).items() if dataset.image != study.federation.image}
     if wrong:
         raise UsageError(
-            f"images of {', '.join(sorted(wrong))} are prepared otherwise than the federation asks",
+            f"images of {', '.join(sorted(wrong))} were not prepared as the federation asks",
             expected=study.federation.image,
-            advice="Set image in the federation's file to how they were prepared.",
+            advice="Set image in federation.yaml to match how they were prepared.",
         )
     simulation = _registered(study, out, settings=study.settings(given))
     device = pick_device("auto")
@@ -149,7 +156,7 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = 
         result = out / "seeds" / f"seed-{seed}.json"
         which = f"seed {seed} ({place} of {len(study.seeds)})"
         if result.exists():
-            terminal.note(f"{which}: done before")
+            terminal.note(f"{which}: already done")
         else:
             observer = SeedObserver(terminal, which=which)
             _write_json(
@@ -201,7 +208,7 @@ def _one_seed(
         # Features are cached in a dataset's folder: here in the simulation's, never in a hospital's.
         sites = {name: replace(dataset, folder=work / name) for name, dataset in given.items()}
     if study.split == "dirichlet":
-        observer.stage("dealing out patients")
+        observer.stage("distributing patients to sites")
         sites = dealt_out(sites, work / "sites", sites=study.sites, alpha=study.alpha, seed=seed)
     for name, dataset in sites.items():
         try:
@@ -248,9 +255,9 @@ def _registered(study: SimulationConfig, out: Path, *, settings: Mapping[str, An
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("settings") != settings:
             raise UsageError(
-                f"{out} holds a simulation with other settings or seeds",
+                f"{out} contains a simulation with different settings or seeds",
                 got=", ".join(_differences(found.get("settings", {}), settings)),
-                advice="Name another folder with --out; what was registered is not changed afterwards.",
+                advice="Choose another folder with --out; what was registered is not changed afterwards.",
             )
         return found
     simulation = {

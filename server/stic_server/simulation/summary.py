@@ -167,7 +167,7 @@ def non_inferiority(difference: Mapping[str, Json], *, margin: float) -> dict[st
     elif verdict == "inferior":
         words = f"Inferior by more than the margin of {margin:g}: {interval}, lies wholly below {-margin:+g}."
     else:
-        words = f"Not shown at the margin of {margin:g}: {interval}, holds {-margin:+g}."
+        words = f"Not shown at the margin of {margin:g}: {interval}, includes {-margin:+g}."
     return {
         "margin": margin,
         "shown": verdict == "non-inferior",

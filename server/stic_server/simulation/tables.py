@@ -74,8 +74,8 @@ def pairs(simulation: Mapping[str, Json]) -> list[str]:
             )
         ),
         (
-            f"Patients of {len(simulation['results'])} seeds are added up, and each seed has models of its own: "
-            "the counts compare ways of training, and the tests do not hold the chance that lies in the seeds. "
+            f"Patients of {len(simulation['results'])} seeds are added up, and each seed has its own models: "
+            "the counts compare ways of training, and the tests do not account for chance between seeds. "
             f"{multiplicity(len(found))}"
         ),
     ]
@@ -106,7 +106,7 @@ def text(simulation: Mapping[str, Json]) -> str:
     lines = [*as_text(summary_rows(simulation)), "", claim(simulation)]
     if simulation["phantom"]:
         lines = [
-            "PHANTOM DATA: synthetic patients; nothing here says how the model does on real ones",
+            "PHANTOM DATA: synthetic patients; says nothing about real patients",
             "",
             *lines,
         ]
@@ -118,11 +118,11 @@ def markdown(simulation: Mapping[str, Json]) -> str:
     registered, settings = simulation["registered"], simulation["settings"]
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     lines = [
-        f"# {'PHANTOM data: ' if simulation['phantom'] else ''}federated training beside its alternatives",
+        f"# {'PHANTOM data: ' if simulation['phantom'] else ''}federated training compared with its alternatives",
         "",
         *(
             [
-                "**The patients are computed, not scanned. Nothing here says how the model does on people.**",
+                "**The patients are computed, not scanned. This says nothing about real patients.**",
                 "",
             ]
             if simulation["phantom"]
@@ -131,11 +131,11 @@ def markdown(simulation: Mapping[str, Json]) -> str:
         "Four ways to train the same model on the same patients, judged on the same held-out patients:",
         "",
         "- **federated**: the sites' weights are averaged each round; no patient leaves a site.",
-        "- **centralised**: one model on all sites' training patients in one place, as no federation may.",
+        "- **centralised**: one model on all sites' training patients in one place, which no federation may do.",
         "- **ensemble**: each site trains alone, and the models' probabilities are averaged.",
         (
             "- **alone**: one site's own model. *Best site alone* is chosen in each seed by its held-out mean "
-            "of the sites, which favours it: nobody could choose so beforehand."
+            "of the sites, which favours it: nobody could make that choice beforehand."
         ),
         "",
         "## Result",
@@ -143,7 +143,7 @@ def markdown(simulation: Mapping[str, Json]) -> str:
         (
             f"Mean over {len(settings['seeds'])} seeds (95 % t interval). *All held-out patients*: scores of "
             "all sites ranked together. *Mean of the sites*: the mean of the macro AUCs of the sites that hold "
-            "out patients of every class. Both from the scores themselves, which only a simulation may "
+            "out patients of every class. Both come from the scores themselves, which only a simulation may "
             f"see.{_estimated(simulation['summary'])}"
         ),
         "",
@@ -225,7 +225,7 @@ def _settings(simulation: Mapping[str, Json]) -> Iterator[str]:
         yield f"Patients: prepared datasets {', '.join(source['fingerprints'])}."
     if split["kind"] == "dirichlet":
         yield (
-            f"Sites: {split['sites']}, dealt out by class with a Dirichlet distribution, "
+            f"Sites: {split['sites']}, patients distributed by class with a Dirichlet distribution, "
             f"alpha {split['alpha']:g}."
         )
     first = next(iter(simulation["results"].values()))
@@ -242,9 +242,9 @@ def _settings(simulation: Mapping[str, Json]) -> Iterator[str]:
     )
     yield (
         f"Model {federation['model']['architecture']} on backbone {federation['model']['backbone']}; "
-        f"{federation['rounds']} rounds of {work} a site, batch {training['batch_size']}, AdamW "
+        f"{federation['rounds']} rounds of {work} per site, batch {training['batch_size']}, AdamW "
         f"{training['learning_rate']:g}, schedule {training['schedule']}, {training['views']} augmented views "
-        f"a patient; weights travel as {federation['transport']}. The other models get as many epochs. Each is "
+        f"per patient; weights travel as {federation['transport']}. The other models get as many epochs. Each is "
         "the one with the best validation loss."
     )
     yield (
@@ -259,7 +259,7 @@ def _estimated(summary: Mapping[str, Json]) -> str:
     if "not_estimable" in error:
         return ""
     return (
-        " What the federation makes of the first without seeing them, from histograms, was off by "
+        " The federation's estimate of the first, from histograms, was off by "
         f"{error['mean']:.4f} on average and {error['worst']:.4f} at worst ({error['n']} figures)."
     )
 

@@ -40,7 +40,8 @@ def status(folder: Path, federation: FederationConfig, *, now: dt.datetime) -> d
     ]
     if waits := [one for one in certificates if one.name == "ca-next"]:
         warnings.append(
-            f"a next CA waits ({waits[0].fingerprint}): once every site trusts it, run stic-server renew --ca --switch"
+            f"a next CA is waiting ({waits[0].fingerprint}): "
+            "once every site trusts it, run stic-server renew --ca --switch"
         )
     return {
         "schema": SCHEMA,
@@ -156,15 +157,15 @@ def _lines(heading: str, texts: Sequence[str]) -> Iterator[str]:
 def _server_lines(server: Mapping[str, Any], now: dt.datetime) -> list[str]:
     state = server["state"]
     if state == "never":
-        return ["no server is running here, and none was"]
+        return ["no server is running here, and none has run yet"]
     doing = server["stage"]
     if server["round"] is not None:
         doing = f"{doing}, round {server['round']} of {server['rounds']}"
     if state == "ended":
-        return [f"no server is running; the last one stopped at {_when(server['ended'])} ({doing})"]
+        return [f"no server is running; the previous server stopped at {_when(server['ended'])} ({doing})"]
     if state == "killed":
         return [
-            f"no server is running; the last one ended without a word: it was in {doing} at {_when(server['written'])}"
+            f"no server is running; the previous server was killed while {doing} (last seen {_when(server['written'])})"
         ]
     lines = [
         f"running since {_when(server['began'])}, process {server['pid']} on {server['host']}",
@@ -173,7 +174,7 @@ def _server_lines(server: Mapping[str, Any], now: dt.datetime) -> list[str]:
     if state == "silent":
         ago = _ago(server["written"], now)
         lines[0] = (
-            f"process {server['pid']} on {server['host']} has been silent for {ago}; it hangs, or is gone"
+            f"process {server['pid']} on {server['host']} has been silent for {ago}; it is hanging or gone"
         )
     if server["waiting"]:
         lines.append(f"waiting for {', '.join(server['waiting'])}, {server['waiting_seconds']:.0f} s so far")
@@ -202,7 +203,7 @@ def _run_line(run: Mapping[str, Any] | None) -> str:
         return "none so far"
     done = f"{run['rounds_done']} of {run['rounds']} rounds"
     text = f"{run['run_id']}  {run['status']}, {done}, began {_when(run['started'])}"
-    return text + ("; stic-server start goes on with it" if run["status"] == "interrupted" else "")
+    return text + ("; stic-server start resumes it" if run["status"] == "interrupted" else "")
 
 
 def _iso(seconds: float) -> str:

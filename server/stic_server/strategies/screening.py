@@ -78,14 +78,14 @@ def check(site: str, contribution: Contribution, *, size: int) -> None:
     weights = contribution.weights
     if weights.dtype != np.float32 or weights.shape != (size,):
         raise SiteReportError(
-            "weights of another form",
+            "weights have the wrong dtype or shape",
             site=site,
             got=f"{weights.dtype} {weights.shape}",
             expected=f"float32 ({size},)",
         )
     if not np.isfinite(weights).all():
         raise SiteReportError(
-            "weights that are not finite",
+            "weights are not finite",
             site=site,
             got=f"{int(np.count_nonzero(~np.isfinite(weights)))} NaN or infinite values",
             advice="Its training diverged: lower training.learning_rate, or look at its data.",
@@ -129,7 +129,7 @@ def check_norm(
             site=site,
             got=f"a norm of {norms[site]:.4g}",
             expected=f"at most {bound:.4g}, which is {ratio:g} times the others' or the norm of the model",
-            advice="Ask that site what it trains on; max_update_ratio in federation.yaml is the factor.",
+            advice="Ask that site what it trains on; max_update_ratio in federation.yaml sets the bound.",
         )
 
 

@@ -232,7 +232,7 @@ def read_release(text: str, *, source: str) -> ReaderRelease:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"][:3]) or "the file"
         raise DataError(
-            f"{source} is not a reader study that a site exported",
+            f"{source} is not an exported reader study",
             got=f"{where}: {first['msg']}",
             expected="the file that stic-client readers --export writes",
         ) from None

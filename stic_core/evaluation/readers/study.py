@@ -125,17 +125,17 @@ def read_diagnoses(
         condition = _checked(row, where=where, truth=truth, classes=classes)
         of_reader = found.setdefault(row["reader"], {}).setdefault(condition, {})
         if row["subject"] in of_reader:
-            raise DataError(f"{where}: a second diagnosis of this subject", advice="Keep one of them.")
+            raise DataError(f"{where}: a second diagnosis for this subject", advice="Keep one of them.")
         of_reader[row["subject"]] = row["diagnosis"]
     if not found:
-        raise DataError(f"{path.name} holds no diagnosis")
+        raise DataError(f"{path.name} contains no diagnoses")
     for reader, by_condition in sorted(found.items()):
         for condition in CONDITIONS:
             if missing := len(truth) - len(by_condition.get(condition, {})):
                 raise DataError(
                     f"{path.name}: {reader}, {condition}",
                     got=f"{len(truth) - missing} diagnoses",
-                    expected=f"{len(truth)}, one a held-out patient",
+                    expected=f"{len(truth)}, one per held-out patient",
                 )
     return found
 

@@ -78,7 +78,7 @@ def test_a_difference_reads_as_old_and_new(plan: RunPlan) -> None:
 def test_a_plan_is_described_with_what_leaves(plan: RunPlan) -> None:
     """The number of values is that of the tensors."""
     facts = dict(described(plan))
-    assert f"{sum(spec.size for spec in plan.tensors):,} values" in facts["leaves in weights"]
+    assert f"{sum(spec.size for spec in plan.tensors):,} values" in facts["weights sent"]
     assert facts["plan"] == plan.digest
 
 
@@ -101,7 +101,7 @@ def test_a_plan_waits_until_it_is_approved(tmp_path: Path, plan: RunPlan) -> Non
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     """Usage errors that say what was expected."""
     (tmp_path / "plan.json").write_text('{"name": 3}')
-    with pytest.raises(UsageError, match="no plan of this version"):
+    with pytest.raises(UsageError, match="not a plan of this version"):
         read_plan(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="does not exist"):
         read_plan(tmp_path / "none.json")
@@ -267,4 +267,52 @@ def test_a_site_that_does_not_approve_in_time_is_left_out(
     participants = _participants(plan, sites, recorder, min_sites=1, approval_s=0.05)
     participants.gather()
     assert list(participants.descriptions) == ["center2"]
+<<<<<<< HEAD
     assert any("center1 is left out: its operator did not approve" in note for note in recorder.notes)
+=======
+    assert any("center1 is excluded: its operator did not approve" in note for note in recorder.notes)
+
+
+@pytest.mark.processes
+def test_a_run_waits_for_an_approval_by_hand(tmp_path: Path) -> None:
+    """Real processes: the server shows who has to approve; `approve --yes` at the site lets the run go on."""
+    home = make_home(tmp_path, rounds=1)
+    home.edit(home.site("center1") / "site.yaml", policy__plans="approved")
+    with (
+        home.running("stic-client", "--site", "center1", "--once"),
+        home.running("stic-client", "--site", "center2", "--once"),
+        home.running("stic-server", "start") as server,
+    ):
+        lines = await_line(server, "is not approved at this site yet")
+        assert "stic-client --site center1 approve" in lines[-1]
+        shown = home.run("stic-server", "plan")
+        approved = home.run("stic-client", "--site", "center1", "approve", "--yes")
+        assert approved.returncode == 0, approved.stderr
+        assert approved.stdout.splitlines()[0] == shown.stdout.splitlines()[0]  # the same hash at both ends
+        output, _ = server.communicate(timeout=120)
+        assert server.returncode == 0, output
+
+
+@pytest.mark.processes
+def test_what_a_hospitals_command_writes_is_its_own(tmp_path: Path) -> None:
+    """Whatever the umask says: nothing that enroll writes can be read by others."""
+    home = make_home(tmp_path, sites=("center1",))
+    made = home.run(
+        *("stic-client", "--site", "center9", "enroll", "--server", "127.0.0.1:1"),
+        *("--ca", str(home.path / "server" / "ca.crt"), "--data", str(tmp_path)),
+    )
+    assert made.returncode == 0, made.stderr
+    written = [home.site("center9"), *home.site("center9").iterdir()]
+    assert len(written) > 3
+    assert [path.name for path in written if path.stat().st_mode & 0o077] == []
+
+
+def test_without_a_terminal_nobody_is_asked(tmp_path: Path, plan: RunPlan) -> None:
+    """Run by a service: exit code 2 and the way out, not an endless question."""
+    home = make_home(tmp_path, sites=("center1",))
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    result = home.run("stic-client", "--site", "center1", "approve", str(file))
+    assert result.returncode == 2
+    assert "add --yes" in result.stderr
+>>>>>>> prose

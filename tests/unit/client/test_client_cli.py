@@ -51,8 +51,9 @@ def test_a_proposal_is_written_beside_and_never_over(site: Path) -> None:
     assert "study/nc" in proposed.read_text()
     assert not read_manifest(proposed).rows  # a label and a split are still to be added
     before = proposed.read_bytes()
-    with pytest.raises(UsageError, match="left as it is"):
+    with pytest.raises(UsageError) as refused:
         _run("--site", "s1", "prepare", "--scan", str(site / "study"))
+    assert refused.value.what == f"{proposed} exists"
     assert proposed.read_bytes() == before
     assert (site / "manifest.csv").read_text() == "mine"
 
@@ -65,7 +66,7 @@ def test_an_import_needs_no_site(miniature: Path, tmp_path: Path) -> None:
         assert f"dataset.manifest: {path}" in shown
         assert len(read_manifest(path).rows) == 3
     assert f"dataset.root: {miniature}" in shown
-    assert "left out: 1 without images" in shown
+    assert "excluded: 1 without images" in shown
     with pytest.raises(UsageError, match="no such task"):
         _run("import", "mct-ltdiag", str(miniature), "--out", str(tmp_path / "out"), "--task", "liver")
 
@@ -73,8 +74,9 @@ def test_an_import_needs_no_site(miniature: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [[], ["check"], ["prepare"], ["audit"]])
 def test_every_other_command_needs_a_site(words: list[str]) -> None:
     """One line that says how to name it."""
-    with pytest.raises(UsageError, match="no site is named"):
+    with pytest.raises(UsageError) as refused:
         _run(*words)
+    assert "stic-client --site" in str(refused.value.advice)
 
 
 def test_checkerboards_are_on_request(site: Path) -> None:

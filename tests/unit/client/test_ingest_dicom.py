@@ -105,7 +105,7 @@ REFUSALS = {
     "slope": ({"RescaleSlope": None}, "no slope or intercept"),
     "intercept": ({"RescaleIntercept": None}, "no slope or intercept"),
     "rescale type": ({"RescaleType": "US"}, "rescale type"),
-    "8 bits": ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "bits a pixel"),
+    "8 bits": ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "bits per pixel"),
     "secondary capture": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture"),
     "truncated": ({"PixelData": b"\0\0" * 4000}, "cut short"),
     "too long": ({"PixelData": b"\0\0" * 10_000}, "too long"),
@@ -126,7 +126,7 @@ REFUSALS = {
     "raw values": ({"RescaleIntercept": 0}, "not Hounsfield units"),
     "sign": ({"RescaleIntercept": 30000}, "not Hounsfield units"),
     "high bit": ({"HighBit": 15}, "high bit"),
-    "rows": ({"Rows": 4}, "rows and columns"),
+    "rows": ({"Rows": 4}, "rows or columns"),
 }
 
 

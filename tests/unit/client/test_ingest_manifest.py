@@ -40,7 +40,7 @@ def test_values_are_strings(tmp_path: Path) -> None:
         ({"split": "Train"}, "train or val or test"),
         ({"layout": "dicom"}, "dicom_series"),
         ({"label": "not a class!"}, "label"),
-        ({"label": ""}, "only patients of test"),
+        ({"label": ""}, "only test patients"),
         ({"label_source": "biopsy"}, "label_source"),
         ({"art_path": ""}, "a phase is missing"),
         ({"rgb_path": "x.png"}, "does not have"),
@@ -112,4 +112,4 @@ def test_more_values_than_columns_are_refused(tmp_path: Path) -> None:
     path = write_manifest(tmp_path, [manifest_row(**PATHS)])
     path.write_text(path.read_text().rstrip() + ",5\n")
     (error,) = read_manifest(path).refused
-    assert "quote values that hold commas" in str(error)
+    assert "as many values as there are columns" in str(error.expected)

@@ -20,7 +20,7 @@ from stic_client.preflight.data import check_classes, check_subjects
 from stic_client.preflight.identity import check_ca
 from stic_client.preflight.network import Greeting, check_clock, check_online
 from stic_client.preflight.outcome import worst
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import ImageConfig, PolicyConfig, SiteConfig
 from stic_core.data.dataset import SiteDataset, Split, load_dataset, write_dataset
 from stic_core.errors import ProtocolError, UsageError
@@ -90,7 +90,7 @@ def site(enrolled: Path, tmp_path: Path) -> Path:
 
 def checked(site: Path, **options: object) -> Result:
     """All offline checks."""
-    loaded = config.load(site / "site.yaml", SiteConfig)
+    loaded = config_files.load(site / "site.yaml", SiteConfig)
     policy = loaded.policy.model_copy(update={"min_cell": 1, "min_class": 1})
     loaded = loaded.model_copy(update={"device": "cpu", "policy": policy})
     arguments: dict = {"ask": None, "backbone": "tiny", **options}
@@ -189,7 +189,7 @@ def _left_out(made: dict) -> None:
         (_unlabelled, "classes", "problem", "1 patient without a label", "Give a label", (8,)),
         (_no_training, "classes", "problem", "no training patients", "into train", ()),
         (_no_afp, "clinical", "warning", "afp 67 %", "unit that is not set", ()),
-        (_left_out, "quarantine", "warning", "2 patients left out", r"quarantine\.csv", ()),
+        (_left_out, "quarantine", "warning", "2 patients excluded", r"quarantine\.csv", ()),
     ],
 )
 def test_a_planted_fault_is_found(
@@ -274,7 +274,7 @@ def test_keys_certificates_and_weights(site: Path) -> None:
 
 def test_a_certificate_is_warned_of_thirty_days_before_its_end(site: Path) -> None:
     """Valid, soon to end, ended, and not begun by this machine's clock."""
-    loaded = config.load(site / "site.yaml", SiteConfig)
+    loaded = config_files.load(site / "site.yaml", SiteConfig)
     end = x509.load_pem_x509_certificate((site / "ca.crt").read_bytes()).not_valid_after_utc
     now = dt.datetime.now(dt.UTC)
     for at, status in (
@@ -331,7 +331,7 @@ def test_what_the_server_says_of_the_key(
             raise answer
         return answer
 
-    loaded = config.load(site / "site.yaml", SiteConfig)
+    loaded = config_files.load(site / "site.yaml", SiteConfig)
     checks = {check.name: check for check in check_online(loaded, ask=ask)}
     assert list(checks) == ["server", "certificate", "clock", "admitted", "protocol"]
     assert (checks[name].status, found in checks[name].found) == (status, True)
@@ -353,7 +353,7 @@ def test_the_page_is_private_whole_and_asks_nobody(site: Path) -> None:
     assert "default-src 'none'" in text
     assert text.count("data:image/png;base64,") == 10  # nine samples, and the one that a check names
     assert "No. 5" in text
-    assert "No. 5" in text[text.index("Patients that a check names") : text.index("Samples of each class")]
+    assert "No. 5" in text[text.index("Patients flagged by a check") : text.index("Samples of each class")]
     assert result.subject(4) == "SECRET4"
     assert "SECRET" not in json.dumps(result.outcome.document())
     assert not list(site.glob("*.partial"))
@@ -369,7 +369,7 @@ def test_tasks_that_only_the_operator_knows(tmp_path: Path) -> None:
     assert check_classes(dataset, policy=PolicyConfig(tasks=("malignant", "grade"))).status == "warning"
     few = check_classes(write(tmp_path, cohort()), policy=PolicyConfig(), task=TASKS["malignant"])
     assert "3 patients in val, fewer than policy.min_cell 5" in few.found
-    assert "HCC 1, ICC 1, META 1, policy.min_class is 10" in few.found
+    assert "HCC 1, ICC 1, META 1; policy.min_class is 10" in few.found
 
 
 def test_pseudonyms_that_only_look_alike(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_said(site: SiteConfig, tmp_path: Path) -> None:
         attempt(scores[:1] + scores[2:])
     with pytest.raises(DataError, match="columns"):
         attempt([scores[0].replace("score_ICC", "score_OTHER"), *scores[1:]])
-    with pytest.raises(DataError, match="line 2: scores"):
+    with pytest.raises(DataError, match="line 2: invalid scores"):
         attempt([scores[0], scores[1].replace("0.", "7.", 1), *scores[2:]])
     with pytest.raises(DataError, match="second row"):
         attempt([*scores, scores[-1]])
@@ -185,8 +185,9 @@ def test_what_cannot_be_used_is_said(site: SiteConfig, tmp_path: Path) -> None:
     other.mkdir()
     (other / "model.json").write_text(json.dumps(model | {"backbone_digest": "0" * 64}))
     (other / "model.safetensors").write_bytes((folder / "model" / "model.safetensors").read_bytes())
-    with pytest.raises(WeightsError, match="not those of the model"):
+    with pytest.raises(WeightsError) as refused:
         study_readers(site, readings=folder / "readings.csv", model=other, out=tmp_path / "out")
+    assert refused.value.expected == "0" * 12
     (other / "model.json").write_text(json.dumps(model | {"image": {"crop_mm": 80.0}}))
-    with pytest.raises(DataError, match="prepared otherwise"):
+    with pytest.raises(DataError, match="expected crop_mm: 80"):
         study_readers(site, readings=folder / "readings.csv", model=other, out=tmp_path / "out")

@@ -8,6 +8,7 @@ import pytest
 from stic_core.data.clinical import (
     COLUMNS,
     MARKERS,
+    VARIABLES,
     Levels,
     Reading,
     encode,
@@ -37,6 +38,7 @@ def test_columns_are_the_papers() -> None:
         "TBIL_normal, AFP_abnormal1, AFP_abnormal2, AFP_normal, CA199_abnormal, CA199_normal, CEA_abnormal, "
         "CEA_normal, CA125_abnormal, CA125_normal, HBsAg_negative, HBsAg_positive"
     )
+    assert ", ".join(VARIABLES) == "age, gender, plt, tbil, afp, ca199, cea, ca125, hbsag"
 
 
 def test_a_patient_by_hand() -> None:
@@ -54,6 +56,7 @@ def test_a_patient_by_hand() -> None:
         "CEA_abnormal",
         "HBsAg_positive",
     }
+    assert _ones(hbsag="-", plt="101", ca125="36") == {"HBsAg_negative", "PLT_normal", "CA125_abnormal"}
 
 
 @pytest.mark.parametrize(
@@ -89,9 +92,9 @@ def test_texts_that_are_no_numbers(text: str) -> None:
 
 
 @pytest.mark.parametrize(("variable", "value", "level"), [
-    ("plt", "100", "abnormal"), ("plt", "100.1", "normal"),
+    ("plt", "0", "abnormal"), ("plt", "100", "abnormal"), ("plt", "100.1", "normal"),
     ("tbil", "17.09", "normal"), ("tbil", "17.1", "abnormal"),
-    ("afp", "6.99", "normal"), ("afp", "7", "abnormal2"), ("afp", "399.9", "abnormal2"), ("afp", "400", "abnormal1"),
+    ("afp", "0", "normal"), ("afp", "6.99", "normal"), ("afp", "7", "abnormal2"), ("afp", "399.9", "abnormal2"), ("afp", "400", "abnormal1"),
     ("ca199", "38.9", "normal"), ("ca199", "39", "abnormal"),
     ("cea", "9.9", "normal"), ("cea", "10", "abnormal"),
     ("ca125", "34.9", "normal"), ("ca125", "35", "abnormal"),
@@ -132,19 +135,55 @@ def test_units_are_converted() -> None:
     assert encode({**LEAST, "tbil": "1.0"}, units={"tbil": "mg/dL"})[0, COLUMNS.index("TBIL_abnormal")] == 1
     assert encode({**LEAST, "tbil": "0.99"}, units={"tbil": "mg/dL"})[0, COLUMNS.index("TBIL_normal")] == 1
     assert encode({**LEAST, "plt": "99000"}, units={"plt": "/uL"})[0, COLUMNS.index("PLT_abnormal")] == 1
-    with pytest.raises(DataError, match="unit of afp"):
+    with pytest.raises(DataError, match="unit of afp") as caught:
         encode({**LEAST, "afp": "5"}, units={"afp": "umol/L"})
+    assert (caught.value.got, caught.value.expected) == ("umol/L", "ng/mL or ug/L")
+
+
+@pytest.mark.parametrize(("variable", "unit", "below", "above", "levels"), [
+    ("plt", "/uL", "100000", "100001", ("abnormal", "normal")),
+    ("plt", "10^9/L", "100", "100.001", ("abnormal", "normal")),
+    ("tbil", "mg/dL", "0.999", "1", ("normal", "abnormal")),
+    ("tbil", "umol/L", "17", "17.1", ("normal", "abnormal")),
+    ("afp", "ug/L", "6.99", "7", ("normal", "abnormal2")),
+    ("afp", "ng/mL", "6.99", "7", ("normal", "abnormal2")),
+    ("ca199", "kU/L", "38.9", "39", ("normal", "abnormal")),
+    ("ca199", "U/mL", "38.9", "39", ("normal", "abnormal")),
+    ("cea", "ug/L", "9.9", "10", ("normal", "abnormal")),
+    ("cea", "ng/mL", "9.9", "10", ("normal", "abnormal")),
+    ("ca125", "kU/L", "34.9", "35", ("normal", "abnormal")),
+    ("ca125", "U/mL", "34.9", "35", ("normal", "abnormal")),
+])  # fmt: skip
+def test_thresholds_in_each_unit(
+    variable: str, unit: str, below: str, above: str, levels: tuple[str, str]
+) -> None:
+    """Both sides of a cut in every unit that a site may name."""
+    readings = [read_number(text) for text in (below, above)]
+    assert tuple(level_of(variable, one, unit=unit) for one in readings if one) == levels
+
+
+def test_a_value_below_every_bound_has_the_lowest_level() -> None:
+    """Rounding may leave less than nothing; that is no tumour marker."""
+    assert MARKERS["afp"].level(-1e-9) == "normal"
+    assert MARKERS["plt"].level(-1e-9) == "abnormal"
+
+
+def test_a_censored_value_is_encoded_as_the_site_reads_it() -> None:
+    """`>20` of AFP settles nothing, unless it is read as the authors did."""
+    assert encode({**LEAST, "afp": ">20"}).sum() == 0
+    assert encode({**LEAST, "afp": ">20"}, compat="authors")[0, COLUMNS.index("AFP_abnormal1")] == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "age"), [("61", 61), ("061Y", 61), ("61.9", 61), ("６１", 61), ("0", 0), ("61y", 61)]
+    ("text", "age"),
+    [("61", 61), ("061Y", 61), ("61.9", 61), ("６１", 61), ("0", 0), ("61y", 61), ("120", 120)],
 )
 def test_ages(text: str, age: int) -> None:
     """Years, DICOM's age string, full width."""
     assert read_age(text) == age
 
 
-@pytest.mark.parametrize(("age", "column"), [("39", None), ("40", "Age_age2"), ("50", "Age_age3"), ("60", "Age_age4"), ("69", "Age_age4"), ("70", "Age_age5")])  # fmt: skip
+@pytest.mark.parametrize(("age", "column"), [("39", None), ("40", "Age_age2"), ("49", "Age_age2"), ("50", "Age_age3"), ("59", "Age_age3"), ("60", "Age_age4"), ("69", "Age_age4"), ("70", "Age_age5")])  # fmt: skip
 def test_age_groups(age: str, column: str | None) -> None:
     """Cuts at 40, 50, 60, 70; below 40 is the reference."""
     assert _ones(age=age) == ({column} if column else set())
@@ -166,6 +205,7 @@ def test_gender() -> None:
         False,
         True,
     ]
+    assert [read_gender(text) for text in ("female", "f", "F", "m")] == [False, False, False, True]
     for text in ("", "other", "0"):
         with pytest.raises(DataError, match="gender"):
             read_gender(text)
@@ -174,7 +214,8 @@ def test_gender() -> None:
 @pytest.mark.parametrize(
     ("text", "positive"),
     [("+", True), ("(+)", True), ("＋", True), ("阳性", True), ("弱阳性", True), ("阳性(+)", True), ("Positive", True),
-     ("(-)", False), ("-", False), ("－", False), ("阴性", False), ("negative", False), ("+-", True), ("", None), (" ", None)],
+     ("(-)", False), ("-", False), ("－", False), ("阴性", False), ("negative", False), ("+-", True), ("", None), (" ", None),
+     ("Pos", True), ("1", True), ("NEG", False), ("0", False)],
 )  # fmt: skip
 def test_hbsag(text: str, positive: bool | None) -> None:
     """A `+` anywhere is positive."""

@@ -88,7 +88,7 @@ def test_a_full_disk_is_said_before_anything_is_built(
     from types import SimpleNamespace
 
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match="not enough room"):
+    with pytest.raises(DataError, match="not enough disk space"):
         _cache(dataset, views=5)
 
 

@@ -52,20 +52,27 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     """As an array of objects, and bare: neither runs; unpickled, it would (so the bomb is live)."""
     path = tmp_path / "executed"
     for content in (_saved(np.array([Bomb(path)]), allow_pickle=True), pickle.dumps(Bomb(path))):
-        with pytest.raises(ProtocolError, match="no array of numbers"):
+        with pytest.raises(ProtocolError) as refused:
             read_npy(content)
+        assert refused.value.expected == "a one-dimensional array of float32 or bytes"
     assert not path.exists()
     np.load(io.BytesIO(_saved(np.array([Bomb(path)]), allow_pickle=True)), allow_pickle=True)
     assert path.exists()
 
 
-@pytest.mark.parametrize("shape", ["(100000000000,)", "(1,)", "(3,)"])
-def test_a_length_that_is_not_there_is_refused_before_memory_is_taken(shape: str) -> None:
+@pytest.mark.parametrize("values", [100_000_000_000, 1, 3])
+def test_a_length_that_is_not_there_is_refused_before_memory_is_taken(values: int) -> None:
     """8 bytes that claim 400 GB, or any other length than theirs, take no more than they are."""
     tracemalloc.start()
     try:
-        with pytest.raises(ProtocolError, match="another length"):
+<<<<<<< HEAD
+        with pytest.raises(ProtocolError) as caught:
+            read_npy(_claiming(f"({values},)", body=b"\0" * 8))
+        assert (caught.value.got, caught.value.expected) == ("8 bytes", 4 * values)
+=======
+        with pytest.raises(ProtocolError, match="got 8 bytes"):
             read_npy(_claiming(shape, body=b"\0" * 8))
+>>>>>>> prose
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
@@ -83,13 +90,21 @@ def test_a_length_that_is_not_there_is_refused_before_memory_is_taken(shape: str
         _claiming("(__import__('os').getpid(),)"),
         b"\x93NUMPY\x02\x00\x00\x00\x00\x00",
         b"\x93NUMPY\x01\x00\xff\xff",
+        b"\x92" + _claiming("(0,)")[1:],
+        _claiming("(0,)").replace(b"NUMPY\x01", b"NUMPY\x03"),
         b"",
     ],
 )
 def test_what_no_message_holds_is_refused(content: bytes) -> None:
-    """Other types, axes, structures, negative lengths, code in the header, other versions, nothing."""
+<<<<<<< HEAD
+    """Other types, axes, structures, negative lengths, code in the header, other files and versions, nothing."""
     with pytest.raises(ProtocolError, match="weights of another form"):
+=======
+    """Other types, axes, structures, negative lengths, code in the header, other versions, nothing."""
+    with pytest.raises(ProtocolError) as refused:
+>>>>>>> prose
         read_npy(content)
+    assert refused.value.expected == "a one-dimensional array of float32 or bytes"
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))

@@ -164,7 +164,7 @@ def test_a_file_that_does_not_hold_together_is_refused(tmp_path: Path, change: d
     """Whatever a file says beyond counts that agree with one another, it is not taken."""
     run = write_sample_run(tmp_path / "run", rounds=2)
     content = json.loads(write_reader_release(run, tmp_path / "study.json").read_text())
-    with pytest.raises(DataError, match="is not a reader study"):
+    with pytest.raises(DataError, match="expected the file that stic-client readers --export writes"):
         read_release(json.dumps(content | change), source="study.json")
-    with pytest.raises(DataError, match="is not a reader study"):
+    with pytest.raises(DataError, match="expected the file that stic-client readers --export writes"):
         read_release("not JSON", source="study.json")

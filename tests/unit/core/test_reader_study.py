@@ -98,7 +98,7 @@ def test_patterns() -> None:
         (["p9,r1,alone,HCC"], "subject,reader,condition,diagnosis", "line 2: the subject"),
         (["p1,r1,alone,HCC", "p1,r1,alone,ICC"], "subject,reader,condition,diagnosis", "line 3: a second"),
         (["p1,r1,alone,HCC"], "subject,reader,condition,diagnosis", "1 diagnoses"),
-        ([], "subject,reader,condition,diagnosis", "no diagnosis"),
+        ([], "subject,reader,condition,diagnosis", "no diagnoses"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, rows: list[str], header: str, message: str) -> None:

@@ -114,9 +114,12 @@ def test_few_told_apart_from_a_class_stay() -> None:
     assert releasable_columns(confusion, hidden=hidden)[0]
     assert not released_rates(confusion, policy=POLICY)[1][0]
     assert released_rates(confusion, policy=PolicyConfig(min_cell=4))[1][0]
+    one = np.array([[3, 3, 6], [6, 0, 1], [5, 0, 0]])
+    assert releasable_columns(one, hidden=hidden_cells(one, min_cell=2))[0]
+    assert not released_rates(one, policy=PolicyConfig(min_cell=2))[1][0]
 
 
-def test_a_site_that_keeps_nothing_back_releases_zeros() -> None:
-    """With min_cell 1 even a specificity of nobody told apart leaves."""
-    _, specificity = released_rates(np.array([[5, 0], [3, 0]]), policy=PolicyConfig(min_cell=1))
-    assert specificity.tolist() == [True, True]
+def test_with_min_cell_one_every_rate_leaves() -> None:
+    """A policy that hides nothing releases a specificity of 0 too: nobody was told apart from the first class."""
+    both = released_rates(np.array([[3, 0], [2, 0]]), policy=PolicyConfig(min_cell=1))
+    assert [rate.tolist() for rate in both] == [[True, True], [True, True]]

@@ -1,15 +1,12 @@
-"""What holds across sites from aggregates alone: histograms, edges and hidden cells."""
+"""What holds across sites from aggregates alone: histograms and edges."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stic_core.privacy.small_cells import feasible, hidden_cells
 from stic_core.statistics import (
     Auc,
     NotEstimable,
@@ -248,54 +245,3 @@ def test_a_broken_histogram_is_refused(broken: dict[str, tuple[float, ...]]) -> 
     }
     with pytest.raises(ValueError, match="histogram"):
         ScoreHistogram(**{**good, **broken})  # pyright: ignore[reportArgumentType]
-
-
-confusions = st.integers(2, 4).flatmap(
-    lambda k: st.lists(st.lists(st.integers(0, 14), min_size=k, max_size=k), min_size=k, max_size=k)
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(rows=confusions, min_cell=st.integers(2, 6))
-def test_hidden_cells_stay_hidden(rows: list[list[int]], min_cell: int) -> None:
-    """Small cells are hidden, and what is released leaves every hidden cell more than one value."""
-    counts = np.array(rows)
-    hidden = hidden_cells(counts, min_cell=min_cell)
-    assert hidden[counts < min_cell].all()
-    if not hidden.all():
-        low, high = feasible(counts, hidden=hidden)
-        assert (low <= counts).all()
-        assert (counts <= high).all()
-        assert (high > low)[hidden].all()
-
-
-def test_ranges_are_those_of_trying_everything() -> None:
-    """The ranges of hidden cells are exact: every count in them, and none beyond, is possible."""
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        counts = rng.integers(0, 4, (2, 2)) if rng.random() < 0.5 else rng.integers(0, 3, (3, 3))
-        k = len(counts)
-        hidden = np.isin(np.arange(k * k).reshape(k, k), rng.permutation(k * k)[: rng.integers(1, 6)])
-        low, high = feasible(counts, hidden=hidden)
-        places = list(zip(*np.nonzero(hidden), strict=True))
-        seen = {place: set() for place in places}
-        for values in itertools.product(range(int(counts.sum(axis=1).max()) + 1), repeat=len(places)):
-            trial = counts.copy()
-            for place, value in zip(places, values, strict=True):
-                trial[place] = value
-            if (trial.sum(axis=1) == counts.sum(axis=1)).all() and np.trace(trial) == np.trace(counts):
-                for place, value in zip(places, values, strict=True):
-                    seen[place].add(value)
-        for place in places:
-            assert seen[place] == set(range(low[place], high[place] + 1))
-
-
-def test_a_lone_hidden_cell_takes_others_with_it() -> None:
-    """One small cell in a row is hidden together with a neighbour that makes up for it."""
-    hidden = hidden_cells(np.array([[20, 9, 1], [8, 30, 7], [6, 9, 10]]), min_cell=5)
-    assert hidden.tolist() == [[False, True, True], [False] * 3, [False] * 3]
-
-
-def test_min_cell_one_hides_nothing() -> None:
-    """A site that says min_cell: 1 releases its counts as they are."""
-    assert not hidden_cells(np.array([[1, 0], [0, 1]]), min_cell=1).any()

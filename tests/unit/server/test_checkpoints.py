@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(
         assert loaded is not None
         assert loaded.completed == 1
         np.testing.assert_array_equal(loaded.weights, _state(1).weights)
-        assert passed_over == [f"{path.name} is damaged: its content does not have the digest in its name"]
+        assert passed_over == [f"{path.name} is damaged: its content does not match the digest in its name"]
         # Two damaged ones: nothing is made up.
         (other,) = (one for one in folder.glob("round-*") if one != path)
         whole = other.read_bytes()

@@ -35,9 +35,18 @@ def test_the_average_does_not_depend_on_the_order_of_reports(sites: list[tuple[f
     assert len(results) == 1
 
 
+def test_sums_run_in_the_order_of_names() -> None:
+    """Two values that cancel and a small one: added in another order, the small one would be lost."""
+    reports = [
+        (site, Contribution(_weights(value), 1)) for site, value in (("a", 1e30), ("b", -1e30), ("c", 3))
+    ]
+    for order in itertools.permutations(reports):
+        assert average(dict(order)).tolist() == [1.0]
+
+
 def test_sites_without_patients_do_not_count() -> None:
-    """No patient, no weight in the average."""
-    none = Contribution(_weights(99), 0)
+    """No patient, no weight in the average, whatever the site sends."""
+    none = Contribution(_weights(np.nan), 0)
     np.testing.assert_array_equal(average({"a": none, "b": Contribution(_weights(2), 5)}), _weights(2))
 
 
@@ -51,3 +60,10 @@ def test_a_round_keeps_the_average_and_says_how_far_it_went() -> None:
     np.testing.assert_array_equal(after[WEIGHTS], _weights(3, 4))
     np.testing.assert_array_equal(before[WEIGHTS], _weights(0, 0))
     assert figures == {"step_norm": 5.0}
+
+
+def test_the_step_of_a_diverging_run_is_a_number() -> None:
+    """From one end of float32 to the other is farther than float32 reaches."""
+    huge = float(np.finfo(np.float32).max)
+    _, figures = FED_AVG.aggregate({WEIGHTS: _weights(-huge)}, {"a": Contribution(_weights(huge), 1)})
+    assert figures == {"step_norm": 2 * huge}

@@ -50,9 +50,15 @@ def test_a_round_averages_and_counts() -> None:
     reports = {"b": _round(_weights(4)), "a": _round(_weights(2))}
     after, diagnostics = finish_round(state, reports, algorithm=FED_AVG, min_sites=2)
     assert (after.completed, after.weights.tolist(), state.completed) == (1, [3.0], 0)
-    assert list(diagnostics.train_loss) == ["a", "b"]
+    assert list(diagnostics.train_loss) == list(diagnostics.validation.sites) == ["a", "b"]
     assert diagnostics.figures == {"step_norm": 3.0}
     assert after.best is None  # nobody's model is no candidate
+
+
+def test_a_federation_begins_with_nothing() -> None:
+    """No best model, no time spent, no row that waits for scores."""
+    state = _state(0, 0)
+    assert (state.best, state.seconds, state.pending) == (None, 0.0, None)
 
 
 def test_what_an_algorithm_keeps_goes_from_round_to_round() -> None:
@@ -79,9 +85,18 @@ def test_quorum_holds_at_aggregation() -> None:
     reports = {"a": _round(_weights(1)), "b": _round(_weights(np.nan))}
     with pytest.raises(FederationError) as caught:
         finish_round(_state(0, 0), reports, algorithm=FED_AVG, min_sites=2)
-    assert caught.value.got == "usable reports of 1 sites (a)"
+    assert caught.value.got == "usable reports from 1 sites (a)"
     assert str(caught.value.expected).startswith("at least 2")
     assert str(caught.value.advice).startswith("b: ")
+
+
+def test_a_failed_round_is_named_and_says_what_to_do() -> None:
+    """The round after the three that were averaged; nobody was refused, so the advice is another one."""
+    with pytest.raises(FederationError) as caught:
+        finish_round(_state(3, 0), {}, algorithm=FED_AVG, min_sites=1)
+    assert caught.value.what.startswith("round 4 ")
+    assert caught.value.got == "usable reports of 0 sites (none)"
+    assert caught.value.advice
 
 
 def test_a_round_without_training_patients_is_no_round() -> None:
@@ -93,10 +108,17 @@ def test_a_round_without_training_patients_is_no_round() -> None:
 
 def test_a_site_with_patients_and_no_weights_is_refused() -> None:
     """Claiming patients without sending weights is no report."""
-    reports = {"a": _round(_weights(1)), "b": _round(None)}
+    reports = {"c": _round(None), "a": _round(_weights(1)), "b": _round(None)}
     _, diagnostics = finish_round(_state(0, 0), reports, algorithm=FED_AVG, min_sites=1)
-    assert diagnostics.refused["b"].site == "b"
+    assert [(site, error.site) for site, error in diagnostics.refused.items()] == [("b", "b"), ("c", "c")]
     assert list(diagnostics.train_loss) == ["a"]
+
+
+def test_a_site_without_patients_is_screened_if_it_sends_weights() -> None:
+    """It need not send any; what it sends is not taken unseen."""
+    reports = {"a": _round(_weights(1)), "b": _round(_weights(np.nan), examples=0)}
+    _, diagnostics = finish_round(_state(0, 0), reports, algorithm=FED_AVG, min_sites=1)
+    assert list(diagnostics.refused) == ["b"]
 
 
 def test_a_site_without_patients_and_weights_counts_for_the_quorum_alone() -> None:
@@ -131,6 +153,25 @@ def test_without_validation_the_last_model_is_kept() -> None:
     assert (state.best.round, state.best.loss) == (2, None)
 
 
+@pytest.mark.parametrize(("before", "now"), [(0.4, None), (None, 0.9)])
+def test_a_loss_is_not_compared_with_none(before: float | None, now: float | None) -> None:
+    """Where sites begin or cease to release their losses, the later model is kept."""
+    state, _ = record_validation(_state(1, 1), {"a": _round(None, loss=before)})
+    later, _ = record_validation(_state(2, 2, best=state.best), {"a": _round(None, loss=now)})
+    assert later.best is not None
+    assert (later.best.round, later.best.loss) == (2, now)
+
+
+def test_the_norms_of_earlier_rounds_are_held_against_an_update() -> None:
+    """A site that is alone in its round is compared with what the others sent before."""
+    alone = {"evil": _round(_weights(1e6))}
+    rules = {"algorithm": FED_AVG, "min_sites": 1, "max_update_ratio": 100.0}
+    after, _ = finish_round(_state(1, 1), alone, **rules)
+    assert after.completed == 2
+    with pytest.raises(FederationError):
+        finish_round(_state(1, 1), alone, past_norms=[{"honest": 1.0}], **rules)
+
+
 def test_an_implausible_update_is_refused_and_the_round_goes_on() -> None:
     """The others' average is taken; without a quorum of plausible updates the round fails."""
     reports = {"a": _round(_weights(1.5)), "evil": _round(_weights(-1e6))}
@@ -141,4 +182,4 @@ def test_an_implausible_update_is_refused_and_the_round_goes_on() -> None:
     assert after.weights.tolist() == [1.5]
     with pytest.raises(FederationError) as caught:
         finish_round(_state(0, 1), reports, algorithm=FED_AVG, min_sites=2, max_update_ratio=100)
-    assert caught.value.got == "usable reports of 1 sites (a)"
+    assert caught.value.got == "usable reports from 1 sites (a)"

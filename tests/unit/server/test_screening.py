@@ -45,6 +45,7 @@ def test_the_norm_of_an_update_is_that_of_the_difference() -> None:
     assert update_norm(_weights(4, 5), _weights(1, 1)) == 5.0
     assert norm_of(_weights(3, 4)) == 5.0
     huge = float(np.finfo(np.float32).max)
+    assert norm_of(_weights(huge, huge)) == pytest.approx(2**0.5 * huge)
     assert update_norm(_weights(huge, -huge), _weights(-huge, huge)) == pytest.approx(8**0.5 * huge)
 
 
@@ -95,7 +96,7 @@ def test_a_site_that_sends_almost_nothing_cannot_have_another_refused() -> None:
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=20))
 def test_a_site_cannot_raise_its_own_bound(own: list[float]) -> None:
     """Whatever a site sent in earlier rounds, its bound is made of the others' norms alone."""
-    past = [{"evil": norm, "honest": 1.0} for norm in own]
+    past = [{"evil": norm} for norm in own] * 2 + [{"honest": 1.0}]
     norms = {"evil": 100.5, "honest": 1.0}
     with pytest.raises(SiteReportError, match="at most 100,"):
         check_norm("evil", norms, past=past, start=1.0, ratio=100)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stic_core import config
+from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.system.keys import load_certificates, make_key_pair
 from stic_server.admission.registry import Presence, admit, revoke
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def shown(folder: Path, *, now: dt.datetime | None = None) -> tuple[dict[str, Any], str]:
     """Status for programs and for people."""
     at = now or dt.datetime.now(dt.UTC)
-    found = status(folder, config.load(folder / "federation.yaml", FederationConfig), now=at)
+    found = status(folder, config_files.load(folder / "federation.yaml", FederationConfig), now=at)
     assert json.loads(as_json(found)) == found
     return found, describe(found, now=at)
 
@@ -75,7 +75,7 @@ def test_before_the_first_start(folder: Path) -> None:
     assert [one["site"] for one in found["revoked"]] == ["center3"]
     assert [(one["name"], one["state"]) for one in found["certificates"]] == [("server", "ok"), ("ca", "ok")]
     assert found["warnings"] == []
-    assert "no server is running here, and none was" in text
+    assert "no server is running here, and none has run yet" in text
     assert "none so far" in text
 
 
@@ -114,7 +114,7 @@ def test_while_a_server_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (recorder.notes, recorder.rows) == (["a note"], [{"round": 6}])  # passed on
     found, text = shown(folder)
     assert found["server"]["state"] == "ended"
-    assert "no server is running; the last one stopped at" in text
+    assert "no server is running; the previous server stopped at" in text
     assert found["sites"][0]["online"] is None
 
 
@@ -136,6 +136,51 @@ def test_a_server_that_fails_leaves_no_server_behind(folder: Path) -> None:
     assert shown(folder)[0]["server"]["state"] == "ended"
 
 
+<<<<<<< HEAD
+=======
+_KILLED = """
+import time
+from pathlib import Path
+from stic_server.federation.sites import RunObserver
+from stic_server.status.file import StatusFile
+with StatusFile(Path({folder!r}), RunObserver(), presence=dict) as observer:
+    observer.stage("training")
+    observer.round_begins(7, rounds=20)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.processes
+def test_after_kill_9_the_file_is_known_as_old(folder: Path) -> None:
+    """The process that wrote it is gone: no server is running; it says in which round the last one was, and when."""
+    code = _KILLED.format(folder=str(folder))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            awaited(folder, "round", 7)
+            assert shown(folder)[0]["server"]["state"] == "running"
+            process.kill()
+            deadline = time.monotonic() + 30
+            while shown(folder)[0]["server"]["state"] == "running" and time.monotonic() < deadline:
+                time.sleep(0.05)
+            # Dead, and not yet waited for by its parent: its number still has an entry.
+            found, text = shown(folder)
+            assert found["server"]["state"] == "killed"
+        finally:
+            process.kill()
+    found, text = shown(folder)
+    assert found["server"]["state"] == "killed"
+    assert (
+        "no server is running; the previous server was killed while training, round 7 of 20 (last seen "
+        in text
+    )
+    written = dt.datetime.fromisoformat(found["server"]["written"])
+    assert f"{written:%Y-%m-%d %H:%M:%S} UTC" in text
+
+
+>>>>>>> prose
 def test_a_later_process_with_the_same_number_is_no_server(folder: Path) -> None:
     """Numbers of processes are used again; when it began tells them apart."""
     with serving(folder, {}):
@@ -192,7 +237,7 @@ def test_a_next_ca_is_not_forgotten(folder: Path) -> None:
     made = make_next_ca(folder)
     found, text = shown(folder)
     assert [one["name"] for one in found["certificates"]] == ["server", "ca", "ca-next"]
-    assert f"warning: a next CA waits ({made.fingerprint})" in text
+    assert f"warning: a next CA is waiting ({made.fingerprint})" in text
     assert "renew --ca --switch" in text
     assert not expired(found)
 
@@ -220,7 +265,7 @@ def test_the_last_run(folder: Path) -> None:
         6,
     )
     assert "interrupted, 6 of 20 rounds" in text
-    assert "stic-server start goes on with it" in text
+    assert "stic-server start resumes it" in text
     (run / "record.json").write_text(json.dumps(facts | {"status": "complete", "rounds": 20}))
     assert shown(folder)[0]["run"]["status"] == "complete"
 
