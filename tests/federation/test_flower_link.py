@@ -191,23 +191,17 @@ def test_a_client_that_left_no_id_waits_until_the_server_misses_it(line: Line) -
     """Killed between its sign-on and the note of it: said, waited for, and online."""
     line.link(state="lost.json")._sign_on()
     (node,) = line.grid._state.nodes.values()
-<<<<<<< HEAD
     link = line.link()
     waiting = threading.Thread(target=link._sign_on)
     waiting.start()
     until(
-        lambda: any("takes this site for online" in note for note in link._observer.notes), what="it says so"
+        lambda: any("still lists this site as online" in note for note in link._observer.notes),
+        what="it says so",
     )
     assert link._node is None
     node.online_until = time.time() - 1
     waiting.join(PATIENCE_S)
     assert link._node is not None
-=======
-    node.online_until = time.time() + 0.5
-    link = line.link(intervals=Intervals(sign_on=0.2))
-    link._sign_on()
-    assert any("still lists this site as online" in note for note in link._observer.notes)
->>>>>>> prose
 
 
 def test_two_clients_of_one_site(line: Line) -> None:

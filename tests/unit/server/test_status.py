@@ -136,51 +136,6 @@ def test_a_server_that_fails_leaves_no_server_behind(folder: Path) -> None:
     assert shown(folder)[0]["server"]["state"] == "ended"
 
 
-<<<<<<< HEAD
-=======
-_KILLED = """
-import time
-from pathlib import Path
-from stic_server.federation.sites import RunObserver
-from stic_server.status.file import StatusFile
-with StatusFile(Path({folder!r}), RunObserver(), presence=dict) as observer:
-    observer.stage("training")
-    observer.round_begins(7, rounds=20)
-    print("ready", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.mark.processes
-def test_after_kill_9_the_file_is_known_as_old(folder: Path) -> None:
-    """The process that wrote it is gone: no server is running; it says in which round the last one was, and when."""
-    code = _KILLED.format(folder=str(folder))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            awaited(folder, "round", 7)
-            assert shown(folder)[0]["server"]["state"] == "running"
-            process.kill()
-            deadline = time.monotonic() + 30
-            while shown(folder)[0]["server"]["state"] == "running" and time.monotonic() < deadline:
-                time.sleep(0.05)
-            # Dead, and not yet waited for by its parent: its number still has an entry.
-            found, text = shown(folder)
-            assert found["server"]["state"] == "killed"
-        finally:
-            process.kill()
-    found, text = shown(folder)
-    assert found["server"]["state"] == "killed"
-    assert (
-        "no server is running; the previous server was killed while training, round 7 of 20 (last seen "
-        in text
-    )
-    written = dt.datetime.fromisoformat(found["server"]["written"])
-    assert f"{written:%Y-%m-%d %H:%M:%S} UTC" in text
-
-
->>>>>>> prose
 def test_a_later_process_with_the_same_number_is_no_server(folder: Path) -> None:
     """Numbers of processes are used again; when it began tells them apart."""
     with serving(folder, {}):
