@@ -51,4 +51,4 @@ def test_without_a_terminal_nobody_is_asked(tmp_path: Path) -> None:
     assert home.run("stic-server", "plan", "--out", str(file)).returncode == 0
     result = home.run("stic-client", "--site", "center1", "approve", str(file))
     assert result.returncode == 2
-    assert "no terminal to ask on" in result.stderr
+    assert "add --yes" in result.stderr

@@ -16,6 +16,7 @@ import pytest
 from pydicom import dcmread
 
 from stic_core.data.dataset import load_dataset
+from support.accidents import tapped as tap
 from support.canary import TAP, Canaries, find, pixel_marks
 from support.federation_kit import Home, make_home
 from support.ingest_files import write_manifest, write_slices
@@ -161,12 +162,12 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Leak:
         with (
             home.running(
                 *("stic-client", "--site", "center1", "--once"),
-                script=True,
                 environment=environment,
                 output=log,
+                accident=tap(),
             ),
             home.running(
-                *("stic-server", "--verbose", "start"), script=True, environment=environment
+                *("stic-server", "--verbose", "start"), environment=environment, accident=tap()
             ) as server,
         ):
             output, _ = server.communicate(timeout=PATIENCE_S)

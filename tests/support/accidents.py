@@ -19,7 +19,7 @@ Accident = tuple[str, *tuple[str | int, ...]]
 def arrange(accident: Accident) -> None:
     """In the program, before it begins."""
     name, *arguments = accident
-    {"torn": _torn, "replaced": _replaced, "read": _read, "said": _said}[name](*arguments)
+    {"torn": _torn, "replaced": _replaced, "read": _read, "said": _said, "tapped": _tapped}[name](*arguments)
 
 
 def torn(name: str) -> Accident:
@@ -40,6 +40,17 @@ def read(number: int, *, after: str) -> Accident:
 def said(text: str, number: int) -> Accident:
     """A signal to itself the first time that it has written a text to stderr."""
     return ("said", text, number)
+
+
+def tapped() -> Accident:
+    """What it reads from TLS and writes into it is kept in the folder `STIC_TAP`; see `canary.TAP`."""
+    return ("tapped",)
+
+
+def _tapped() -> None:
+    from support.canary import TAP
+
+    exec(TAP, {})
 
 
 def _die() -> None:
