@@ -200,7 +200,7 @@ class FleetServer:
 
     Args:
         listen: address and certificate.
-        note: is told of a site that misbehaves.
+        note: called with a line about a site that misbehaves.
     """
 
     def __init__(self, listen: Listen, *, note: Callable[[str], None] = LOG.warning) -> None:
