@@ -79,7 +79,7 @@ class FleetLink:
         ca: the CA's certificate, the only one that is trusted.
         key: the site's private key.
         state: file that remembers the node id, so that a crashed client can sign itself off.
-        observer: is told of waits and failures.
+        observer: receives notes of waits and failures.
         keys: where a key may lie that follows; looked for whenever the site signs on.
         intervals: how long it waits for what; the defaults without.
     """

@@ -145,7 +145,7 @@ class FlowerSites:
     Args:
         expected: admitted sites; once enough are online, these are waited for a little longer.
         grace_s: how much longer.
-        observer: is told whom we wait for.
+        observer: learns whom we are waiting for.
         admitted_now: whom the operator admits at the moment; None, and it stays as it was.
         look_s: between looks at who is online, while answers are owed.
     """

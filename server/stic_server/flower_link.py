@@ -202,7 +202,7 @@ class FleetServer:
 
     Args:
         listen: address and certificate.
-        note: is told of a site that misbehaves.
+        note: called with a line about a site that misbehaves.
         interval_scale: see `config_files.interval_scale`.
     """
 

@@ -31,7 +31,7 @@ class FoldResult:
     Args:
         accuracy: share of patients whose highest score is their class's.
         aucs: of each class against the others; None where a side is empty.
-        curves: true-positive rates at `FPR_GRID`, a row a class.
+        curves: true-positive rates at `FPR_GRID`, one row per class.
     """
 
     accuracy: float

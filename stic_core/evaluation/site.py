@@ -125,7 +125,7 @@ class HeldOutReport(_Released):
         if isinstance(self.confusion, tuple) and {len(self.confusion), *map(len, self.confusion)} != {
             len(named)
         }:
-            raise ValueError("confusion is not a row and a column a class")
+            raise ValueError("confusion needs one row and one column per class")
         if isinstance(self.histograms, dict):
             for histogram in self.histograms.values():
                 if sum(histogram.positives) + sum(histogram.negatives) != self.n:

@@ -1,4 +1,4 @@
-"""The whole model as one ONNX file: images and clinical columns in, a score a class out."""
+"""The whole model as one ONNX file: images and clinical columns in, one score per class out."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def cochran_q(patterns: Mapping[str, int]) -> TestResult | NotEstimable:
     up across sites.
 
     Args:
-        patterns: how many patients got which pattern; a pattern has a digit a judge, in the
+        patterns: how many patients got which pattern; a pattern has one digit per judge, in the
             same order, 1 for right and 0 for wrong.
 
     Example:

@@ -66,7 +66,7 @@ def test_any_model_goes_through_a_run(tmp_path: Path, model: dict) -> None:
     from stic_core.models.saved import read_model
 
     assert np.isfinite(read_model(run.path / "model").weights).all()
-    assert not any("refused" in note or "left out" in note for note in recorder.notes)
+    assert not any("refused" in note or "excluded" in note for note in recorder.notes)
 
 
 def test_the_server_says_the_rate_of_each_round(tmp_path: Path) -> None:

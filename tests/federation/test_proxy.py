@@ -128,7 +128,7 @@ def test_a_proxy_that_is_not_there_is_named(
     """It is the proxy that is not reached, not the server."""
     port = free_port()
     monkeypatch.setenv("HTTPS_PROXY", f"http://clerk:{WORD}@127.0.0.1:{port}")
-    with pytest.raises(ConnectionError, match=f"^the proxy 127.0.0.1:{port} is not reached$"):
+    with pytest.raises(ConnectionError, match=f"^the proxy 127.0.0.1:{port} cannot be reached$"):
         _ask(served)
 
 

@@ -321,7 +321,7 @@ def test_a_round_that_never_has_a_quorum_fails_and_can_be_resumed(
 
     sites.ask = silent
     session, run = _session(_federation(tmp_path), sites)
-    with pytest.raises(FederationError, match=r"round 2 cannot be averaged; got usable reports of 1 sites"):
+    with pytest.raises(FederationError, match=r"round 2 cannot be averaged; got usable reports from 1 sites"):
         session()
     sites.ask = ask
     session, again = _session(_federation(tmp_path), sites)

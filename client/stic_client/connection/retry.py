@@ -30,8 +30,8 @@ def until_reached(
 
     Args:
         address: of the server, for what is said.
-        observer: is told of each failed try and of the wait that follows.
-        stop: once it is set, no wait goes on.
+        observer: receives a note of each failed try and of the wait that follows.
+        stop: once it is set, every wait ends.
     """
 
     def say(state: RetryCallState) -> None:

@@ -46,8 +46,8 @@ class SignOn:
         desk: the server's.
         node: remembers the node's id, so that a client that was killed can be signed off.
         keys: where a key may lie that follows; looked for whenever the site signs on.
-        observer: is told of waits and of the keys.
-        stop: once it is set, no wait goes on.
+        observer: receives notes of waits and of the keys.
+        stop: once it is set, every wait ends.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def _values(facts: PageFacts) -> list[tuple[str, str, str, str]]:
         if name in facts.levels.missing:
             used = "missing"
         elif name in facts.levels.unsettled:
-            used = "missing: the bound settles no level"
+            used = "missing: the bound does not determine a level"
         else:
             prefix = {"age": "Age", "gender": "Gender", "hbsag": "HBsAg"}.get(name, title)
             told = [c for c in facts.levels.columns if c.startswith(f"{prefix}_")]

@@ -154,7 +154,7 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
         warnings.append("phases look swapped: acquisition times are not in the order NC, ART, PV")
     heights = [stack.z_mm[0] for stack in stacks.values() if len(stack) == 1 and stack.has_geometry]
     if not row.registered and heights and max(heights) - min(heights) > MAX_APART_MM:
-        warnings.append(f"slices of the phases lie {max(heights) - min(heights):.0f} mm apart")
+        warnings.append(f"slices of the phases are {max(heights) - min(heights):.0f} mm apart")
     return warnings
 
 

@@ -181,7 +181,7 @@ def _propose(
             value = read(str(about[key]))
             row[column] = ("male" if value else "female") if column == "gender" else str(value)
         except DataError:
-            notes.append(f"{column} is not in the files")
+            notes.append(f"the files do not give {column}")
     return Proposed(row, confidence, tuple(notes))
 
 
@@ -202,7 +202,7 @@ def assign_phases(
             chosen[phase] = max(named, key=lambda one: one.files)
         if len(named) > 1:
             several.add(phase)
-            notes.append(f"{len(named)} series look like {phase}: the one with most slices was taken")
+            notes.append(f"{len(named)} series look like {phase}: the one with the most slices was chosen")
     confidence: dict[str, Confidence] = dict.fromkeys(PHASES, "none")
     if not chosen:
         timed = sorted(
@@ -210,7 +210,7 @@ def assign_phases(
             key=lambda one: one.time_s or 0,
         )
         if len(timed) == len(PHASES) == len(series):
-            notes.append("descriptions say nothing: phases are in the order of time")
+            notes.append("descriptions are uninformative: phases are ordered by time")
             return dict(zip(PHASES, timed, strict=True)), dict.fromkeys(PHASES, "low"), notes
         notes.append("no series description names a phase")
         return {}, confidence, notes

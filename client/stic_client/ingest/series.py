@@ -108,9 +108,9 @@ def read_series(source: Source, *, phases: int) -> list[Stack]:
     every = [header for found in headers.values() for _, header in found]
     warnings = {text for header in every for text in header.warnings}
     if aside:
-        warnings.add(f"{sum(map(len, aside.values()))} files of other series in the folder were left out")
+        warnings.add(f"{sum(map(len, aside.values()))} files of other series in the folder were ignored")
     if bystanders:
-        warnings.add(f"{bystanders} files in the folder are no images")
+        warnings.add(f"{bystanders} files in the folder are not images")
     return assemble(
         planes,
         phases=phases,

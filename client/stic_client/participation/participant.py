@@ -45,7 +45,7 @@ class Participant:
 
     Args:
         config: of the site.
-        observer: is told what goes on.
+        observer: receives progress events.
         plans: which plans the site's operator approved.
     """
 

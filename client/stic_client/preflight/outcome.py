@@ -1,4 +1,4 @@
-"""What a check came to: a name, a status, what was found, how to mend it."""
+"""What a check came to: a name, a status, what was found, how to fix it."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def _compare(
         patient = patient_cache.load(folder, subject=subject, key=key)
         if patient is None:
             what = "its prepared image is gone"
-            refused.append(QuarantineEntry(subject, "", what, f"{subject}: {what}. Run it again."))
+            refused.append(QuarantineEntry(subject, "", what, f"{subject}: {what}. Run prepare again."))
         else:
             patients[subject] = patient
     refused += duplicates(rows, patients=patients)
@@ -388,7 +388,7 @@ def _work(task: _Task) -> _Done:
         what = f"it cannot be prepared ({type(error).__name__})"
         return _Done(
             refusal=QuarantineEntry(
-                row.subject, "", what, f"{row.subject}: {what}. Leave it out, and report this."
+                row.subject, "", what, f"{row.subject}: {what}. Remove it from the manifest, and report this."
             )
         )
 
@@ -398,7 +398,8 @@ def _row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
         f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()
     ]
     return rejected + [
-        f"{variable} is censored and settles no level: taken as missing" for variable in levels.unsettled
+        f"{variable} is censored and does not determine a level: treated as missing"
+        for variable in levels.unsettled
     ]
 
 

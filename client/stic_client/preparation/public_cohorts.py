@@ -191,7 +191,7 @@ def _row(
     subject = record["ID"].strip()
     label = label_of(record["type"].strip(), task=task)
     if not _ID.fullmatch(subject):
-        left_out["an ID that is no pseudonym"] += 1
+        left_out["with an ID that is not a pseudonym"] += 1
         return None
     if label is None:
         left_out["of a type that the task does not have"] += 1

@@ -25,7 +25,7 @@ class ModelScores:
     """What the model says of the held-out patients, in the dataset's order.
 
     Args:
-        logits: (n, k), up to a constant a patient.
+        logits: (n, k), up to a constant per patient.
         rounded: they come from a table, so close scores may be ties.
     """
 

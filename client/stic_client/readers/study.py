@@ -151,7 +151,7 @@ def _facts(config: SiteConfig, description: ModelDescription, dataset: SiteDatas
 
 
 def _roc(scores: ModelScores, labels: np.ndarray, *, classes: Sequence[str]) -> dict[str, ModelCurve]:
-    """The model's exact ROC of each class; it has a step a patient, so it stays at the site."""
+    """The model's exact ROC of each class; it has one step per patient, so it stays at the site."""
     margins = statistics.margins(scores.logits)
     curves = {}
     for k, name in enumerate(classes):

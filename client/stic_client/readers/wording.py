@@ -1,4 +1,4 @@
-"""What the command prints: a line a judge, then what the comparisons say."""
+"""What the command prints: one line per judge, then what the comparisons say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `stic-server start` shows of a run: a line a round, and whom it waits for."""
+"""What `stic-server start` shows of a run: one line per round, and whom it is waiting for."""
 
 from __future__ import annotations
 

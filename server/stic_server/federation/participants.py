@@ -20,7 +20,7 @@ class Participants:
         run_id: under which they know it.
         sites: how they are reached.
         limits: how few, and how long.
-        observer: is told who is left out and why.
+        observer: receives notes of who is excluded and why.
     """
 
     def __init__(

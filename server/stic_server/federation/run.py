@@ -37,7 +37,7 @@ def execute(
         run: the folder that it fills, new or of a run that was interrupted.
         sites: how sites are reached.
         limits: how few sites, and how long.
-        observer: is told what goes on.
+        observer: receives progress events.
         others: further models to evaluate beside it, by name, such as a simulation's centralised one.
 
     Returns:

@@ -117,7 +117,7 @@ class RunFolder:
         self.write_record(self.read_record() | facts)
 
     def read_rounds(self) -> list[dict[str, Any]]:
-        """`rounds.jsonl`, a value a round."""
+        """`rounds.jsonl`, one value per round."""
         path = self.path / "rounds.jsonl"
         # A line without its end was being written when the server was killed.
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []

@@ -189,7 +189,7 @@ class RunLimits:
         join_timeout_s, round_timeout_s: seconds.
         approval_s: how long to wait for sites that have to approve the plan, once there are enough others.
         ask_again_s: between questions to a site whose operator has to approve the plan.
-        max_patients: a site that claims more training patients is left out.
+        max_patients: a site that claims more training patients is excluded.
         max_update_ratio: how many times the others' norm a site's update may be; None does not look.
     """
 

@@ -57,7 +57,7 @@ class Guard:
         app: SuperLink's.
         max_body: bytes.
         signatures: of the admitted sites.
-        note: is told of a site that misbehaves, by name, at most once a minute each.
+        note: called with a line about a site that misbehaves, at most once a minute per site.
     """
 
     def __init__(

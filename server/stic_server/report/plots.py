@@ -149,7 +149,7 @@ def reliability(curves: Mapping[str, Sequence[ReliabilityBin]], *, sites: Sequen
 
 
 def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
-    """A dot and a line a model: `name`, `value`, `low`, `high`, `strong`; ends may be None."""
+    """One dot and one line per model: `name`, `value`, `low`, `high`, `strong`; ends may be None."""
     with _panel(label, size=(4.6, 0.55 + 0.42 * len(rows))) as (figure, axes):
         for y, row in enumerate(reversed(rows)):
             colour = _STAND_IN["s1" if row["strong"] else "muted"]

@@ -43,7 +43,7 @@ def train_compared_models(
         pooled: training and validation patients of all of them.
         policy: of every site.
         compute: what is computed with.
-        observer: is told what goes on.
+        observer: receives progress events.
         progress: told how far longer pieces of work are.
 
     Returns:

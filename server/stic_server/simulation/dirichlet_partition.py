@@ -26,7 +26,7 @@ def dirichlet_partition(
     on. A small alpha gives sites of almost one class; a large one gives sites alike.
 
     Args:
-        labels: a class a patient.
+        labels: one class per patient.
         splits: a patient's split, which it keeps.
         sites: how many.
         alpha: of the distribution.

@@ -107,7 +107,7 @@ class StatusFile(RunObserver):
 
     Args:
         folder: where the file goes.
-        observer: is told everything as well.
+        observer: receives every event as well.
         presence: asks which sites are online.
     """
 

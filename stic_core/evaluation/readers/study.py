@@ -225,7 +225,7 @@ def compare(first: Diagnoses, second: Diagnoses, *, truth: Diagnoses) -> Compari
 
 
 def response_patterns(judges: Sequence[Diagnoses], *, truth: Diagnoses) -> dict[str, int]:
-    """How many patients each pattern of right (1) and wrong (0) answers has; a digit a judge."""
+    """How many patients each pattern of right (1) and wrong (0) answers has; one digit per judge."""
     return dict(
         Counter(
             "".join("1" if diagnoses[subject] == name else "0" for diagnoses in judges)

@@ -105,7 +105,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
         read_plan(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="does not exist"):
         read_plan(tmp_path / "none.json")
-    with pytest.raises(UsageError, match="got 0 that begin with 'abc'"):
+    with pytest.raises(UsageError, match="hash prefix 'abc' matches 0 plans"):
         PlanStore(tmp_path).find("abc")
 
 

@@ -69,7 +69,7 @@ def test_predict_writes_scores_and_pages(hospital: Path) -> None:
     assert "P3" in (hospital / "out" / REFUSED_FILE).read_text()
     page = (found.pages / "P2.html").read_text()
     assert page.count("data:image/png;base64,") == 3
-    assert "the bound settles no level" in page
+    assert "the bound does not determine a level" in page
     assert "Missing: PLT, TBIL, AFP, CA199, CEA, CA125, HBsAg." in page
     assert "http" not in page.replace("http-equiv", "")
     assert "AFP_abnormal1" in (found.pages / "P1.html").read_text()

@@ -163,7 +163,7 @@ def test_censored_value_is_warned_of(site: Path) -> None:
     rows[4]["tbil"] = "1.0"
     write_manifest(site / "data", rows)
     summary = prepare(prepare_config(site, units={"tbil": "mg/dL"}), workers=0)
-    assert ("P3", "afp is censored and settles no level: taken as missing") in summary.warnings
+    assert ("P3", "afp is censored and does not determine a level: treated as missing") in summary.warnings
     assert summary.dataset.clinical[4, COLUMNS.index("TBIL_abnormal")] == 1
     with pytest.raises(ConfigError, match=r"units\.tbil"):
         prepare(prepare_config(site, units={"tbil": "furlongs"}), workers=0)

@@ -59,10 +59,10 @@ def _edit(line: str) -> str:
         (lambda lines: [*lines[:2], _edit(lines[2]), *lines[3:]], "line 3: its content was changed"),
         (lambda lines: [*lines[:2], *lines[3:]], "line 3: it does not follow"),
         (lambda lines: [lines[1], lines[0], *lines[2:]], "line 1: it does not follow"),
-        (lambda lines: lines[:-1], "line 5: lines were cut off"),
-        (lambda _: [], "line 1: lines were cut off"),
+        (lambda lines: lines[:-1], "line 5: lines were removed"),
+        (lambda _: [], "line 1: lines were removed"),
         (lambda lines: [*lines, lines[-1]], "line 6: it does not follow"),
-        (lambda lines: [*lines[:4], lines[4][:40]], "line 5: it is no line"),
+        (lambda lines: [*lines[:4], lines[4][:40]], "line 5: it is not a line"),
     ],
 )
 def test_tampering_is_found(tmp_path: Path, log: AuditLog, tamper: Callable, message: str) -> None:
@@ -116,7 +116,7 @@ def test_a_head_that_says_nothing_is_one_line(tmp_path: Path, log: AuditLog) -> 
     """An emptied head is named, by a reader and by a writer."""
     (tmp_path / "audit.head").write_text("")
     for act in (lambda: list(log.read()), lambda: log.append(_entry(6))):
-        with pytest.raises(DataError, match=r"audit\.head does not say where audit\.jsonl ends"):
+        with pytest.raises(DataError, match=r"audit\.head does not record the end of audit\.jsonl"):
             act()
 
 

@@ -205,5 +205,5 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path, vgg: dict) -> None:
     with h5py.File(path, "a") as file:
         del file["model_weights/dense/dense/kernel:0"]
         file["model_weights/dense/dense/kernel:0"] = np.zeros((32, 3), dtype=np.float32)
-    with pytest.raises(WeightsError, match=r"classifier\.output\.weight has another shape"):
+    with pytest.raises(WeightsError, match=r"classifier\.output\.weight has the wrong shape"):
         load_keras(path)
