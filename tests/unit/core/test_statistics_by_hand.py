@@ -388,12 +388,17 @@ def test_levels_and_refusals_of_proportions() -> None:
     for pair in (((0, 0), (1, 2)), ((1, 2), (0, 0))):
         assert isinstance(independent_proportions(*pair), NotEstimable)
     assert wilson(0, total=1)[0] == 0
+    assert clopper_pearson(0, total=0) == NotEstimable("no patients")
+    assert clopper_pearson(1, total=1) == (pytest.approx(0.025), 1.0)
 
 
 def test_newcombe_by_its_formula() -> None:
     """Table II of the 1998 paper: 56 of 70 against 48 of 80 give .0524 to .3339; 10 of 10 against 0 of 10."""
     assert newcombe((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert newcombe((48, 80), (56, 70)) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+    (l1, u1), (l2, u2) = wilson(56, total=70, level=0.8), wilson(48, total=80, level=0.8)
+    low, high = 0.2 - sqrt((0.8 - l1) ** 2 + (u2 - 0.6) ** 2), 0.2 + sqrt((u1 - 0.8) ** 2 + (0.6 - l2) ** 2)
+    assert newcombe((56, 70), (48, 80), level=0.8) == pytest.approx((low, high))
     assert newcombe((10, 10), (0, 10)) == (pytest.approx(0.6075, abs=5e-5), 1.0)
     assert newcombe((0, 10), (10, 10)) == (-1.0, pytest.approx(-0.6075, abs=5e-5))
 
@@ -430,6 +435,9 @@ def test_a_paired_difference_by_its_formula() -> None:
     assert isinstance(every, PairedDifference)
     assert every.ci95[0] == -1.0
     assert every.ci95[1] == pytest.approx(-2 / 3)
+    other = paired_difference(b=3, c=0, n=3)
+    assert isinstance(other, PairedDifference)
+    assert other.ci95 == (pytest.approx(2 / 3), 1.0)
 
 
 def test_discordant_patients_that_are_refused() -> None:
