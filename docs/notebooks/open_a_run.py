@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Open a run
 #
-# Reads what a run left behind, plots a ROC curve, compares two runs, and scores a patient. Edit the paths below first.
+# Reads the output of a run, plots a ROC curve, compares two runs, and scores a patient. Edit the paths below first.
 # Open this file as a notebook in an editor that knows the percent format (VS Code, PyCharm, Jupyter with jupytext), or
 # run it with `python`. Nothing is sent anywhere.
 
@@ -13,25 +13,25 @@ from matplotlib.ticker import MaxNLocator
 
 import stic_core
 
-# A run's folder: of a federation, or of one seed of a simulation.
+# A run's folder, from a federation or from one seed of a simulation.
 RUN = Path("runs/RUN-ID")
 
 # A second run on the same held-out patients.
 OTHER_RUN = Path("runs/OTHER-RUN-ID")
 
-# A model's folder: a run's, or the one that a hospital kept.
+# A model's folder, from a run or as kept by a hospital.
 MODEL = RUN / "model"
 
-# The backbone's weights file; None where the backbone is `tiny`, or lies in torchvision's cache.
+# The backbone's weights file; None if the backbone is `tiny` or is in torchvision's cache.
 BACKBONE = None
 
-# What `stic-client --site SITE prepare` wrote: it lies at the hospital and stays there.
+# What `stic-client --site SITE prepare` wrote; it stays at the hospital.
 PREPARED = Path("prepared")
 
 # %% [markdown]
 # ## What the run found
 #
-# Each table is a pandas DataFrame with a row for each figure. A figure that a hospital keeps back, or that cannot be
+# Each table is a pandas DataFrame with one row per figure. A figure that a hospital withholds, or that cannot be
 # estimated, is NaN, and `reason` says why.
 
 # %%
