@@ -128,3 +128,22 @@ def test_columns_are_those_of_trying_everything() -> None:
         assert releasable_columns(counts, hidden=hidden).tolist() == expected
         seen.update(expected)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("rows", "hidden", "columns"),
+    [
+        ([[0, 1, 1], [3, 0, 2], [1, 0, 3]], ["#.#", "#.#", "..#"], [False, True, False]),
+        ([[0, 2, 3], [1, 1, 3], [2, 2, 2]], ["###", ".##", "..."], [True, False, False]),
+    ],
+)
+def test_the_diagonals_sum_counts_too(rows: list[list[int]], hidden: list[str], columns: list[bool]) -> None:
+    """Without it these columns would leave, and give a cell away."""
+    counts, mask = np.array(rows), np.array([[cell == "#" for cell in row] for row in hidden])
+    assert releasable_columns(counts, hidden=mask).tolist() == columns
+    assert _columns_by_trying(counts, mask) == columns
+
+
+def test_a_class_without_patients_ends() -> None:
+    """Its row sum says that its cells are 0, whatever else is hidden: the search for more comes to an end."""
+    assert hidden_cells(np.array([[0, 0, 0], [9, 9, 9], [9, 9, 9]]), min_cell=5)[0].all()
