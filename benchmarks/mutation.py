@@ -62,7 +62,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "stic_core/statistics/proportions.py": _tests("core", "statistics_by_hand", "statistics_golden"),
     "stic_core/statistics/values.py": _tests("core", "statistics_by_hand", "evaluation"),
     "stic_core/privacy/release.py": _tests("core", "release"),
-    "stic_core/privacy/small_cells.py": _tests("core", "small_cells", "release"),
+    "stic_core/privacy/confusion_cells.py": _tests("core", "confusion_cells", "release"),
     "stic_core/data/clinical.py": _tests("core", "clinical"),
     "stic_core/tensors/flat.py": _tests("core", "flat"),
     "stic_core/tensors/npy.py": _tests("core", "npy"),

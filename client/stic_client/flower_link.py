@@ -49,9 +49,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
-from stic_client.connection.retry import NotReachedError, until_reached
 from stic_client.connection.sign_on import Admission, SignOn
 from stic_client.connection.tls import why
+from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
 from stic_core.errors import ProtocolError, SticError

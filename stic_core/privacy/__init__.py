@@ -1,1 +1,1 @@
-"""What may leave a site (`release`), and how small cells are kept from being recomputed (`small_cells`)."""
+"""What may leave a site (`release`), and how small cells are kept from being recomputed (`confusion_cells`)."""

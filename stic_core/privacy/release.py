@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stic_core.config import PolicyConfig, Release
-from stic_core.privacy.small_cells import Counts, Hidden, hidden_cells, releasable_columns
+from stic_core.privacy.confusion_cells import Counts, Hidden, hidden_cells, releasable_columns
 from stic_core.statistics import Absent, NotEstimable, Suppressed
 
 NOBODY = NotEstimable("no held-out patients")

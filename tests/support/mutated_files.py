@@ -43,7 +43,7 @@ MUTATIONS = ("truncated", "bit flips in the header", "bit flips anywhere", "zero
 
 
 # Their streams have no checksum, and a decoder takes damaged code for code; what is far from an
-# image is refused (stic_client.ingest.codestreams), what is near one cannot be told by anybody.
+# image is refused (stic_client.ingest.damaged_frames), what is near one cannot be told by anybody.
 _UNCHECKED = ("dicom jpeg2000", "dicom rle", "dicom jpegls")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, AllTransferSyntaxes
 
-from stic_client.ingest.codestreams import check_codestreams, check_smooth, decompress
+from stic_client.ingest.damaged_frames import check_codestreams, check_smooth, decompress
 from stic_client.ingest.elements import (
     acquired,
     digest_of,

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
-from stic_client.connection.retry import NotReachedError, until_reached
 from stic_client.connection.sign_on import Admission, SignOn
+from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, UsageError
 from stic_core.system.keys import key_fingerprint, make_key_pair

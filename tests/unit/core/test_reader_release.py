@@ -17,7 +17,7 @@ from stic_core.evaluation.figures import PairedAccuracy, Proportion
 from stic_core.evaluation.readers.release import figures_of, numbered, read_release, release
 from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers
 from stic_core.evaluation.readers.wording import helped_sentences, model_sentences, several
-from stic_core.privacy.small_cells import hidden_cells, releasable_columns
+from stic_core.privacy.confusion_cells import hidden_cells, releasable_columns
 from stic_core.statistics import clopper_pearson, mcnemar
 from support.sample_run import write_reader_release, write_sample_run
 
@@ -94,7 +94,7 @@ def study(confusions: dict[str, list[list[int]]]) -> ReaderStudy:
     return evaluate_readers(readers, model=truth, truth=truth, classes=CLASSES)
 
 
-def test_small_cells_stay() -> None:
+def test_confusion_cells_stay() -> None:
     """A diagonal below the minimum takes its sensitivity along; with min_cell 1 everything leaves."""
     found = study({"Dr A": [[3, 10, 11], [6, 8, 6], [7, 7, 9]]})
     names = numbered(list(found.readers))

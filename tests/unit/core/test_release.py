@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stic_core.config import PolicyConfig
+from stic_core.privacy.confusion_cells import hidden_cells, releasable_columns
 from stic_core.privacy.release import (
     class_counts,
     released_confusion,
@@ -16,7 +17,6 @@ from stic_core.privacy.release import (
     too_few_for_auc,
     withheld,
 )
-from stic_core.privacy.small_cells import hidden_cells, releasable_columns
 from stic_core.statistics import NotEstimable, Suppressed
 
 POLICY = PolicyConfig(min_cell=5, min_class=10)

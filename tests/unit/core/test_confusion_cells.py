@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stic_core.privacy.small_cells import feasible, hidden_cells, releasable_columns
+from stic_core.privacy.confusion_cells import feasible, hidden_cells, releasable_columns
 
 confusions = st.integers(2, 4).flatmap(
     lambda k: st.lists(st.lists(st.integers(0, 14), min_size=k, max_size=k), min_size=k, max_size=k)
