@@ -47,12 +47,12 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
 from stic_client.connection.retry import NotReachedError, until_reached
 from stic_client.connection.sign_on import Admission, SignOn
 from stic_client.connection.tls import why
+from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
 from stic_core.errors import ProtocolError, SticError
 from stic_core.system.observer import Observer

@@ -33,7 +33,7 @@ SAYING = {"note": 0, "_note": 0, "_say": 1, "refuse": 0, "_refuse": 0, "exceptio
 patients' refusals."""
 
 TOLD_ELSEWHERE = {
-    ("server/stic_server/admission/renewal.py", "warning"),
+    ("server/stic_server/admission/expiry.py", "warning"),
     ("server/stic_server/federation/checkpoints.py", "load_state"),
     ("server/stic_server/federation/participants.py", "_misfit"),
     ("client/stic_client/connection/tls.py", "why"),

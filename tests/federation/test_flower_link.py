@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from stic_client.connection.intervals import Intervals
+from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_link import FleetLink
 from stic_core.errors import NotAdmittedError, RefusedError
 from stic_core.system.keys import load_private, make_key_pair

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from stic_client.cli.options import SiteFile, app, site_of
-from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
+from stic_client.connection.waiting_times import Intervals
 from stic_core import config_files
 from stic_core.errors import RefusedError, UsageError
 from stic_core.system.terminal import Terminal

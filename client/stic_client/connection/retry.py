@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, wait_exponential
 
-from stic_client.connection.intervals import Intervals
+from stic_client.connection.waiting_times import Intervals
 from stic_core.system.observer import Observer
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
+from stic_client.connection.waiting_times import Intervals
 from stic_core.errors import NotAdmittedError, RefusedError
 from stic_core.system.observer import Observer
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -16,61 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_core.errors import UsageError
 from stic_core.system.files import PRIVATE, flush_folder, write_atomically
-from stic_core.system.keys import fingerprint_of, load_certificates, write_private
+from stic_core.system.keys import load_certificates, write_private
 from stic_server.admission.certificates import fits, issue, load_key, new_ca, new_server_key, pem, private_pem
-
-EXPIRES_SOON = dt.timedelta(days=30)
-
-_RENEW = "Make a new one with stic-server renew."
-_BACKUP = "Restore it from a backup; without one, make a new CA with stic-server renew --ca."
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """One certificate of the server's folder.
-
-    Args:
-        name: `server`, `ca` or `ca-next`.
-        until: its last moment.
-    """
-
-    name: str
-    file: Path
-    fingerprint: str
-    until: dt.datetime
-
-    def left(self, now: dt.datetime) -> dt.timedelta:
-        """How much longer it is valid; negative once it is over."""
-        return self.until - now
-
-    def warning(self, now: dt.datetime) -> str | None:
-        """What there is to say of it, or nothing."""
-        left = self.left(now)
-        if left > EXPIRES_SOON:
-            return None
-        what = {"server": "the server's certificate", "ca": "the CA's certificate"}.get(
-            self.name, "the next CA's certificate"
-        )
-        command = "stic-server renew" if self.name == "server" else "stic-server renew --ca"
-        if left <= dt.timedelta():
-            return f"{what} expired on {self.until:%Y-%m-%d}: no site can connect; run {command}"
-        return f"{what} expires on {self.until:%Y-%m-%d}, in {left.days} days; run {command}"
-
-
-def expiries(folder: Path) -> Sequence[Expiry]:
-    """The server's certificate, its CA's, and the next CA's where there is one.
-
-    Raises:
-        UsageError: a certificate is missing or is none.
-    """
-    found = []
-    for name in ("server", "ca", "ca-next"):
-        file = folder / f"{name}.crt"
-        if name == "ca-next" and not file.exists():
-            continue
-        certificate = load_certificates(file, missing=_RENEW if name == "server" else _BACKUP)[0]
-        found.append(Expiry(name, file, fingerprint_of(certificate), certificate.not_valid_after_utc))
-    return found
+from stic_server.admission.expiry import BACKUP, RENEW, Expiry, expiries
 
 
 def check_keys(folder: Path) -> None:
@@ -83,10 +30,10 @@ def check_keys(folder: Path) -> None:
     for name in ("ca", "ca-next"):
         if (file := folder / f"{name}.key").exists():  # it may be kept elsewhere
             load_key(file, missing="")
-    if not fits(load_certificates(folder / "server.crt", missing=_RENEW)[0], key):
+    if not fits(load_certificates(folder / "server.crt", missing=RENEW)[0], key):
         raise UsageError(
             f"{folder / 'server.crt'} is not the certificate for server.key",
-            advice=_RENEW,
+            advice=RENEW,
         )
 
 
@@ -102,14 +49,14 @@ def renew(folder: Path, *, names: Sequence[str]) -> Expiry:
     Raises:
         UsageError: the CA's key is not there or is another's, or the CA is over.
     """
-    ca = load_certificates(folder / "ca.crt", missing=_BACKUP)[0]
-    ca_key = load_key(folder / "ca.key", missing=_BACKUP)
+    ca = load_certificates(folder / "ca.crt", missing=BACKUP)[0]
+    ca_key = load_key(folder / "ca.key", missing=BACKUP)
     if not fits(ca, ca_key):
         raise UsageError(
             f"{folder / 'ca.key'} is not the key for ca.crt",
             advice="A change of the CA was interrupted: run stic-server renew --ca --switch again."
             if (folder / "ca-next.crt").exists()
-            else _BACKUP,
+            else BACKUP,
         )
     if ca.not_valid_after_utc <= dt.datetime.now(dt.UTC):
         raise UsageError(
@@ -169,7 +116,7 @@ def switch_ca(folder: Path, *, names: Sequence[str]) -> Sequence[Expiry]:
 def _key_of_next(folder: Path, ca: x509.Certificate) -> ec.EllipticCurvePrivateKey:
     """The next CA's key; an interrupted switch may have put it into its place already."""
     path = folder / "ca-next.key"
-    key = load_key(path if path.exists() else folder / "ca.key", missing=_BACKUP)
+    key = load_key(path if path.exists() else folder / "ca.key", missing=BACKUP)
     if not fits(ca, key):
-        raise UsageError(f"{path} is not the key for ca-next.crt", advice=_BACKUP)
+        raise UsageError(f"{path} is not the key for ca-next.crt", advice=BACKUP)
     return key

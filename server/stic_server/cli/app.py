@@ -124,11 +124,11 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
     federation, interval_scale = config_files.load(path, FederationConfig), config_files.interval_scale()
     with Terminal() as terminal:
         terminal.stage("starting")
-        from stic_server.admission import renewal
+        from stic_server.admission import expiry, renewal
 
         folder, listen = path.resolve().parent, federation.listen
         renewal.check_keys(folder)
-        for one in renewal.expiries(folder):
+        for one in expiry.expiries(folder):
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.

@@ -11,7 +11,7 @@ from typing import Any
 
 from stic_core.config import FederationConfig
 from stic_server.admission import registry
-from stic_server.admission.renewal import Expiry, expiries
+from stic_server.admission.expiry import Expiry, expiries
 from stic_server.federation.run_folder import RunFolder
 from stic_server.status.file import Activity, State, read_activity, state_of
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stic_client.connection.intervals import Intervals
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
 from stic_client.connection.retry import NotReachedError, until_reached
 from stic_client.connection.sign_on import Admission, SignOn
+from stic_client.connection.waiting_times import Intervals
 from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, UsageError
 from stic_core.system.keys import key_fingerprint, make_key_pair
 from support.federation_kit import Recorder

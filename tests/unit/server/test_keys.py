@@ -27,8 +27,9 @@ from stic_core.system.keys import (
     write_private,
 )
 from stic_server.admission.certificates import load_key, make_certificates
+from stic_server.admission.expiry import expiries
 from stic_server.admission.registry import admit, admitted, revoke, revoked, scan
-from stic_server.admission.renewal import check_keys, expiries, make_next_ca, renew, switch_ca
+from stic_server.admission.renewal import check_keys, make_next_ca, renew, switch_ca
 from stic_server.flower_link import FleetServer, Listen
 
 NAMES = ("localhost", "127.0.0.1")
