@@ -15,14 +15,15 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.complete
 	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full)
 
-# The type checker takes a minute and one core; it works beside the tests, and its output comes after theirs.
+# The type checker takes a minute of one core; it works beside the tests, and what it finds is shown after them.
 test: $(VENV)/.complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@types=$$(mktemp); { $(BIN)/basedpyright --level error && $(BIN)/lint-imports; } >$$types 2>&1 & checking=$$!; \
 	trap "kill $$checking 2>/dev/null; rm -f $$types; exit 130" INT TERM; \
 	$(BIN)/python -m pytest -n $(JOBS); tested=$$?; \
-	wait $$checking; checked=$$?; cat $$types; rm -f $$types; \
+	wait $$checking; checked=$$?; \
+	if test $$checked -eq 0; then echo "types and import contracts: no error"; else cat $$types; fi; rm -f $$types; \
 	test $$tested -eq 0 && test $$checked -eq 0
 
 coverage: $(VENV)/.complete

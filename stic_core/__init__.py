@@ -17,7 +17,7 @@ Example:
     ...         logits, labels, classes=classes, edges=edges, policy=stic_core.PolicyConfig()
     ...     )
     >>> pooled = stic_core.pool(reports)
-    >>> pooled["n"], round(pooled["auc"]["HCC"]["value"], 2)
+    >>> pooled.n, round(pooled.auc["HCC"].value, 2)
     (180, 0.97)
 """
 

@@ -85,7 +85,7 @@ def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: p
     assert {status for _, status in replayed} == {401}
     for endpoint in ("activate-node", "pull-messages", "pull-object", "push-messages", "push-object"):
         assert replayed[endpoint, 401] > 0
-    assert "center2: a request came twice with the same signature; the second is refused" in output
+    assert "center2: the same signed request came twice; the second was rejected" in output
     assert [(row["round"], row["sites"]) for row in home.rounds()] == [
         (number, ["center1", "center2"]) for number in (1, 2, 3)
     ]

@@ -56,7 +56,7 @@ def test_an_open_comparison_claims_nothing() -> None:
     """9 to 4 of 113 settles nothing, and no discordant patient says just that."""
     assert paired_sentence("A", "B", pair(9, 4, 113), n=113).endswith("which of the two is right more often.")
     same = paired_sentence("A", "B", pair(0, 0, 20), n=20)
-    assert same == "On the same 20 patients, A and B were right and wrong on the same ones."
+    assert same == "On the same 20 patients, A and B were right on the same ones and wrong on the same ones."
     truth = {f"p{i}": "HCC" if i < 10 else "ICC" for i in range(20)}
     readers: dict[str, dict[Condition, dict[str, str]]] = {"r": {"alone": truth, "aided": truth}}
     study = evaluate_readers(readers, model=truth, truth=truth, classes=("HCC", "ICC"))

@@ -95,7 +95,7 @@ def test_a_failed_round_is_named_and_says_what_to_do() -> None:
     with pytest.raises(FederationError) as caught:
         finish_round(_state(3, 0), {}, algorithm=FED_AVG, min_sites=1)
     assert caught.value.what.startswith("round 4 ")
-    assert caught.value.got == "usable reports of 0 sites (none)"
+    assert caught.value.got == "usable reports from 0 sites (none)"
     assert caught.value.advice
 
 
