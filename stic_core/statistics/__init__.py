@@ -1,7 +1,7 @@
 """Statistics of a held-out evaluation, inside one site and across sites from aggregates alone.
 
 numpy and scipy only. Every function is pure; where there is no number it returns a value
-that says why (`values`). The numbers that prove them are in `tests/test_statistics_*.py`.
+that says why (`values`). The numbers that prove them are in `tests/unit/core/test_statistics_*.py`.
 """
 
 from stic_core.statistics.auc import (
