@@ -13,10 +13,12 @@ import pytest
 from support.waiting import PATIENCE_S, until
 
 _SCRIPT = """
+import signal
 from pathlib import Path
 from stic_core.phantom import write_cohort
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits that it is ignored
     print("begun", flush=True)
     write_cohort(Path({folder!r}), centre="center1", seed=0, counts={{"train": 4000}}, workers=2)
 """
