@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import pandas as pd
 from stic_core.errors import UsageError
 from stic_core.evaluation import run_frames
 from stic_core.evaluation.document import Evaluation, read_evaluation
+from stic_core.evaluation.run_files import read_record, read_rounds
 from stic_core.evaluation.run_frames import HELD_OUT, Json
 
 
@@ -118,12 +118,12 @@ def load_run(path: Path | str) -> Run:
             it too where the run was not evaluated.
     """
     folder = Path(path)
-    record = _read_object(folder / "record.json")
+    record = read_record(folder)
     evaluation = folder / "evaluation.json"
     return Run(
         folder,
         record,
-        _read_rounds(folder / "rounds.jsonl"),
+        read_rounds(folder),
         read_evaluation(evaluation) if evaluation.exists() else None,
     )
 
@@ -194,27 +194,3 @@ def _evaluated(run: Run) -> Evaluation:
             advice="Start the server again: it resumes the run and evaluates it at the end.",
         )
     return run.evaluation
-
-
-def _read_object(path: Path) -> dict[str, Json]:
-    """`record.json` as plain JSON."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path.parent} contains no run", expected=path.name) from None
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON", got=type(error).__name__) from None
-    if not isinstance(found, dict):
-        raise UsageError(
-            f"{path} is not in the format that a run writes", got=type(found).__name__, expected="an object"
-        )
-    return found
-
-
-def _read_rounds(path: Path) -> tuple[dict[str, Json], ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        # A line without its end was being written when the server stopped.
-        return tuple(json.loads(line) for line in lines if line.endswith("\n"))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON lines", got=type(error).__name__) from None

@@ -44,7 +44,7 @@ def _trains(plan: RunPlan) -> str:
 
 
 def differences(before: RunPlan, after: RunPlan) -> list[str]:
-    """What differs between two plans, a line each, such as `training.learning_rate: 0.001 -> 0.1`."""
+    """What differs between two plans, one line per difference, such as `training.learning_rate: 0.001 -> 0.1`."""
     old, new = dict(_leaves(before.model_dump(mode="json"))), dict(_leaves(after.model_dump(mode="json")))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [

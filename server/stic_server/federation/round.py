@@ -59,7 +59,7 @@ class FederationState:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Scores of the model after `round` rounds, a site each; pooled where a site releases them."""
+    """Scores of the model after `round` rounds, by site; pooled where a site releases them."""
 
     round: int
     sites: Mapping[str, ValidationReport]

@@ -6,7 +6,6 @@ so the report can be rebuilt at any time and shows the numbers that those files 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,9 +13,9 @@ from typing import Any, TypeAlias
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from stic_core.data.dataset import SPLITS
-from stic_core.errors import UsageError
 from stic_core.evaluation import Evaluation, p_text, points, read_evaluation
 from stic_core.evaluation.readers.release import StudyFigures
+from stic_core.evaluation.run_files import read_record, read_rounds
 from stic_server.report import comparison, plots
 from stic_server.report import rounds as rounds_of
 from stic_server.report.held_out import held_out
@@ -45,9 +44,8 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
         UsageError: the folder contains no run, or a file of it is not in the format that a run writes.
         DataError: a reader study is not one, or is of another model or other patients.
     """
-    record = _read(run / "record.json")
-    rounds_file, evaluation_file = run / "rounds.jsonl", run / "evaluation.json"
-    rounds = _read_lines(rounds_file) if rounds_file.exists() else []
+    record, rounds = read_record(run), read_rounds(run)
+    evaluation_file = run / "evaluation.json"
     evaluation = read_evaluation(evaluation_file) if evaluation_file.exists() else None
     for file in readers:
         keep_study(run, file, record=record, evaluation=evaluation)
@@ -121,26 +119,3 @@ def render(
         comparison=None if evaluation is None else comparison.comparisons(evaluation),
         readers=[readers_view(study) for study in studies.values()],
     )
-
-
-def _read(path: Path) -> Json:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path.parent} contains no run", expected=path.name) from None
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON", got=type(error).__name__) from None
-    if not isinstance(found, dict):
-        raise UsageError(
-            f"{path} is not in the format that a run writes", got=type(found).__name__, expected="an object"
-        )
-    return found
-
-
-def _read_lines(path: Path) -> list[Json]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A line without its end was being written when the server stopped.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON lines", got=type(error).__name__) from None

@@ -20,6 +20,7 @@ from stic_client.connection.waiting_times import Intervals
 from stic_core.errors import NotAdmittedError, ProtocolError, RefusedError, UsageError
 from stic_core.system.keys import key_fingerprint, make_key_pair
 from support.federation_kit import Recorder
+from support.waiting import PATIENCE_S
 
 QUICK = Intervals(sign_on=0.001, missed=0.05)
 
@@ -118,7 +119,7 @@ def test_one_client_of_a_site_on_a_machine(tmp_path: Path) -> None:
     first = spawn.Process(target=_hold, args=(path, held, over))
     first.start()
     try:
-        assert held.wait(30)
+        assert held.wait(PATIENCE_S)
         with pytest.raises(UsageError, match="already running on this machine"), NodeState(path).locked():
             pass
     finally:
