@@ -19,6 +19,7 @@ from scipy.special import softmax
 from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
+from stic_core.evaluation import consistency
 from stic_core.privacy.release import (
     NOBODY,
     released_confusion,
@@ -37,6 +38,7 @@ from stic_core.statistics import (
     Suppressed,
     ValidationHistogram,
 )
+from stic_core.statistics.bounds import Count, NotNegative, Share
 from stic_core.statistics.values import FORBID
 
 LogitArray: TypeAlias = npt.NDArray[np.floating]
@@ -45,15 +47,13 @@ LogitArray: TypeAlias = npt.NDArray[np.floating]
 LabelArray: TypeAlias = npt.NDArray[np.integer]
 """(n,) class indices in the order of the task's classes."""
 
-Count = Annotated[int, Field(ge=0)]
-
 
 @dataclass(frozen=True)
 class Accuracy:
     """Patients whose most probable class is the true one."""
 
-    correct: int
-    total: int
+    correct: Count
+    total: Count
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -76,8 +76,8 @@ class CalibrationSums(_Released):
         classes: groups by the probability of each class; a hit is a patient of the class.
     """
 
-    brier_sum: Annotated[float, Field(ge=0)]
-    log_loss_sum: Annotated[float, Field(ge=0)]
+    brier_sum: NotNegative
+    log_loss_sum: NotNegative
     confidence: tuple[Group, ...]
     classes: dict[str, tuple[Group, ...]]
 
@@ -108,7 +108,7 @@ class HeldOutReport(_Released):
     auc: dict[str, Auc | Absent]
     auc_micro: Estimate | Absent
     auc_macro: Estimate | Absent
-    auc_macro_interpolated: float | Absent
+    auc_macro_interpolated: Share | Absent
     histograms: dict[str, ScoreHistogram] | Absent
     calibration: CalibrationSums | Absent
 
@@ -126,11 +126,40 @@ class HeldOutReport(_Released):
             len(named)
         }:
             raise ValueError("confusion needs one row and one column per class")
-        if isinstance(self.histograms, dict):
-            for histogram in self.histograms.values():
-                if sum(histogram.positives) + sum(histogram.negatives) != self.n:
-                    raise ValueError("a histogram is not over n patients")
+        self._check_figures()
         return self
+
+    def _check_figures(self) -> None:
+        """All of them can be true of the same patients."""
+        n, counts = self.n, self.class_counts
+        right = self.accuracy.correct if isinstance(self.accuracy, Accuracy) else None
+        consistency.check_nobody(
+            n,
+            [
+                *self.auc.values(),
+                *(self.auc_micro, self.auc_macro, self.auc_macro_interpolated),
+                *(self.accuracy, self.confusion, self.histograms, self.calibration),
+            ],
+        )
+        if isinstance(self.confusion, tuple):
+            consistency.check_confusion(self.confusion, n=n, counts=self._ordered(counts), correct=right)
+        consistency.check_aucs(self.auc, n=n, counts=counts)
+        consistency.check_macro(self.auc, macro=self.auc_macro, interpolated=self.auc_macro_interpolated)
+        if isinstance(self.histograms, dict):
+            consistency.check_histograms(
+                self.histograms, n=n, counts=counts, aucs=self.auc, micro=self.auc_micro
+            )
+        if isinstance(sums := self.calibration, CalibrationSums):
+            consistency.check_brier(sums.brier_sum, n=n)
+            consistency.check_groups(sums.confidence, n=n, hits=right)
+            if set(sums.classes) != set(self.classes):
+                raise ValueError("calibration: other classes")
+            for name, groups in sums.classes.items():
+                hits = counts[name] if isinstance(counts, dict) else None
+                consistency.check_groups(groups, n=n, hits=hits)
+
+    def _ordered(self, counts: dict[str, int] | Absent) -> dict[str, int] | Absent:
+        return {name: counts[name] for name in self.classes} if isinstance(counts, dict) else counts
 
 
 class ValidationReport(_Released):
@@ -144,9 +173,20 @@ class ValidationReport(_Released):
     """
 
     n: Count
-    loss_sum: Annotated[float, Field(ge=0)] | Absent
+    loss_sum: NotNegative | Absent
     correct: Count | Absent
     histograms: dict[str, ValidationHistogram] | Absent | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        consistency.check_nobody(self.n, [self.loss_sum, self.correct])
+        if isinstance(self.correct, int) and self.correct > self.n:
+            raise ValueError("more patients are right than there are")
+        if isinstance(self.histograms, dict):
+            for histogram in self.histograms.values():
+                if sum(histogram.counts) != self.n:
+                    raise ValueError("a histogram is over other patients")
+        return self
 
 
 def site_report(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import special
 
 from stic_core.statistics.auc import Mask, Scores
+from stic_core.statistics.bounds import Count, Finite, Some
 from stic_core.statistics.histogram import ScoreHistogram, merged_starts
 from stic_core.statistics.values import FORBID, NotEstimable
 
@@ -31,9 +32,9 @@ class Group:
         predicted: sum of their predicted probabilities.
     """
 
-    n: int
-    hits: int
-    predicted: float
+    n: Some
+    hits: Count
+    predicted: Finite
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 

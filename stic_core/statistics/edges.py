@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from stic_core.statistics.auc import Scores
+from stic_core.statistics.bounds import Count
 from stic_core.statistics.histogram import merged_starts
 from stic_core.statistics.values import FORBID, NotEstimable
 
@@ -49,8 +50,8 @@ class ValidationHistogram:
         counts: patients in each released bin.
     """
 
-    starts: tuple[int, ...]
-    counts: tuple[int, ...]
+    starts: tuple[Count, ...]
+    counts: tuple[Count, ...]
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 

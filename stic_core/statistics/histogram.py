@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stic_core.statistics.auc import NO_VARIANCE, Auc, Mask, Scores, absent_class
+from stic_core.statistics.bounds import Count, Finite
 from stic_core.statistics.values import FORBID, NotEstimable
 
 
@@ -36,11 +37,11 @@ class ScoreHistogram:
         sums: sum of the scores in each released bin, for the slope of the calibration.
     """
 
-    edges: tuple[float, ...]
-    starts: tuple[int, ...]
-    positives: tuple[int, ...]
-    negatives: tuple[int, ...]
-    sums: tuple[float, ...]
+    edges: tuple[Finite, ...]
+    starts: tuple[Count, ...]
+    positives: tuple[Count, ...]
+    negatives: tuple[Count, ...]
+    sums: tuple[Finite, ...]
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 

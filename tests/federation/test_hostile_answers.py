@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stic_core.config import FederationConfig
+from stic_core.data.dataset import Split
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.stic import build_head
 from stic_core.protocol.messages import (
@@ -91,30 +92,36 @@ def test_honest_sites_are_all_taken(tmp_path: Path) -> None:
     assert not [note for note in notes if "far outside" in note]
 
 
-@pytest.mark.parametrize("patients", [10**9, 10**400])
-def test_a_claim_of_a_billion_patients_is_left_out(tmp_path: Path, patients: int) -> None:
+@pytest.mark.parametrize(
+    ("patients", "split"),
+    [(10**6, "train"), (10**6, "val"), (10**6, "test"), (10**9, "train"), (10**400, "test")],
+    ids=["train", "val", "test", "billion", "endless"],
+)
+def test_a_claim_of_a_million_patients_is_left_out(tmp_path: Path, patients: int, split: Split) -> None:
     """It would be the whole average; more than `max_patients` takes no part, and the others go on."""
 
     def lie(report: Report, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
         if isinstance(report, SiteDescription):
-            train = report.patients["train"].model_copy(update={"n": patients})
-            report = report.model_copy(update={"patients": {**report.patients, "train": train}})
+            few = report.patients[split]
+            assert isinstance(few.classes, dict)
+            many = {name: n and patients - few.n + n for name, n in list(few.classes.items())[:1]}
+            found = few.model_copy(update={"n": patients, "classes": few.classes | many})
+            report = report.model_copy(update={"patients": {**report.patients, split: found}})
         return report, weights
 
     run, notes, _ = _run(tmp_path, lie)
     assert list(run.read_record()["sites"]) == ["center1", "center2"]
-    assert any(
-        note.startswith("center3 is excluded: it claims 1000000") and note.endswith("(max_patients)")
-        for note in notes
+    assert len([note for note in notes if note.startswith("center3") and "max_patients" in note]) == (
+        patients == 10**6
     )
 
 
 def test_more_patients_in_a_round_than_announced_are_refused(tmp_path: Path) -> None:
-    """A billion only when it comes to the average: refused in each round, by name."""
+    """A million only when it comes to the average: refused in each round, by name."""
 
     def lie(report: Report, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
         if isinstance(report, RoundReport):
-            report = report.model_copy(update={"examples": 10**9})
+            report = report.model_copy(update={"examples": 10**6})
         return report, weights
 
     run, notes, _ = _run(tmp_path, lie)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stic_core.errors import SiteReportError
+from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import HeldOutReport, PairedReport, as_json, evaluation_document, score_edges
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
@@ -20,6 +20,7 @@ from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.screen_reports import check_held_out, check_histograms
 from stic_server.federation.sites import answers_of
 from stic_server.strategies.algorithm import Contribution
 from stic_server.strategies.screening import check
@@ -84,6 +85,11 @@ class HeldOutEvaluation:
             phantom=self._participants.phantom,
         )
         federated = self._evaluate(_Model("federated", best.weights), edges=edges)
+        if not federated.reports:
+            raise FederationError(
+                "no site could evaluate the final model",
+                advice="The lines above say why; start the server again when that is fixed: the run resumes here.",
+            )
         local: dict[str, ModelResult] = {}
         extra: dict[str, ModelResult] = {}
         if plan.local_only:
@@ -106,8 +112,9 @@ class HeldOutEvaluation:
             classes=plan.task.classes,
             phantom=self._participants.phantom,
             federated=federated.reports,
-            local_only={site: result.reports for site, result in local.items()},
-            extra={name: result.reports for name, result in extra.items()},
+            # A model that nobody could evaluate has no figures.
+            local_only={site: result.reports for site, result in local.items() if result.reports},
+            extra={name: result.reports for name, result in extra.items() if result.reports},
             paired={name: result.paired for name, result in (local | extra).items()},
         )
         return as_json(document)
@@ -137,7 +144,14 @@ class HeldOutEvaluation:
             for site, description in self._participants.descriptions.items()
         }
         exchange = self._participants.ask_each(questions, weights=model.weights)
-        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer)
+
+        def check_answer(site: str, answer: HeldOutAnswer) -> None:
+            described = self._participants.descriptions[site]
+            check_held_out(
+                site, answer, question=questions[site], described=described, classes=plan.task.classes
+            )
+
+        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer, check=check_answer)
         return ModelResult(
             {site: answer.report for site, (answer, _) in found.items()},
             {site: answer.paired for site, (answer, _) in found.items() if answer.paired is not None},
@@ -152,10 +166,16 @@ class HeldOutEvaluation:
             weights_digest=None if model.weights is None else digest(model.weights, plan.tensors),
             members=model.members,
         )
+
+        def check_answer(site: str, report: HistogramReport) -> None:
+            described = self._participants.descriptions[site]
+            check_histograms(site, report, described=described, classes=plan.task.classes)
+
         found = answers_of(
             self._participants.ask(question, weights=model.weights),
             HistogramReport,
             observer=self._participants.observer,
+            check=check_answer,
         )
         reports = {site: report.validation for site, (report, _) in found.items()}
         return score_edges(reports, classes=plan.task.classes)

@@ -209,11 +209,16 @@ class Participants:
                 f"{site} is excluded: its images were prepared with {description.image}, "
                 f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
             )
-        if description.patients["train"].n > self.limits.max_patients:
+        if (most := max(split.n for split in description.patients.values())) > self.limits.max_patients:
             return (
-                f"{site} is excluded: it claims {description.patients['train'].n} training patients, "
+                f"{site} is excluded: it claims {most} patients in one split, "
                 f"more than {self.limits.max_patients} (max_patients)"
             )
+        classes = set(self.plan.task.classes)
+        if any(
+            isinstance(s.classes, dict) and set(s.classes) != classes for s in description.patients.values()
+        ):
+            return f"{site} is excluded: it counts its patients in other classes than the plan's"
         return ""
 
     def _describe_again(self, site: str, *, deadline: float) -> bool:

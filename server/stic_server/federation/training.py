@@ -24,6 +24,7 @@ from stic_server.federation.round import (
     record_validation,
 )
 from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.screen_reports import check_round
 from stic_server.federation.sites import Exchange, answers_of
 from stic_server.strategies import algorithm_of
 from stic_server.strategies.algorithm import WEIGHTS
@@ -144,8 +145,10 @@ class Rounds:
         reports = {}
         for site, (report, answered) in found.items():
             try:
+                check_round(site, report, number=number, described=self._participants.descriptions[site])
                 weights = self._restored(site, answered, base=state.weights)
-                self._check_round(site, report, weights, number=number)
+                if weights is not None and report.weights_digest != digest(weights, plan.tensors):
+                    raise SiteReportError("its weights do not match the digest that it stated", site=site)
             except SiteReportError as error:
                 self._participants.observer.note(str(error))
             else:
@@ -193,22 +196,6 @@ class Rounds:
             )
         return stops
 
-    def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
-        if report.round != number:
-            raise SiteReportError(
-                "answered for the wrong round", site=site, got=report.round, expected=number
-            )
-        announced = self._participants.descriptions[site].patients["train"].n
-        if report.examples not in (0, announced):
-            raise SiteReportError(
-                "claims training patients that it did not announce",
-                site=site,
-                got=report.examples,
-                expected=announced,
-            )
-        if weights is not None and report.weights_digest != digest(weights, self._participants.plan.tensors):
-            raise SiteReportError("its weights do not match the digest that it stated", site=site)
-
     def _row(
         self,
         number: int,
@@ -217,7 +204,10 @@ class Rounds:
         reports: Mapping[str, SiteRound],
         diagnostics: Diagnostics,
     ) -> dict[str, Any]:
-        slowest = max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
+        # Nobody computed for longer than the round took, whatever it says.
+        slowest = min(
+            seconds, max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
+        )
         return {
             "round": number,
             "sites": sorted(diagnostics.train_loss),

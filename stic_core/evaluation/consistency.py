@@ -1,0 +1,148 @@
+"""Whether the figures of one report can all be true of the same patients.
+
+Each check raises ValueError where they cannot, which makes a message that breaks the protocol. An
+honest report passes whatever its policy keeps back: only what is there is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from stic_core import statistics
+from stic_core.statistics import Absent, Auc, Estimate, Group, PooledAuc, ScoreHistogram, Suppressed
+
+Counts = Mapping[str, int] | Absent
+"""Patients of each class."""
+
+_ROUNDING = 1e-6
+"""Of sums in another order, relative."""
+
+
+def check_nobody(n: int, figures: Sequence[object]) -> None:
+    """Of no patients there is no figure."""
+    if n == 0 and not all(isinstance(figure, Absent) for figure in figures):
+        raise ValueError("figures of no patients")
+
+
+def check_confusion(
+    table: Sequence[Sequence[int | Suppressed]], *, n: int, counts: Counts, correct: int | None
+) -> None:
+    """Rows are the classes' patients, the diagonal is who was right; hidden cells may hold the rest."""
+    totals = list(counts.values()) if isinstance(counts, Mapping) else [n] * len(table)
+    whole = isinstance(counts, Mapping)
+    for row, total in zip(table, totals, strict=True):
+        _check_sum("a row of the confusion", row, total=total, whole=whole)
+    _check_sum("the confusion", [cell for row in table for cell in row], total=n)
+    if correct is not None:
+        _check_sum("the diagonal", [row[k] for k, row in enumerate(table)], total=correct)
+
+
+def _check_sum(what: str, cells: Sequence[int | Suppressed], *, total: int, whole: bool = True) -> None:
+    shown = [cell for cell in cells if isinstance(cell, int)]
+    if sum(shown) > total or (whole and len(shown) == len(cells) and sum(shown) < total):
+        raise ValueError(f"{what} does not add up")
+
+
+def check_aucs(aucs: Mapping[str, Auc | Absent], *, n: int, counts: Counts) -> None:
+    """Each is over all patients, and as far from 0 and 1, and as variable, as its number of pairs allows."""
+    for name, auc in aucs.items():
+        if not isinstance(auc, Auc):
+            continue
+        if auc.positives + auc.negatives != n or not _is_count(auc.positives, name, counts=counts):
+            raise ValueError("an AUC is over other patients")
+        pairs = auc.positives * auc.negatives
+        # A tie counts a half: between 0 and 1 an AUC is at least half a pair away from both.
+        if 0 < auc.value < 1 and min(auc.value, 1 - auc.value) * pairs < 0.5 - 0.01:
+            raise ValueError("an AUC is nearer to 0 or 1 than its pairs allow")
+        # Placements are multiples of half a pair's share; one that differs gives at least this.
+        if isinstance(auc.variance, float) and not (
+            0 < auc.value < 1 and auc.variance * pairs**2 >= 0.25 - 0.01
+        ):
+            raise ValueError("an AUC has a variance that its pairs do not allow")
+
+
+def check_macro(
+    aucs: Mapping[str, Auc | Absent], *, macro: Estimate | Absent, interpolated: float | Absent
+) -> None:
+    """The macro average is the mean of the classes', and there is none where a class has no AUC."""
+    known = [auc.value for auc in aucs.values() if isinstance(auc, Auc)]
+    if len(known) < len(aucs):
+        if not isinstance(macro, Absent) or not isinstance(interpolated, Absent):
+            raise ValueError("a macro average without the AUC of each class")
+    elif isinstance(macro, Estimate) and abs(macro.value - sum(known) / len(known)) > _ROUNDING:
+        raise ValueError("the macro average is not the mean of the classes")
+
+
+def check_histograms(
+    histograms: Mapping[str, ScoreHistogram],
+    *,
+    n: int,
+    counts: Counts,
+    aucs: Mapping[str, Auc | Absent],
+    micro: Estimate | Absent,
+) -> None:
+    """Each is over all patients, its sums lie in its bins, and the AUCs within its hard bounds."""
+    for name, histogram in histograms.items():
+        positives = sum(histogram.positives)
+        if positives + sum(histogram.negatives) != n or not _is_count(positives, name, counts=counts):
+            raise ValueError("a histogram is over other patients")
+        _check_sums(histogram)
+        auc = aucs[name]
+        if isinstance(auc, Auc) and auc.positives != positives:
+            raise ValueError("an AUC is over other patients than its histogram")
+        _check_within(auc, [histogram])
+    _check_within(micro, list(histograms.values()))
+
+
+def _check_sums(histogram: ScoreHistogram) -> None:
+    inner = [histogram.edges[start - 1] for start in histogram.starts[1:]]
+    ends = zip((None, *inner), (*inner, None), strict=True)
+    columns = zip(ends, histogram.positives, histogram.negatives, histogram.sums, strict=True)
+    for (lower, upper), p, n, total in columns:
+        slack = _ROUNDING * (1 + abs(total))
+        if (p + n == 0 and total != 0) or (
+            (lower is not None and total < (p + n) * lower - slack)
+            or (upper is not None and total > (p + n) * upper + slack)
+        ):
+            raise ValueError("a histogram's scores lie outside their bins")
+
+
+def _check_within(auc: Estimate | Absent, histograms: Sequence[ScoreHistogram]) -> None:
+    bounds = statistics.pooled_auc([histograms])
+    if isinstance(auc, Estimate) and (
+        not isinstance(bounds, PooledAuc)
+        or not bounds.bounds[0] - _ROUNDING <= auc.value <= bounds.bounds[1] + _ROUNDING
+    ):
+        raise ValueError("an AUC lies outside the bounds of its histograms")
+
+
+def check_groups(groups: Sequence[Group], *, n: int, hits: int | None) -> None:
+    """Calibration groups are over all patients; their hits are what is said elsewhere, where it is."""
+    if sum(group.n for group in groups) != n:
+        raise ValueError("calibration is over other patients")
+    if hits is not None and sum(group.hits for group in groups) != hits:
+        raise ValueError("calibration counts other hits")
+
+
+def check_brier(brier_sum: float, *, n: int) -> None:
+    """The squared error over all classes is at most 2 for each patient."""
+    if brier_sum > 2 * n * (1 + _ROUNDING):
+        raise ValueError("the Brier score is above 2")
+
+
+def check_discordant(b: int, c: int, *, n: int, correct: int | None) -> None:
+    """Only-one-right counts fit into n patients, of whom the second model got `correct` right."""
+    if b + c > n:
+        raise ValueError("more discordant patients than patients")
+    if correct is not None and (c > correct or b > n - correct):
+        raise ValueError("discordant patients do not fit the accuracy")
+
+
+def check_pairs_of(positives: int, negatives: int, *, name: str, n: int, counts: Counts) -> None:
+    """A difference of AUCs is over all patients."""
+    if positives + negatives != n or not _is_count(positives, name, counts=counts):
+        raise ValueError("a difference of AUCs is over other patients")
+
+
+def _is_count(count: int, name: str, *, counts: Counts) -> bool:
+    return not isinstance(counts, Mapping) or counts[name] == count
