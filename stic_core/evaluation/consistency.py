@@ -54,11 +54,18 @@ def check_aucs(aucs: Mapping[str, Auc | Absent], *, n: int, counts: Counts) -> N
         # A tie counts a half: between 0 and 1 an AUC is at least half a pair away from both.
         if 0 < auc.value < 1 and min(auc.value, 1 - auc.value) * pairs < 0.5 - 0.01:
             raise ValueError("an AUC is nearer to 0 or 1 than its pairs allow")
-        # Placements are multiples of half a pair's share; one that differs gives at least this.
-        if isinstance(auc.variance, float) and not (
-            0 < auc.value < 1 and auc.variance * pairs**2 >= 0.25 - 0.01
-        ):
+        if isinstance(auc.variance, float) and not _is_variance(auc.variance, auc=auc):
             raise ValueError("an AUC has a variance that its pairs do not allow")
+
+
+def _is_variance(variance: float, *, auc: Auc) -> bool:
+    m, n = auc.positives, auc.negatives
+    if min(m, n) < 2 or not 0 < auc.value < 1:
+        return False
+    # Placements lie between 0 and 1 around the AUC, so they vary at most as much as zeros and ones do;
+    # they are multiples of half a pair's share, and one that differs from the others gives the least.
+    most = auc.value * (1 - auc.value) * (1 / (m - 1) + 1 / (n - 1))
+    return (0.25 - 0.01) / (m * n) ** 2 <= variance <= most * (1 + _ROUNDING)
 
 
 def check_macro(
@@ -69,8 +76,14 @@ def check_macro(
     if len(known) < len(aucs):
         if not isinstance(macro, Absent) or not isinstance(interpolated, Absent):
             raise ValueError("a macro average without the AUC of each class")
-    elif isinstance(macro, Estimate) and abs(macro.value - sum(known) / len(known)) > _ROUNDING:
-        raise ValueError("the macro average is not the mean of the classes")
+    elif isinstance(macro, Estimate):
+        if abs(macro.value - sum(known) / len(known)) > _ROUNDING:
+            raise ValueError("the macro average is not the mean of the classes")
+        errors = [se for auc in aucs.values() if isinstance(auc, Auc) and isinstance(se := auc.se, float)]
+        # The standard deviation of a mean is at most the mean of the standard deviations.
+        most = sum(errors) / len(aucs) if len(errors) == len(aucs) else 1.0
+        if isinstance(se := macro.se, float) and se > most * (1 + _ROUNDING):
+            raise ValueError("the macro average varies more than the classes do")
 
 
 def check_histograms(

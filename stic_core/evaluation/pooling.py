@@ -89,15 +89,10 @@ def pool(reports: Reports) -> Figures:
     order = [reports[site] for site in sorted(reports)]
     classes = _agreed(reports)
     accuracies = [r.accuracy for r in order if isinstance(r.accuracy, Accuracy)]
-    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
-    counts = (
-        {name: sum(c[name] for c in known) for name in classes}
-        if known
-        else _first([report.class_counts for report in order])
-    )
+    counts = _summed_counts(order, classes=classes)
     aucs: dict[str, PooledAuc | Absent] = {name: _pooled_class(order, name) for name in classes}
     confusion = _summed_confusion(order, k=len(classes))
-    sensitivity, specificity = _rates(confusion, counts=counts, classes=classes)
+    sensitivity, specificity = _pooled_rates(order, classes=classes)
     return Figures(
         n=sum(report.n for report in order),
         class_counts=counts,
@@ -205,6 +200,13 @@ def _first(values: Sequence[object]) -> Absent:
     return next((value for value in values if isinstance(value, Suppressed)), NOBODY)
 
 
+def _summed_counts(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> dict[str, int] | Absent:
+    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
+    if not known:
+        return _first([report.class_counts for report in order])
+    return {name: sum(counts[name] for counts in known) for name in classes}
+
+
 def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | Absent:
     tables = [r.confusion for r in order if isinstance(r.confusion, tuple)]
     if not tables:
@@ -216,6 +218,16 @@ def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | 
         return sum(numbers) if len(numbers) == len(values) else Suppressed("withheld by a site")
 
     return tuple(tuple(cell(row, column) for column in range(k)) for row in range(k))
+
+
+def _pooled_rates(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> tuple[Rates, Rates]:
+    """Over the sites that release confusion and class counts both: a share of other patients is none."""
+    both = [r for r in order if isinstance(r.confusion, tuple) and isinstance(r.class_counts, dict)]
+    if not both:
+        why = _first([value for r in order for value in (r.confusion, r.class_counts)])
+        return dict.fromkeys(classes, why), dict.fromkeys(classes, why)
+    confusion = _summed_confusion(both, k=len(classes))
+    return _rates(confusion, counts=_summed_counts(both, classes=classes), classes=classes)
 
 
 def _rates(

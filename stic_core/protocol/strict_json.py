@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from stic_core.errors import ProtocolError
@@ -44,15 +45,8 @@ def check_json(text: str) -> None:
     try:
         if len(text) > LONGEST:
             raise _NotPlainError(f"{len(text)} characters")
-        _check_values(
-            json.loads(
-                text,
-                object_pairs_hook=_object,
-                parse_int=_integer,
-                parse_float=_decimal,
-                parse_constant=_constant,
-            )
-        )
+        # Python reads no integer of more than 4300 digits, which would take time with their square.
+        _check_values(json.loads(text, object_pairs_hook=_object, parse_constant=_constant))
     except _NotPlainError as error:
         found = str(error)
     except RecursionError:
@@ -76,40 +70,42 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str) -> int:
-    # Counted first: reading millions of digits takes time that grows with their square.
-    if len(digits) > len(str(-LARGEST_INTEGER)) or abs(value := int(digits)) > LARGEST_INTEGER:
-        raise _NotPlainError(f"an integer of {len(digits)} digits")
-    return value
-
-
-def _decimal(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise _NotPlainError("a number beyond a double")
-    return value
-
-
 def _constant(name: str) -> NoReturn:
     raise _NotPlainError(name)
 
 
 def _check_values(value: object) -> None:
-    """Depth and texts, level by level: a deep message must not exhaust our own stack."""
+    """Level by level: a deep message must not exhaust our own stack."""
     level = [value]
     for _ in range(DEEPEST):
-        texts = [one for one in level if isinstance(one, str)]
-        texts += [key for one in level if isinstance(one, dict) for key in one]
-        if any(len(one) > LONGEST_TEXT for one in texts):
-            raise _NotPlainError(f"a text of more than {LONGEST_TEXT} characters")
-        if not all(one.isprintable() for one in texts):
-            raise _NotPlainError("a text that cannot be printed")
-        level = [
-            part
-            for one in level
-            if isinstance(one, dict | list)
-            for part in (one.values() if isinstance(one, dict) else one)
-        ]
+        level = [part for one in level for part in _parts(one)]
         if not level:
             return
     raise _NotPlainError("too many values within each other")
+
+
+def _parts(value: object) -> Iterable[object]:
+    """What is in a value, which is checked itself."""
+    match value:
+        case float():
+            if math.isinf(value):
+                raise _NotPlainError("a number beyond a double")
+        case int():
+            if abs(value) > LARGEST_INTEGER:
+                raise _NotPlainError("an integer beyond 64 bits")
+        case str():
+            _check_text(value)
+        case dict():
+            return (*value, *value.values())
+        case list():
+            return value
+        case _:  # true, false and null
+            pass
+    return ()
+
+
+def _check_text(text: str) -> None:
+    if len(text) > LONGEST_TEXT:
+        raise _NotPlainError(f"a text of more than {LONGEST_TEXT} characters")
+    if not text.isprintable():
+        raise _NotPlainError("a text that cannot be printed")

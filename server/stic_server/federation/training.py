@@ -11,6 +11,7 @@ from stic_core.errors import FederationError, ProtocolError, SiteReportError
 from stic_core.evaluation import ValidationReport, as_json
 from stic_core.protocol.compression import WireArray, decode_update, downlink, pack, rounded
 from stic_core.protocol.messages import RoundReport, TrainRound
+from stic_core.statistics import Absent
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.schedules import rate_of_round, should_stop
 from stic_server.federation.checkpoints import load_state, save_state
@@ -237,6 +238,8 @@ class Rounds:
 
 def _figures(report: ValidationReport) -> dict[str, Any]:
     """One site's scores of a round; what it keeps back is said, not left out."""
-    if isinstance(report.loss_sum, float) and isinstance(report.correct, int):
-        return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
-    return {"n": report.n} | as_json(report.loss_sum)
+    if isinstance(report.loss_sum, Absent):
+        return {"n": report.n} | as_json(report.loss_sum)
+    if isinstance(report.correct, Absent):
+        return {"n": report.n} | as_json(report.correct)
+    return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
