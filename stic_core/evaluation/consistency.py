@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stic_core import statistics
-from stic_core.statistics import Absent, Auc, Estimate, Group, PooledAuc, ScoreHistogram, Suppressed
+from stic_core.statistics import Absent, Auc, Estimate, Group, NotEstimable, ScoreHistogram, Suppressed
 
 Counts = Mapping[str, int] | Absent
 """Patients of each class."""
@@ -121,11 +121,10 @@ def _check_sums(histogram: ScoreHistogram) -> None:
 
 
 def _check_within(auc: Estimate | Absent, histograms: Sequence[ScoreHistogram]) -> None:
-    bounds = statistics.pooled_auc([histograms])
-    if isinstance(auc, Estimate) and (
-        not isinstance(bounds, PooledAuc)
-        or not bounds.bounds[0] - _ROUNDING <= auc.value <= bounds.bounds[1] + _ROUNDING
-    ):
+    if not isinstance(auc, Estimate):
+        return
+    bounds = statistics.auc_bounds(histograms)
+    if isinstance(bounds, NotEstimable) or not (bounds[0] - _ROUNDING <= auc.value <= bounds[1] + _ROUNDING):
         raise ValueError("an AUC lies outside the bounds of its histograms")
 
 

@@ -41,6 +41,7 @@ from stic_core.statistics.edges import (
 from stic_core.statistics.histogram import (
     PooledAuc,
     ScoreHistogram,
+    auc_bounds,
     fine_counts,
     merged_starts,
     pooled_auc,
@@ -85,6 +86,7 @@ __all__ = [
     "TestResult",
     "ValidationHistogram",
     "absent_class",
+    "auc_bounds",
     "brier_sum",
     "calibration_groups",
     "clopper_pearson",

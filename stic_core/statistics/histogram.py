@@ -215,6 +215,16 @@ def _extent(histogram: ScoreHistogram, grid: Scores) -> tuple[npt.NDArray[np.int
     return np.r_[0, inside].astype(np.intp), np.r_[inside, len(grid) + 1].astype(np.intp)
 
 
+def auc_bounds(histograms: Sequence[ScoreHistogram]) -> tuple[float, float] | NotEstimable:
+    """Between these lies the AUC of any scores that the histograms count, for certain."""
+    positives, negatives = _patients(histograms)
+    if positives == 0 or negatives == 0:
+        return absent_class(positives=positives, negatives=negatives)
+    low, high = _certain_pairs(histograms)
+    pairs = positives * negatives
+    return low / pairs, high / pairs
+
+
 def _certain_pairs(histograms: Sequence[ScoreHistogram]) -> tuple[float, float]:
     """Pairs that are in order for certain, and pairs that may be."""
     grid = _grid(histograms)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stic_core.config import FederationConfig
+from stic_core.config import FederationConfig, Transport
 from stic_core.data.dataset import Split
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.stic import build_head
+from stic_core.protocol.compression import WireArray, encode_update
 from stic_core.protocol.messages import (
     Instruction,
     LocalReport,
@@ -20,6 +21,7 @@ from stic_core.protocol.messages import (
     RoundReport,
     RunPlan,
     SiteDescription,
+    Unprepared,
 )
 from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.run import execute
@@ -32,7 +34,14 @@ Lie = Callable[[Report, FlatArray | None], tuple[Report, FlatArray | None]]
 SPECS = trainable_specs(build_head(channels=32, classes=3, seed=0))
 
 
-def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str], dict[str, Any]]:
+def _run(
+    folder: Path,
+    lie: Lie,
+    *,
+    sites: int = 3,
+    transport: Transport = "float32",
+    max_update_ratio: float | None = 100.0,
+) -> tuple[RunFolder, list[str], dict[str, Any]]:
     """A run in which the last site lies; its folder, the notes, the evaluation."""
     names = [f"center{number + 1}" for number in range(sites)]
     made = {name: participant(folder / name, site=name, seed=number) for number, name in enumerate(names)}
@@ -49,13 +58,19 @@ def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str
             "model": {"backbone": "tiny"},
             "rounds": 2,
             "training": {"views": 1, "batch_size": 4},
+            "transport": transport,
             "runs": folder / "runs",
         }
     )
     head = build_head(channels=32, classes=3, seed=0)
     plan = RunPlan.of(federation, SPECS)
     run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
+    limits = RunLimits(
+        min_sites=2,
+        join_timeout_s=PATIENCE_S,
+        round_timeout_s=PATIENCE_S,
+        max_update_ratio=max_update_ratio,
+    )
     document = execute(
         plan, get_flat(head), run=run, sites=InProcessSites(made), limits=limits, observer=recorder
     )
@@ -146,3 +161,31 @@ def test_a_model_for_comparison_that_is_none_reaches_no_other_site(
     _, notes, document = _run(tmp_path, _with(LocalReport, change))
     assert set(document["local_only"]) == {"center1", "center2"}
     assert any(note.startswith("center3: weights are not finite") for note in notes)
+
+
+def test_weights_that_could_not_be_sent_on_are_refused(tmp_path: Path) -> None:
+    """Finite at its site and beyond float16 in the average: named, where no ratio bounds an update."""
+
+    def lie(report: Report, weights: WireArray | None) -> tuple[Report, WireArray | None]:
+        if not isinstance(report, RoundReport) or weights is None:
+            return report, weights
+        base = np.zeros(sum(spec.size for spec in SPECS), dtype=np.float32)
+        update = encode_update(base + 1e30, base=base, specs=SPECS, transport="int8")
+        return report, update.wire
+
+    run, notes, _ = _run(tmp_path, lie, transport="int8", max_update_ratio=None)
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 2
+    assert len([note for note in notes if note.startswith("center3: its weights are larger")]) == 2
+
+
+def test_a_site_that_forgets_the_run_for_ever_is_left_out(tmp_path: Path) -> None:
+    """Told the plan again five times for a question, not until the round's time is up; the others go on."""
+
+    def lie(report: Report, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
+        return (Unprepared(), None) if isinstance(report, RoundReport) else (report, weights)
+
+    run, notes, document = _run(tmp_path, lie)
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 2
+    assert set(document["sites"]) == {"center1", "center2", "center3"}
+    # Two rounds and the last look, each once.
+    assert len([note for note in notes if note.startswith("center3 forgets the run")]) == 3

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from stic_core.errors import FederationError, ProtocolError, SiteReportError
 from stic_core.evaluation import ValidationReport, as_json
 from stic_core.protocol.compression import WireArray, decode_update, downlink, pack, rounded
@@ -174,10 +176,27 @@ class Rounds:
             return None
         plan = self._participants.plan
         try:
-            return decode_update(wire, plan.tensors, transport=plan.transport, base=base)
+            weights = decode_update(wire, plan.tensors, transport=plan.transport, base=base)
         except ProtocolError as error:
             raise SiteReportError(
                 "weights have the wrong dtype or shape", site=site, got=error.got, expected=error.expected
+            ) from None
+        if np.isfinite(weights).all():  # else screening says so
+            self._check_can_travel(site, weights)
+        return weights
+
+    def _check_can_travel(self, site: str, weights: FlatArray) -> None:
+        """An average of weights that the transport holds can be sent on; one site's must not prevent it."""
+        plan = self._participants.plan
+        try:
+            pack(weights, plan.tensors, transport=downlink(plan.transport))
+        except ProtocolError as error:
+            raise SiteReportError(
+                "its weights are larger than the transport holds",
+                site=site,
+                got=error.got,
+                expected=error.expected,
+                advice="Its training diverged: lower training.learning_rate, or use transport: float32.",
             ) from None
 
     def _losses(self) -> list[float | None]:
