@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from scipy.special import expit
+
 from stic_core import statistics
-from stic_core.statistics import Absent, Auc, Estimate, Group, NotEstimable, ScoreHistogram, Suppressed
+from stic_core.statistics import (
+    Absent,
+    Auc,
+    Estimate,
+    NotEstimable,
+    ScoreHistogram,
+    Scores,
+    Suppressed,
+)
 
 Counts = Mapping[str, int] | Absent
 """Patients of each class."""
 
-_ROUNDING = 1e-6
-"""Of sums in another order, relative."""
+ROUNDED = 1e-3
+"""What four significant digits may add to a sum, as a share of it."""
+
+_ROUNDING = 1e-5
+"""What six digits, and sums in another order, may add."""
 
 
 def check_nobody(n: int, figures: Sequence[object]) -> None:
@@ -41,6 +55,27 @@ def _check_sum(what: str, cells: Sequence[int | Suppressed], *, total: int, whol
     shown = [cell for cell in cells if isinstance(cell, int)]
     if sum(shown) > total or (whole and len(shown) == len(cells) and sum(shown) < total):
         raise ValueError(f"{what} does not add up")
+
+
+def check_false_positives(
+    wrong: Sequence[int | Suppressed],
+    *,
+    table: Sequence[Sequence[int | Suppressed]] | None,
+    n: int,
+    counts: Counts,
+    correct: int | None,
+) -> None:
+    """Those taken for a class are the others of its column, of other classes, and wrong."""
+    totals = list(counts.values()) if isinstance(counts, Mapping) else [0] * len(wrong)
+    for k, (found, of_class) in enumerate(zip(wrong, totals, strict=True)):
+        if not isinstance(found, int):
+            continue
+        if found > n - of_class:
+            raise ValueError("more patients are taken for a class than there are of others")
+        if table is not None:
+            _check_sum("false positives", [row[k] for i, row in enumerate(table) if i != k], total=found)
+    if correct is not None:
+        _check_sum("the false positives of all classes", wrong, total=n - correct)
 
 
 def check_aucs(aucs: Mapping[str, Auc | Absent], *, n: int, counts: Counts) -> None:
@@ -108,16 +143,36 @@ def check_histograms(
 
 
 def _check_sums(histogram: ScoreHistogram) -> None:
-    inner = [histogram.edges[start - 1] for start in histogram.starts[1:]]
-    ends = zip((None, *inner), (*inner, None), strict=True)
-    columns = zip(ends, histogram.positives, histogram.negatives, histogram.sums, strict=True)
-    for (lower, upper), p, n, total in columns:
-        slack = _ROUNDING * (1 + abs(total))
-        if (p + n == 0 and total != 0) or (
-            (lower is not None and total < (p + n) * lower - slack)
-            or (upper is not None and total > (p + n) * upper + slack)
-        ):
-            raise ValueError("a histogram's scores lie outside their bins")
+    sizes = np.add(histogram.positives, histogram.negatives)
+    lower, upper = _ends(histogram)
+    with np.errstate(invalid="ignore"):  # an empty bin's open end: 0 x infinity
+        least, most = (np.where(sizes == 0, 0.0, sizes * end) for end in (lower, upper))
+    if not _between(np.array(histogram.sums), least, most):
+        raise ValueError("a histogram's scores lie outside their bins")
+
+
+def check_probabilities(
+    probabilities: Mapping[str, Sequence[float]], *, histograms: Mapping[str, ScoreHistogram], n: int
+) -> None:
+    """Sums of probabilities lie where their bins' scores do, which are log odds; of each patient they add to 1."""
+    for name, histogram in histograms.items():
+        sizes = np.add(histogram.positives, histogram.negatives)
+        least, most = (sizes * expit(end) for end in _ends(histogram))
+        if not _between(np.array(probabilities[name]), least, most):
+            raise ValueError("a histogram's probabilities lie outside their bins")
+    if not _between(np.array(sum(map(sum, probabilities.values()))), np.array(n), np.array(n)):
+        raise ValueError("the probabilities of all classes do not add up to the patients")
+
+
+def _ends(histogram: ScoreHistogram) -> tuple[Scores, Scores]:
+    """Lower and upper end of each bin."""
+    inner = np.array(histogram.edges)[np.array(histogram.starts[1:], dtype=np.intp) - 1]
+    return np.r_[-np.inf, inner], np.r_[inner, np.inf]
+
+
+def _between(sums: Scores, least: Scores, most: Scores) -> bool:
+    slack = ROUNDED * np.abs(sums) + _ROUNDING
+    return bool(((least - slack <= sums) & (sums <= most + slack)).all())
 
 
 def _check_within(auc: Estimate | Absent, histograms: Sequence[ScoreHistogram]) -> None:
@@ -128,18 +183,10 @@ def _check_within(auc: Estimate | Absent, histograms: Sequence[ScoreHistogram]) 
         raise ValueError("an AUC lies outside the bounds of its histograms")
 
 
-def check_groups(groups: Sequence[Group], *, n: int, hits: int | None) -> None:
-    """Calibration groups are over all patients; their hits are what is said elsewhere, where it is."""
-    if sum(group.n for group in groups) != n:
-        raise ValueError("calibration is over other patients")
-    if hits is not None and sum(group.hits for group in groups) != hits:
-        raise ValueError("calibration counts other hits")
-
-
-def check_brier(brier_sum: float, *, n: int) -> None:
-    """The squared error over all classes is at most 2 for each patient."""
-    if brier_sum > 2 * n * (1 + _ROUNDING):
-        raise ValueError("the Brier score is above 2")
+def check_sum(total: float, *, n: int, most: float) -> None:
+    """A sum over n patients, each of whom gives `most` at most."""
+    if total > most * n * (1 + ROUNDED):
+        raise ValueError("a sum over patients is more than each of them can give")
 
 
 def check_discordant(b: int, c: int, *, n: int, correct: int | None) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stic_core.config import FederationConfig, Transport
 from stic_core.data.dataset import Split
-from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.parameters import trainable_specs
 from stic_core.models.stic import build_head
 from stic_core.protocol.compression import WireArray, encode_update
 from stic_core.protocol.messages import (
@@ -19,11 +19,11 @@ from stic_core.protocol.messages import (
     LocalReport,
     Report,
     RoundReport,
-    RunPlan,
     SiteDescription,
     Unprepared,
 )
 from stic_core.tensors.flat import FlatArray, digest
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -62,8 +62,8 @@ def _run(
             "runs": folder / "runs",
         }
     )
-    head = build_head(channels=32, classes=3, seed=0)
-    plan = RunPlan.of(federation, SPECS)
+    proposal = training_of(federation, sites=InProcessSites(made).public_keys)
+    plan = proposal.plan
     run, recorder = RunFolder.begin(federation, plan), Recorder()
     limits = RunLimits(
         min_sites=2,
@@ -72,7 +72,7 @@ def _run(
         max_update_ratio=max_update_ratio,
     )
     document = execute(
-        plan, get_flat(head), run=run, sites=InProcessSites(made), limits=limits, observer=recorder
+        plan, proposal.weights, run=run, sites=InProcessSites(made), limits=limits, observer=recorder
     )
     return run, recorder.notes, document
 

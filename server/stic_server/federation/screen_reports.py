@@ -13,7 +13,6 @@ from stic_core.evaluation import HeldOutReport, PairedReport
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
-    HistogramReport,
     RoundReport,
     SiteDescription,
     SplitCounts,
@@ -45,20 +44,6 @@ def check_round(site: str, report: RoundReport, *, number: int, described: SiteD
     )
 
 
-def check_histograms(
-    site: str, report: HistogramReport, *, described: SiteDescription, classes: tuple[str, ...]
-) -> None:
-    """Score histograms of the validation patients.
-
-    Raises:
-        SiteReportError: other patients than described, or other classes than the task's.
-    """
-    found = report.validation
-    _agree(site, "number of validation patients", got=found.n, expected=described.patients["val"].n)
-    if isinstance(found.histograms, dict):
-        _agree(site, "classes", got=sorted(found.histograms), expected=sorted(classes))
-
-
 def check_held_out(
     site: str,
     answer: HeldOutAnswer,
@@ -75,15 +60,11 @@ def check_held_out(
         classes: of the task, in its order.
 
     Raises:
-        SiteReportError: another model, other patients, classes or score bins.
+        SiteReportError: another model, other patients or classes.
     """
     patients = described.patients["test"]
     _agree(site, "model", got=answer.model, expected=question.model)
     _check_patients(site, answer.report, patients=patients, classes=classes)
-    if isinstance(answer.report.histograms, dict):
-        for name, histogram in answer.report.histograms.items():
-            if histogram.edges != question.edges[name]:
-                raise SiteReportError("its score bins are not those that were asked for", site=site)
     if answer.paired is not None:
         if question.against is None:
             raise SiteReportError("compares two models, and nobody asked for that", site=site)

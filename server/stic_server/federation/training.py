@@ -13,7 +13,6 @@ from stic_core.errors import FederationError, ProtocolError, SiteReportError
 from stic_core.evaluation import ValidationReport, as_json
 from stic_core.protocol.compression import WireArray, decode_update, downlink, pack, rounded
 from stic_core.protocol.messages import RoundReport, TrainRound
-from stic_core.statistics import Absent
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.schedules import rate_of_round, should_stop
 from stic_server.federation.checkpoints import load_state, save_state
@@ -64,7 +63,7 @@ class Rounds:
         for word in passed_over:
             self._participants.observer.note(word)
         if state is None:
-            state = FederationState(0, self._algorithm.init(self._travelled(initial)))
+            state = FederationState(0, self._algorithm.init(initial))
         else:
             self._participants.observer.note(
                 f"resuming run {self._participants.run_id} after round {state.completed}"
@@ -257,8 +256,8 @@ class Rounds:
 
 def _figures(report: ValidationReport) -> dict[str, Any]:
     """One site's scores of a round; what it keeps back is said, not left out."""
-    if isinstance(report.loss_sum, Absent):
+    if not isinstance(report.loss_sum, float):
         return {"n": report.n} | as_json(report.loss_sum)
-    if isinstance(report.correct, Absent):
-        return {"n": report.n} | as_json(report.correct)
-    return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
+    right = report.correct
+    accuracy = {"accuracy": right / report.n} if isinstance(right, int) else as_json(right)
+    return {"loss": report.loss_sum / report.n, "n": report.n} | accuracy
