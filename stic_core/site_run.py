@@ -146,9 +146,18 @@ class LocalRun:
             raise PlanRefusedError(
                 "plan", got=question.plan_digest[:12], expected=f"{self.plan.digest[:12]}, as accepted"
             )
-        if isinstance(question, TrainRound) and question.round > self.plan.rounds + 1:
+        if not isinstance(question, TrainRound):
+            return
+        if question.round > self.plan.rounds + 1:
             raise PlanRefusedError(
                 "round", got=question.round, expected=f"at most {self.plan.rounds} and a final validation"
+            )
+        most = self.plan.training.learning_rate
+        if question.learning_rate is not None and question.learning_rate > most:
+            raise PlanRefusedError(
+                "learning_rate of this round",
+                got=question.learning_rate,
+                expected=f"at most the plan's {most}",
             )
 
     def _counts(self, split: Split) -> SplitCounts:
@@ -171,12 +180,6 @@ class LocalRun:
     def _train_round(self, question: TrainRound, weights: FlatArray) -> tuple[RoundReport, WireArray | None]:
         began = time.perf_counter()
         training = self.plan.training
-        if question.learning_rate is not None and question.learning_rate > training.learning_rate:
-            raise PlanRefusedError(
-                "learning_rate of this round",
-                got=question.learning_rate,
-                expected=f"at most the plan's {training.learning_rate}",
-            )
         self.setup.load_weights(weights)
         validation = self._validation(self._predict("val"))
         wire, arrived = None, None

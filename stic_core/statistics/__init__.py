@@ -20,6 +20,7 @@ from stic_core.statistics.auc import (
     unpaired_test,
 )
 from stic_core.statistics.calibration import (
+    LOSS_CAP,
     Group,
     brier_sum,
     capped_loss_sum,
@@ -58,6 +59,7 @@ from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppress
 __all__ = [
     "CELLS",
     "EDGES",
+    "LOSS_CAP",
     "MARGIN",
     "SCORE_GRID",
     "Absent",

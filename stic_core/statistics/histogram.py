@@ -51,7 +51,8 @@ class ScoreHistogram:
         lengths = {len(self.starts), len(self.positives), len(self.negatives), len(self.sums)}
         if len(lengths) != 1 or not self.starts:
             raise ValueError(f"histogram: got columns of {sorted(lengths)} bins, expected one length above 0")
-        if not all(a < b for a, b in pairwise(self.edges)) or not np.isfinite(self.edges).all():
+        edges = np.asarray(self.edges, dtype=np.float64)
+        if not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
             raise ValueError("histogram edges: expected finite and strictly increasing")
         if self.starts[0] != 0 or not all(a < b for a, b in pairwise((*self.starts, len(self.edges) + 1))):
             raise ValueError("histogram bins: expected starts that increase from 0 and stay within the edges")

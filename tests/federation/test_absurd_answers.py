@@ -103,7 +103,7 @@ def test_most_absurd_answers_are_refused(absurd: dict[Asked, Changed]) -> None:
         assert found.refused > 8 * len(found.taken), question
 
 
-@pytest.mark.parametrize("kind", ["describe", "train-round", "histogram-request", "train-local"])
+@pytest.mark.parametrize("kind", ["describe", "train-round", "train-local"])
 def test_what_can_be_read_ends_no_run(
     said: tuple[Said, Ended], absurd: dict[Asked, Changed], tmp_path: Path, kind: str
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_site_that_says_nothing_usable_is_named_and_left_out(
     """Infinity in each answer of a kind: the run ends with the others' figures, as they were, and its page."""
     texts, honest = said
     nonsense = {
-        (LIAR, question): '{"version": 3, "kind": "held-out-answer", "n": Infinity}'
+        (LIAR, question): '{"version": 4, "kind": "held-out-answer", "n": Infinity}'
         for question in _kinds(texts)
         if kind in (question[0], "all")
     }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stic_client.participation.participant import Participant
 from stic_core.config import FederationConfig
-from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.models.stic import build_head
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import Instruction, RunPlan, decode_instruction, encode
+from stic_core.protocol.messages import Instruction, decode_instruction, encode
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import Exchange, RunLimits, Sites, read_answer
@@ -58,7 +58,7 @@ class Repeating:
     """`sites.Sites` that answer what was said once, and where `changed` says so, something else."""
 
     said: Said
-    changed: Mapping[tuple[str, Asked], str] = field(default_factory=dict)
+    changed: Mapping[tuple[str, Asked], str]
 
     def present(self) -> list[str]:
         """All are there always."""
@@ -88,8 +88,19 @@ class Ended:
     document: dict[str, Any]
 
 
-def run_of(sites: Sites, folder: Path, *, local_only: bool = True, min_sites: int = 2) -> Ended:
-    """One round and the evaluation, with the tiny backbone."""
+def run_of(
+    sites: Sites,
+    folder: Path,
+    *,
+    public_keys: Mapping[str, str] = MappingProxyType({}),
+    local_only: bool = True,
+) -> Ended:
+    """One round and the evaluation, with the tiny backbone.
+
+    Args:
+        public_keys: of the sites, as the plan names them; who only repeats looks at no signature.
+        local_only: with each site's own model and their ensemble.
+    """
     federation = FederationConfig.model_validate(
         {
             "name": "test",
@@ -100,26 +111,21 @@ def run_of(sites: Sites, folder: Path, *, local_only: bool = True, min_sites: in
             "runs": folder / "runs",
         }
     )
-    head = build_head(channels=32, classes=3, seed=0)
-    plan = RunPlan.of(federation, trainable_specs(head))
-    run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = RunLimits(min_sites=min_sites, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
-    document = execute(plan, get_flat(head), run=run, sites=sites, limits=limits, observer=recorder)
+    proposal, recorder = training_of(federation, sites=public_keys), Recorder()
+    run = RunFolder.begin(federation, proposal.plan)
+    limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
+    document = execute(
+        proposal.plan, proposal.weights, run=run, sites=sites, limits=limits, observer=recorder
+    )
     return Ended(run, recorder.notes, document)
 
 
 def listen(folder: Path, *, sites: int = 3) -> tuple[Said, Ended]:
-    """A run of real participants with random patients, and all that they say in it.
-
-    There are so few validation patients that nobody shows where their scores lie, so the score
-    bins are the same whatever was answered before.
-    """
-    counts = {"train": 3, "val": 6, "test": 33}
-    made = {
-        f"center{number}": participant(
-            folder / f"center{number}", site=f"center{number}", seed=number, counts=counts
-        )
-        for number in range(1, sites + 1)
-    }
+    """A run of real participants with random patients, who keep as little back as they may, and all that they say."""
+    counts, made = {"train": 3, "val": 6, "test": 33}, {}
+    for number, name in enumerate(f"center{number}" for number in range(1, sites + 1)):
+        config = participant(folder / name, site=name, seed=number, counts=counts).config
+        policy = config.policy.model_copy(update={"min_cell": 2, "min_class": 2})
+        made[name] = Participant(config.model_copy(update={"policy": policy}))
     listening = Listening(made)
-    return listening.said, run_of(listening, folder)
+    return listening.said, run_of(listening, folder, public_keys=listening.public_keys)

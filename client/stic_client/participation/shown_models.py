@@ -190,6 +190,15 @@ class ShownModels:
         write_atomically(self._path, self._shown.model_dump_json(), mode=PRIVATE)
 
 
+def validated(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of each run in a folder: in how many rounds, and of how many models, the site gave the validation loss."""
+    found = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        if (shown := _read(path)) is not None:
+            found[path.stem] = (len(shown.rounds), sum(map(len, shown.rounds.values())))
+    return found
+
+
 def _read(path: Path) -> _Shown | None:
     try:
         return _Shown.model_validate_json(path.read_bytes())

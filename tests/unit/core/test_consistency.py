@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stic_core import statistics
 from stic_core.evaluation import consistency
-from stic_core.statistics import Auc, Estimate, Group, NotEstimable, ScoreHistogram, Suppressed
+from stic_core.statistics import Auc, Estimate, NotEstimable, ScoreHistogram, Suppressed
 
 COUNTS = {"a": 4, "b": 6}
 HIDDEN = Suppressed("few")
@@ -46,6 +46,21 @@ def _confusion(*rows: tuple[int | Suppressed, ...], correct: int | None = 7) -> 
     consistency.check_confusion(rows, n=10, counts=COUNTS, correct=correct)
 
 
+def _probabilities(of_a: tuple[float, ...], of_b: tuple[float, ...]) -> None:
+    mirrored = ScoreHistogram((0.0,), (0, 1), positives=(2, 4), negatives=(3, 1), sums=(-2.0, 3.0))
+    consistency.check_probabilities({"a": of_a, "b": of_b}, histograms={"a": HISTOGRAM, "b": mirrored}, n=10)
+
+
+def _wrong(
+    of_a: int | Suppressed,
+    of_b: int | Suppressed,
+    *,
+    table: tuple[tuple[int | Suppressed, ...], ...] | None = ((3, 1), (2, 4)),
+    correct: int | None = 7,
+) -> None:
+    consistency.check_false_positives((of_a, of_b), table=table, n=10, counts=COUNTS, correct=correct)
+
+
 def _macro(
     macro: object, *, interpolated: object = 0.63, aucs: tuple[object, object] = (GOOD, OTHER)
 ) -> None:
@@ -67,7 +82,11 @@ TRUE: dict[str, Callable[[], None]] = {
     "an AUC at its upper bound": lambda: _histogram(Auc(22 / 24, 0.02, positives=4, negatives=6)),
     "a macro average": lambda: _macro(Estimate(0.625, 0.02)),
     "no macro average": lambda: _macro(HIDDEN, interpolated=HIDDEN, aucs=(GOOD, HIDDEN)),
-    "groups": lambda: consistency.check_groups([Group(4, 3, 2.0), Group(6, 4, 5.0)], n=10, hits=7),
+    "probabilities to four digits": lambda: _probabilities((0.8, 3.304), (1.7, 4.2)),
+    "a sum at its most": lambda: consistency.check_sum(20.0, n=10, most=2.0),
+    "false positives": lambda: _wrong(2, 1),
+    "false positives beside hidden cells": lambda: _wrong(2, 1, table=((3, HIDDEN), (HIDDEN, HIDDEN))),
+    "hidden false positives": lambda: _wrong(HIDDEN, 1),
     "discordant patients": lambda: consistency.check_discordant(3, 7, n=10, correct=7),
     "nobody": lambda: consistency.check_nobody(0, [HIDDEN, ABSENT]),
 }
@@ -94,9 +113,13 @@ FALSE: dict[str, Callable[[], None]] = {
     "a macro average that varies too much": lambda: _macro(Estimate(0.625, 0.04)),
     "a macro average of one class": lambda: _macro(Estimate(0.75, 0.02), aucs=(GOOD, HIDDEN)),
     "an interpolated average of one class": lambda: _macro(HIDDEN, aucs=(GOOD, HIDDEN)),
-    "groups of more patients": lambda: consistency.check_groups([Group(4, 3, 2.0)], n=10, hits=None),
-    "groups with other hits": lambda: consistency.check_groups([Group(10, 3, 2.0)], n=10, hits=4),
-    "a Brier score above 2": lambda: consistency.check_brier(20.1, n=10),
+    "probabilities beyond their bin": lambda: _probabilities((2.8, 1.3), (1.7, 4.2)),
+    "probabilities of more patients": lambda: _probabilities((0.8, 3.3), (1.9, 4.3)),
+    "a Brier score above 2": lambda: consistency.check_sum(20.1, n=10, most=2.0),
+    "false positives beside another confusion": lambda: _wrong(1, 1, correct=None),
+    "more false positives than others": lambda: _wrong(7, 1, table=None, correct=None),
+    "fewer false positives than are shown": lambda: _wrong(1, HIDDEN, correct=None),
+    "false positives beside another accuracy": lambda: _wrong(2, 1, correct=6),
     "more discordant patients than patients": lambda: consistency.check_discordant(6, 5, n=10, correct=None),
     "more only right than right": lambda: consistency.check_discordant(0, 8, n=10, correct=7),
     "more only wrong than wrong": lambda: consistency.check_discordant(4, 0, n=10, correct=7),

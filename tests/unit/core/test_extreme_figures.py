@@ -49,7 +49,7 @@ def test_scores_of_any_size(size: float) -> None:
 def test_rates_are_over_the_patients_of_the_confusion() -> None:
     """A site that keeps its confusion back adds nothing to the patients that sensitivity is a share of."""
     model = scores(FEDERATED_SKILL, seed=1, splits=SPLITS)
-    found = reports(model, seed=1, splits=SPLITS, policy=PolicyConfig(min_cell=1))
+    found = reports(model, policy=PolicyConfig(min_cell=1))
     alone = pool({"center1": found["center1"]})
     hidden = found["center2"].model_copy(update={"confusion": Suppressed("this site's policy")})
     both = pool({"center1": found["center1"], "center2": hidden})
@@ -62,7 +62,7 @@ def test_rates_are_over_the_patients_of_the_confusion() -> None:
 def test_a_confusion_beside_others_class_counts_gives_no_rates() -> None:
     """One site releases its confusion and the other one its class counts: no share of the same patients."""
     model = scores(FEDERATED_SKILL, seed=1, splits=SPLITS)
-    found = reports(model, seed=1, splits=SPLITS, policy=PolicyConfig(min_cell=1))
+    found = reports(model, policy=PolicyConfig(min_cell=1))
     few = Suppressed("this site's policy")
     figures = pool(
         {
