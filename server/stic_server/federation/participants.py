@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 from stic_core.errors import FederationError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Describe, Instruction, Refusal, RunPlan, SiteDescription, Unprepared
 from stic_server.federation.sites import Answer, Exchange, RunLimits, RunObserver, Sites, answers_of
+
+_RESTARTS = 5
+"""How often a site is told the plan again within one question."""
 
 
 class Participants:
@@ -171,7 +175,16 @@ class Participants:
         deadline = time.monotonic() + timeout
         exchange = self._sites.ask(questions, weights=weights, timeout=timeout)
         asked = dict(questions)
-        while restarted := [site for site in asked if _is_unprepared(exchange.answers.get(site))]:
+        for tries in count():
+            restarted = [site for site in asked if _is_unprepared(exchange.answers.get(site))]
+            if not restarted:
+                break
+            if tries == _RESTARTS:
+                for site in restarted:
+                    self.observer.note(
+                        f"{site} forgets the run as often as it is told; continuing without it"
+                    )
+                break
             asked = {
                 site: questions[site] for site in restarted if self._describe_again(site, deadline=deadline)
             }
@@ -211,11 +224,16 @@ class Participants:
                 f"{site} is excluded: its images were prepared with {description.image}, "
                 f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
             )
-        if description.patients["train"].n > self.limits.max_patients:
+        if (most := max(split.n for split in description.patients.values())) > self.limits.max_patients:
             return (
-                f"{site} is excluded: it claims {description.patients['train'].n} training patients, "
+                f"{site} is excluded: it claims {most} patients in one split, "
                 f"more than {self.limits.max_patients} (max_patients)"
             )
+        classes = set(self.plan.task.classes)
+        if any(
+            isinstance(s.classes, dict) and set(s.classes) != classes for s in description.patients.values()
+        ):
+            return f"{site} is excluded: it counts its patients in other classes than the plan's"
         return ""
 
     def _describe_again(self, site: str, *, deadline: float) -> bool:
