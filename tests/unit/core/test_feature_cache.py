@@ -8,7 +8,7 @@ import torch
 
 from stic_core.config import TrainingConfig
 from stic_core.data.dataset import SiteDataset, load_dataset
-from stic_core.errors import DataError
+from stic_core.errors import NoRoomError
 from stic_core.models.parameters import get_flat
 from stic_core.models.pretrained import load_backbone
 from stic_core.models.stic import build_head, extract
@@ -88,7 +88,7 @@ def test_a_full_disk_is_said_before_anything_is_built(
     from types import SimpleNamespace
 
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match="not enough disk space"):
+    with pytest.raises(NoRoomError):
         _cache(dataset, views=5)
 
 
