@@ -9,6 +9,9 @@ from pathlib import Path
 
 from stic_core.errors import NoRoomError
 
+FREE_SOME = "Free some space: a client that is running then continues by itself."
+"""What to do about it."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -86,6 +89,7 @@ class Reserve:
                 f"not enough disk space for {self._what}",
                 got=free_in(self._path.parent),
                 expected=readable(self._size),
+                advice=FREE_SOME,
             ) from None
 
     def give(self, count: int) -> bool:
@@ -97,5 +101,5 @@ class Reserve:
 
     def drop(self) -> None:
         """Give up all of it."""
-        self.give(self._size)
+        self.give(self.left)
         self._path.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ from stic_core.protocol.messages import (
 )
 from stic_core.site_run import LocalRun
 from stic_core.system.observer import Observer
-from stic_core.system.room import Reserve, free_in, is_full
+from stic_core.system.room import FREE_SOME, Reserve, free_in, is_full
 from stic_core.training.setup import ComputeConfig, assemble
 from stic_core.training.site_arrays import KEPT_COPIES, arrays_of_run
 
@@ -127,12 +127,12 @@ class Participant:
         folders |= {self.config.dataset.prepared, self.config.plans}
         there = [folder for folder in sorted(folders) if folder.is_dir()]
         least = min(there, key=lambda folder: shutil.disk_usage(folder).free)
-        return NoRoomError("no space left on the disk", got=free_in(least), advice="Free some space.")
+        return NoRoomError("no space left on the disk", got=free_in(least), advice=FREE_SOME)
 
     def _full(self, error: NoRoomError) -> Failure:
         """Tell the operator, once; the server asks again."""
         if not self._waiting:
-            self.observer.note(f"waiting for disk space: {error} This site then continues by itself.")
+            self.observer.note(f"waiting for disk space: {error}")
         self._waiting = True
         return Failure(code=error.code)
 
