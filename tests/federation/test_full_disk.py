@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,12 @@ import pytest
 
 from stic_client.participation.participant import Participant
 from stic_core.config import FederationConfig
-from stic_core.errors import DataError, NoRoomError
+from stic_core.errors import NoRoomError
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.saved import read_model
 from stic_core.models.stic import build_head
 from stic_core.protocol.audit_log import AuditLog
-from stic_core.protocol.messages import Acknowledged, Describe, Failure, Finish, RunPlan, SiteDescription
+from stic_core.protocol.messages import Acknowledged, Describe, Finish, RunPlan, SiteDescription
 from stic_server.federation.final_model import finish_of, send_missing, send_model
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder

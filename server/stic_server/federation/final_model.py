@@ -110,8 +110,9 @@ def send_missing(
             except (DataError, UsageError):  # given up, moved away, or another server's
                 continue
             exchange = sites.ask({site: finish_of(earlier)}, weights=weights, timeout=FINISH_TIMEOUT_S)
-            if site in record_kept(earlier, exchange):
-                observer.note(f"{site} now has the final model of run {run_id}")
+            if site not in record_kept(earlier, exchange):
+                break  # it does not wait with the others' run for each of them
+            observer.note(f"{site} now has the final model of run {run_id}")
 
 
 def finished(run: RunFolder) -> dict[str, Any]:
