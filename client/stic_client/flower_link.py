@@ -218,7 +218,7 @@ class FleetLink:
                 self._observer.note(f"message dropped: {error}")
                 self._stop.wait(waits.idle_poll)  # a server that refuses everything is not asked in a loop
 
-    def _receive(self, *, take: bool) -> Message | None:
+    def _receive(self, *, take: bool = True) -> Message | None:
         """The next message, if there is one; without `take` it stays at the server, which gives it again."""
         node = self._signed_on()
         pulled = self._call(self._client.PullMessages, PullMessagesRequest(node=node))

@@ -134,9 +134,9 @@ def load_or_build(
             grid=backbone.grid,
             images=images,
         )
+        _make_room(folder, needed, shapes, limit=recipe.limit_bytes)
         if announce:
             announce(needed)
-        _make_room(folder, needed, shapes, limit=recipe.limit_bytes)
         _build(
             folder,
             shapes,

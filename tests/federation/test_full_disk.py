@@ -266,6 +266,7 @@ def test_room_is_looked_for_before_a_run(tmp_path: Path, disk: SmallDisk, transp
     assert coordinator.waited == [("center2 (its disk is full)",)]
     assert [row["sites"] for row in run.read_rounds()] == [list(SITES)] * 3
     (said,) = [note for note in _notes(participant) if note.startswith("waiting for disk space")]
+    assert sum(note.startswith(f"run {run.run_id}: task") for note in _notes(participant)) == 1
     assert str(participant.config.audit.parent) in said
 
 

@@ -77,6 +77,8 @@ class Participant:
             config.audit.with_suffix(".reserve"), size=_LOG_RESERVE, what="the audit log"
         )
         self._audit = AuditLog(config.audit, reserve=self._log_room)
+        self._announced = ""
+        """The run that the operator was told of last."""
         self._waiting = False
         """For room on a disk, which the operator was told."""
 
@@ -195,10 +197,12 @@ class Participant:
         plan = question.plan
         check_plan(plan, self.config.policy)
         self._check_approved(plan)
-        self.observer.note(
-            f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
-            f"{plan.rounds} rounds, plan {plan.digest[:12]}"
-        )
+        if self._announced != question.run_id:  # a question may come again
+            self._announced = question.run_id
+            self.observer.note(
+                f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
+                f"{plan.rounds} rounds, plan {plan.digest[:12]}"
+            )
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
         self._log_room.fill()

@@ -120,7 +120,7 @@ class Participants:
         Returns:
             What the accepting sites describe; all that decided; the last answer of all that are still undecided.
         """
-        began = time.monotonic()
+        began, pauses = time.monotonic(), 0
         accepted: dict[str, SiteDescription] = {}
         decided: set[str] = set()
         undecided: Collection[str] = sites
@@ -136,8 +136,13 @@ class Participants:
             waited = time.monotonic() - began
             if not pending or waited > patience(len(accepted)):
                 return accepted, decided, pending
-            self.observer.waiting([f"{site} ({why})" for site, why in waits.items()], waited)
-            time.sleep(self.limits.ask_again_s)
+            if set(waits.values()) == {_FULL}:
+                left = max(self.limits.ask_again_s, patience(len(accepted)) - waited)
+                self._await_room(waits, pauses=pauses, began=began, deadline=time.monotonic() + left)
+                pauses += 1
+            else:
+                self.observer.waiting([f"{site} ({why})" for site, why in waits.items()], waited)
+                time.sleep(self.limits.ask_again_s)
 
     def _note_wait(self, site: str, why: str) -> None:
         """Say once what a site waits for."""
@@ -170,7 +175,7 @@ class Participants:
         *,
         weights: WireArray | None = None,
         timeout: float | None = None,
-        room_s: float = 0.0,
+        room_s: float | None = None,
     ) -> Exchange:
         """The same question to every site that takes part; see `ask_each`."""
         questions = dict.fromkeys(sorted(self.descriptions), instruction)
@@ -182,7 +187,7 @@ class Participants:
         *,
         weights: WireArray | None,
         timeout: float | None = None,
-        room_s: float = 0.0,
+        room_s: float | None = None,
     ) -> Exchange:
         """Ask each site its question; again where one was restarted and had to be told the plan first.
 
@@ -191,7 +196,7 @@ class Participants:
         Args:
             weights: go with every question.
             timeout: seconds; None is a round's.
-            room_s: for which a full disk is waited for, where that is longer.
+            room_s: for which a full disk is waited for; None is as long.
         """
         timeout = timeout or self.limits.round_timeout_s
         began, pauses, waited = time.monotonic(), 0, set[str]()
@@ -201,7 +206,7 @@ class Participants:
             full = {
                 site for site in asked if site in exchange.answers and exchange.answers[site].waits_for_room
             }
-            deadline = began + (max(timeout, room_s) if full else timeout)
+            deadline = began + (room_s if full and room_s is not None else timeout)
             restarted = [site for site in asked if _is_unprepared(exchange.answers.get(site))]
             again = {site for site in restarted if self._describe_again(site, deadline=deadline)}
             if full and self._await_room(full, pauses=pauses, began=began, deadline=deadline):
