@@ -79,7 +79,7 @@ def _session(
         round_timeout_s=PATIENCE_S,
         approval_s=PATIENCE_S,
         ask_again_s=0.01,
-        finish_room_s=0.05,
+        finish_room_s=1.0,
     )
     session = partial(
         execute,
