@@ -257,10 +257,10 @@ def test_room_is_looked_for_before_a_run(tmp_path: Path, disk: SmallDisk, transp
     sites, coordinator = _sites(tmp_path), Coordinator(then=disk.clear)
     disk.fill()
     participant = sites.participants["center2"]
-    assert not participant.ready()  # nor does it come online: it could not log its answer
+    assert not participant.disk.can_log()  # nor does it come online: it could not log its answer
     session, run = _session(tmp_path, sites, observer=coordinator, transport=transport)
     disk.clear()
-    assert participant.ready()
+    assert participant.disk.can_log()
     disk.fill()
     session()
     assert coordinator.waited == [("center2 (its disk is full)",)]
@@ -274,15 +274,15 @@ def test_nothing_leaves_that_cannot_be_logged(tmp_path: Path, disk: SmallDisk) -
     """With the log's own reserve gone as well no answer is given; with room the same question has one."""
     site = _sites(tmp_path).participants["center2"]
     question = Finish(run_id="r", status="failed")
-    assert site.ready()
+    assert site.disk.can_log()
     site.config.audit.with_suffix(".reserve").unlink()
     disk.fill()
     for _ in range(2):
         with pytest.raises(NoRoomError):
             site.answer(question, None)
-    assert not site.ready()
+    assert not site.disk.can_log()
     disk.clear()
-    assert site.ready()
+    assert site.disk.can_log()
     assert site.answer(question, None) == (Acknowledged(), None)
     assert [line["kind"] for line in AuditLog(site.config.audit).read()] == ["finish", "acknowledged"]
     assert sum(note.startswith("waiting for disk space") for note in _notes(site)) == 1

@@ -6,6 +6,7 @@ So a model can be kept whenever it comes: on a disk that is full by then, and af
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +16,7 @@ from stic_core.models.saved import DESCRIPTION_FILE, read_model, write_model
 from stic_core.protocol.compression import WireArray, unpack
 from stic_core.protocol.messages import Digest, Finish, RunPlan
 from stic_core.system.files import write_atomically
-from stic_core.system.room import Reserve
+from stic_core.system.room import Reserve, is_full
 from stic_core.tensors.flat import digest
 
 EXPECTED_FILE = "run.json"
@@ -100,8 +101,8 @@ class FinalModels:
         weights = unpack(wire, plan.tensors, transport="float32")
         if digest(weights, plan.tensors) != question.weights_digest:
             raise ProtocolError("the weights do not match the digest in the message")
-        self._reserve(0).drop()
-        return write_model(
+        write = partial(
+            write_model,
             folder,
             weights,
             tensors=plan.tensors,
@@ -113,7 +114,18 @@ class FinalModels:
             best_round=question.best_round,
             phantom=expected.phantom,
             plan_digest=plan.digest,
-        ).digest
+        )
+        try:
+            return write().digest
+        except OSError as error:
+            if not is_full(error):
+                raise
+        self.release()
+        return write().digest
+
+    def release(self) -> None:
+        """Give up the room that was set aside: the run is over."""
+        self._reserve(0).drop()
 
     def path(self, run_id: str) -> Path:
         """Of a run's model."""

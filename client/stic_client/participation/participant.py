@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from stic_client.participation.approvals import PlanStore
-from stic_client.participation.final_models import Expected, FinalModels, weights_bytes
+from stic_client.participation.disk import SiteDisk
+from stic_client.participation.final_models import Expected, FinalModels
 from stic_client.participation.policy import check_plan
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import load_dataset
@@ -44,14 +43,11 @@ from stic_core.protocol.messages import (
 )
 from stic_core.site_run import LocalRun
 from stic_core.system.observer import Observer
-from stic_core.system.room import FREE_SOME, Reserve, free_in, is_full
+from stic_core.system.room import is_full
 from stic_core.training.setup import ComputeConfig, assemble
-from stic_core.training.site_arrays import KEPT_COPIES, arrays_of_run
+from stic_core.training.site_arrays import arrays_of_run
 
 LOG = logging.getLogger(__name__)
-
-_LOG_RESERVE = 4 << 20
-"""Bytes: hundreds of times "my disk is full", each with its question."""
 
 
 class Participant:
@@ -73,26 +69,10 @@ class Participant:
         self._plans = plans or PlanStore(config.plans)
         self._run: LocalRun | None = None
         self._models = FinalModels(config.models)
-        self._log_room = Reserve(
-            config.audit.with_suffix(".reserve"), size=_LOG_RESERVE, what="the audit log"
-        )
-        self._audit = AuditLog(config.audit, reserve=self._log_room)
+        self.disk = SiteDisk(config, self.observer)
+        self._audit = AuditLog(config.audit, reserve=self.disk.log_reserve)
         self._announced = ""
         """The run that the operator was told of last."""
-        self._waiting = False
-        """For room on a disk, which the operator was told."""
-
-    def ready(self) -> bool:
-        """Whether a further question and its answer can be logged; if not, none is to be taken in."""
-        try:
-            self._log_room.fill()
-        except NoRoomError as error:
-            if not self._log_room.left:
-                self._full(error)
-                return False
-        except OSError:
-            pass  # `answer` meets the same fault, and says what it is
-        return True
 
     def answer(self, instruction: Instruction, weights: WireArray | None) -> tuple[Report, WireArray | None]:
         """Do what is asked, or say why not; never raises what a user could cause.
@@ -112,31 +92,14 @@ class Participant:
             )
         except (OSError, DataError) as error:
             if isinstance(error, OSError) and is_full(error):
-                self._full(full := self._no_room())
-                raise full from None
+                self.disk.full()
+                raise self.disk.no_room() from None
             # Else something would leave that nobody could look up afterwards.
             why = error if isinstance(error, DataError) else error.strerror
             self.observer.note(f"no request is answered: the audit log cannot be written ({why})")
             raise
-        if self._waiting and report.kind not in {"failure", "refusal", "unprepared"}:
-            self._waiting = False
-            self.observer.note("there is disk space again; this site continues")
+        self.disk.answered(report)
         return report, trained
-
-    def _no_room(self) -> NoRoomError:
-        """Which disk it is the system does not say: the one of this site's with the least room."""
-        folders = {self.config.audit.parent, self.config.models, self.config.between_rounds}
-        folders |= {self.config.dataset.prepared, self.config.plans}
-        there = [folder for folder in sorted(folders) if folder.is_dir()]
-        least = min(there, key=lambda folder: shutil.disk_usage(folder).free)
-        return NoRoomError("no space left on the disk", got=free_in(least), advice=FREE_SOME)
-
-    def _full(self, error: NoRoomError) -> Failure:
-        """Tell the operator, once; the server asks again."""
-        if not self._waiting:
-            self.observer.note(f"waiting for disk space: {error}")
-        self._waiting = True
-        return Failure(code=error.code)
 
     def _entry(
         self,
@@ -165,7 +128,7 @@ class Participant:
         try:
             return self._answer(instruction, weights)
         except NoRoomError as error:
-            return self._full(error), None
+            return self.disk.full(error), None
         except PlanPendingError as error:
             return Refusal(reason=str(error)[:1000], pending=True), None
         except PlanRefusedError as error:
@@ -176,7 +139,7 @@ class Participant:
             return Failure(code=error.code), None
         except Exception as error:
             if isinstance(error, OSError) and is_full(error):
-                return self._full(self._no_room()), None
+                return self.disk.full(), None
             # Whatever it says may quote data, so only its kind travels.
             LOG.exception("%s failed", instruction.kind)
             self.observer.note(f"{instruction.kind} failed with {type(error).__name__}; see the log")
@@ -205,33 +168,14 @@ class Participant:
             )
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
-        self._log_room.fill()
         self._models.reserve(plan)
-        with self._room_for_arrays(question):
+        with self.disk.room_for_run(question):
             self._run = run = self._load(question.run_id, plan)
         digest, phantom = run.setup.backbone_digest, run.dataset.phantom
         expected = Expected(plan=plan, backbone_digest=digest, phantom=phantom)
         self._models.expect(question.run_id, expected)
         lacking = [old for old in self._models.lacking() if old != question.run_id]
         return run.describe().model_copy(update={"lacks_models": tuple(lacking)})
-
-    @contextmanager
-    def _room_for_arrays(self, question: Describe) -> Iterator[None]:
-        """Hold the room that rounds will take, so that cached features do not take it; checked by holding it.
-
-        Raises:
-            NoRoomError: there is not enough.
-        """
-        folder, plan = self.config.between_rounds, question.plan
-        needed = KEPT_COPIES * weights_bytes(plan) if plan.transport == "int8" else 0
-        needed -= sum(path.stat().st_size for path in (folder / question.run_id).glob("*"))
-        reserve = Reserve(folder / ".reserve", size=needed, what="what int8 keeps between rounds")
-        try:
-            if needed > 0:
-                reserve.fill()
-            yield
-        finally:
-            reserve.drop()
 
     def _check_approved(self, plan: RunPlan) -> None:
         policy = self.config.policy
@@ -283,15 +227,18 @@ class Participant:
         )
 
     def _finish(self, question: Finish, weights: WireArray | None) -> Acknowledged:
+        if question.status == "complete":  # before the model, which may need the room
+            shutil.rmtree(self.config.between_rounds / question.run_id, ignore_errors=True)
+        kept = None
         try:
-            kept = self._models.keep(question, weights) if weights is not None else None
+            if weights is not None:
+                kept = self._models.keep(question, weights)
         except ProtocolError as error:
             self.observer.note(f"the final model of run {question.run_id} was not kept: {error}")
-            kept = None
         if kept is not None:
             self.observer.note(f"the final model is in {self._models.path(question.run_id)}")
-            shutil.rmtree(self.config.between_rounds / question.run_id, ignore_errors=True)
         self.observer.note(f"run {question.run_id} is {question.status}")
         if self._run is None or self._run.run_id == question.run_id:  # else it is an earlier one's model
             self.finished = question.status
+            self._models.release()
         return Acknowledged(kept_model=kept)
