@@ -1,4 +1,4 @@
-"""A site's disks: room that is set aside for its log and for a run, and a full one, of which the operator is told once."""
+"""A site's disks: room set aside for its log and for a run, and a full one, of which the operator is told once."""
 
 from __future__ import annotations
 
