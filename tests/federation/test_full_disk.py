@@ -116,15 +116,29 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallDisk:
     return SmallDisk(tmp_path / "center2", monkeypatch)
 
 
-def test_a_disk_that_is_full_in_a_round_is_waited_for(tmp_path: Path, disk: SmallDisk) -> None:
-    """int8's rounding error cannot be kept: the round is done again, and the model is bit for bit the same."""
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_disk_that_is_full_in_a_round_is_waited_for(
+    tmp_path: Path, disk: SmallDisk, restarted: bool
+) -> None:
+    """int8's rounding error cannot be kept: the round is done again, and the model is bit for bit the same.
+
+    A client that is started again on the full disk says so when it is told the plan again.
+    """
     whole, undisturbed = _session(tmp_path / "whole", _sites(tmp_path / "whole"), transport="int8")
     whole()
     sites, coordinator = _sites(tmp_path), Coordinator(then=disk.clear)
-    _during(sites, "train-round", disk.fill, round_number=2)
+
+    def happen() -> None:
+        disk.fill()
+        if restarted:
+            sites.participants["center2"] = Participant(sites.participants["center2"].config, Recorder())
+
+    _during(sites, "train-round", happen, round_number=2)
     session, run = _session(tmp_path, sites, observer=coordinator, transport="int8")
     session()
     assert coordinator.waited == [("center2 (its disk is full)",)]
+    assert sum(note.startswith("center2: its disk is full") for note in coordinator.notes) == 1
+    assert coordinator.notes.count("center2 has disk space again") == 1
     assert [(row["round"], row["sites"]) for row in run.read_rounds()] == [
         (n, list(SITES)) for n in (1, 2, 3)
     ]

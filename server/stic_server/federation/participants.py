@@ -153,6 +153,12 @@ class Participants:
             else:
                 self.observer.note(f"{site}: {why}")
 
+    def _note_room(self, sites: Collection[str]) -> None:
+        """Say that sites no longer wait for room, of those that did."""
+        for site in sorted(site for site in sites if (site, _FULL) in self._told):
+            self._told.discard((site, _FULL))
+            self.observer.note(f"{site} has disk space again")
+
     def _describe(
         self, sites: Sequence[str], *, timeout: float
     ) -> tuple[dict[str, SiteDescription], set[str], dict[str, Answer]]:
@@ -167,6 +173,7 @@ class Participants:
         pending = {site: answer for site, answer in exchange.answers.items() if _what_for(answer)}
         decided = {site: answer for site, answer in exchange.answers.items() if site not in pending}
         found = answers_of(replace(exchange, answers=decided), SiteDescription, observer=self.observer)
+        self._note_room(found)
         return {site: description for site, (description, _) in found.items()}, set(decided), pending
 
     def ask(
@@ -199,7 +206,7 @@ class Participants:
             room_s: for which a full disk is waited for; None is as long.
         """
         timeout = timeout or self.limits.round_timeout_s
-        began, pauses, waited = time.monotonic(), 0, set[str]()
+        began, pauses = time.monotonic(), 0
         exchange = self._sites.ask(questions, weights=weights, timeout=timeout)
         asked = dict(questions)
         while True:
@@ -210,15 +217,13 @@ class Participants:
             restarted = [site for site in asked if _is_unprepared(exchange.answers.get(site))]
             again = {site for site in restarted if self._describe_again(site, deadline=deadline)}
             if full and self._await_room(full, pauses=pauses, began=began, deadline=deadline):
-                again, waited, pauses = again | full, waited | full, pauses + 1
+                again, pauses = again | full, pauses + 1
             left = min(timeout, deadline - time.monotonic())
             if not again or left <= 0:
                 break
             asked = {site: questions[site] for site in sorted(again)}
             exchange = exchange.followed_by(self._sites.ask(asked, weights=weights, timeout=left))
-        for site in sorted(waited - full):
-            self.observer.note(f"{site} has disk space again")
-            self._told.discard((site, _FULL))
+        self._note_room(exchange.answers.keys() - full)
         answers = {site: answer for site, answer in exchange.answers.items() if not _is_unprepared(answer)}
         return replace(exchange, answers=answers)
 
