@@ -281,6 +281,7 @@ class PolicyConfig(_Frozen):
         local_only: also train a model of its own for comparison; its weights leave as a round's.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
+        held_out_models: how many models may ever be looked at on the same held-out patients, in all runs.
     """
 
     plans: Literal["approved", "any"] = "approved"
@@ -297,6 +298,7 @@ class PolicyConfig(_Frozen):
     local_only: bool = True
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10
+    held_out_models: Annotated[int, Field(ge=1)] = 40
 
 
 class SiteConfig(_Frozen):
@@ -312,6 +314,7 @@ class SiteConfig(_Frozen):
         models: where the final model of each run is kept, for `predict`.
         plans: where approved and waiting plans lie.
         between_rounds: what a run keeps here from one round to the next, such as int8's rounding error.
+        held_out: what was told of the held-out patients, and which models a run showed.
     """
 
     site: SiteName
@@ -327,3 +330,4 @@ class SiteConfig(_Frozen):
     models: FilePath = Path("models")
     plans: FilePath = Path("plans")
     between_rounds: FilePath = Path("between-rounds")
+    held_out: FilePath = Path("held-out")

@@ -37,7 +37,7 @@ from stic_core.protocol.messages import (
     encode,
 )
 from stic_core.tensors.npy import read_npy
-from stic_server.admission.registry import admitted, scan
+from stic_server.admission.registry import admitted, public_keys, scan
 from stic_server.federation.final_model import finished, send_model
 from stic_server.federation.plan import propose
 from stic_server.federation.run import execute
@@ -89,12 +89,13 @@ def run_federation(
         FederationError: too few sites, or too long a wait.
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
-    proposal = propose(federation, evaluate=evaluate)
-    plan = proposal.plan
+    folder = path.resolve().parent / "sites"
+    proposal = propose(federation, evaluate=evaluate, sites=public_keys(folder))
     if proposal.note:
         observer.note(proposal.note)
+    run = RunFolder.begin(federation, proposal.plan)
+    plan = run.read_plan() or proposal.plan
     observer.note(f"plan {plan.digest[:12]}")
-    run = RunFolder.begin(federation, plan)
     names = tuple(spec.name for spec in plan.tensors)
     sites = _reach(grid, path, federation, run, names=names, observer=observer)
     limits = RunLimits(

@@ -14,9 +14,9 @@ from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
 from stic_core.evaluation.document import PairFigures
 from stic_core.evaluation.figures import paired_accuracy
-from stic_core.evaluation.site import LabelArray, LogitArray, checked
-from stic_core.privacy.release import small_class, too_few, withheld
-from stic_core.statistics import Absent, Auc, AucTest, NotEstimable
+from stic_core.evaluation.site import HeldOutReport, LabelArray, LogitArray, checked
+from stic_core.privacy.release import too_few, withheld
+from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
 from stic_core.statistics.values import FORBID
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
@@ -56,8 +56,8 @@ class AucDifference:
 class PairedReport(BaseModel):
     """One site's comparison of two models on its held-out patients.
 
-    Discordant counts are released with the accuracy: they say of how many patients, not of
-    which or of what class, the models differ.
+    Discordant counts are released where both accuracies were and each count is `min_cell` or
+    more, an AUC's difference where both AUCs were: else one figure would give the other away.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -77,7 +77,13 @@ class PairedReport(BaseModel):
 
 
 def paired_report(
-    first: LogitArray, second: LogitArray, labels: LabelArray, *, classes: Sequence[str], policy: PolicyConfig
+    first: LogitArray,
+    second: LogitArray,
+    labels: LabelArray,
+    *,
+    classes: Sequence[str],
+    policy: PolicyConfig,
+    released: tuple[HeldOutReport, HeldOutReport],
 ) -> PairedReport:
     """Compare two models on one site's held-out patients.
 
@@ -87,6 +93,7 @@ def paired_report(
         labels: (n,) class indices.
         classes: the task's, k of them.
         policy: `min_cell` and `min_class` of this site.
+        released: what left of each of the two on its own.
 
     Raises:
         DataError: a logit is not finite, a label is no class, or shapes disagree.
@@ -104,12 +111,30 @@ def paired_report(
     return PairedReport(
         n=n,
         classes=classes,
-        discordant=Discordant(b=int((right & ~right_too).sum()), c=int((right_too & ~right).sum())),
+        discordant=_discordant(
+            int((right & ~right_too).sum()), int((right_too & ~right).sum()), policy=policy, released=released
+        ),
         auc={
-            name: _auc_difference(scores[:, k], others[:, k], positive=labels == k, policy=policy)
+            name: _kept(released[0].auc[name], released[1].auc[name])
+            or _auc_difference(scores[:, k], others[:, k], positive=labels == k)
             for k, name in enumerate(classes)
         },
     )
+
+
+def _discordant(
+    b: int, c: int, *, policy: PolicyConfig, released: tuple[HeldOutReport, HeldOutReport]
+) -> Discordant | Absent:
+    if (kept := _kept(released[0].accuracy, released[1].accuracy)) is not None:
+        return kept
+    if min(b, c) < policy.min_cell > 1:
+        return Suppressed(f"the models differ on fewer than {policy.min_cell} patients one way or the other")
+    return Discordant(b=b, c=c)
+
+
+def _kept(*figures: object) -> Absent | None:
+    """Why a comparison is kept back: one of the figures that it compares is."""
+    return next((figure for figure in figures if isinstance(figure, NotEstimable | Suppressed)), None)
 
 
 def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
@@ -134,19 +159,15 @@ def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
 
 
 def _auc_difference(
-    first: statistics.Scores, second: statistics.Scores, *, positive: statistics.Mask, policy: PolicyConfig
-) -> AucDifference | Absent:
-    auc = statistics.delong(first, positive=positive)
-    if isinstance(auc, NotEstimable):
-        return auc
-    if (kept := small_class(positives=auc.positives, negatives=auc.negatives, policy=policy)) is not None:
-        return kept
-    other = statistics.delong(second, positive=positive)
-    assert isinstance(other, Auc)  # same patients, so same classes
+    first: statistics.Scores, second: statistics.Scores, *, positive: statistics.Mask
+) -> AucDifference:
+    auc, other = statistics.delong(first, positive=positive), statistics.delong(second, positive=positive)
+    assert isinstance(auc, Auc)  # both left on their own
+    assert isinstance(other, Auc)
     variance = statistics.paired_variance(first, second, positive=positive)
     return AucDifference(
         difference=auc.value - other.value,
-        variance=variance,
+        variance=float(f"{variance:.6g}"),
         positives=auc.positives,
         negatives=auc.negatives,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,6 +20,7 @@ from stic_core.config import (
     FederationConfig,
     ImageConfig,
     ModelConfig,
+    SiteName,
     TrainingConfig,
     Transport,
 )
@@ -28,7 +31,7 @@ from stic_core.statistics import Suppressed
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 3
+VERSION = 4
 """Raised with every change that the other side would notice."""
 
 MESSAGE_KEY = "stic"
@@ -43,12 +46,17 @@ Round = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}$")]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,400}$")]
+
+FEDERATED, ENSEMBLE = "federated", "ensemble"
+"""What the two models are called that are no site's own."""
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[3] = VERSION
+    version: Literal[4] = VERSION
 
 
 class RunPlan(BaseModel):
@@ -56,6 +64,8 @@ class RunPlan(BaseModel):
 
     Args:
         rounds: 0 where nothing is trained and a model is only evaluated.
+        sites: the admitted hospitals and their public keys, as `site.pub` holds them.
+        initial: digest of the weights that training begins with; None where nothing is trained.
         evaluates: digest of the model that is evaluated and not trained; None where one is trained.
         tensors: what travels, in the order of the flat array.
         clinical_columns: the clinical vector's columns, in order.
@@ -74,13 +84,22 @@ class RunPlan(BaseModel):
     determinism: bool
     local_only: bool
     transport: Transport = "float32"
+    sites: dict[SiteName, PublicKey] = {}
+    initial: Digest | None = None
     evaluates: Digest | None = None
     tensors: tuple[TensorSpec, ...]
     clinical_columns: tuple[str, ...] = COLUMNS
 
     @classmethod
-    def of(cls, config: FederationConfig, tensors: tuple[TensorSpec, ...]) -> RunPlan:
-        """The plan that a federation's configuration makes."""
+    def of(
+        cls,
+        config: FederationConfig,
+        tensors: tuple[TensorSpec, ...],
+        *,
+        sites: Mapping[str, str] = MappingProxyType({}),
+        initial: str | None = None,
+    ) -> RunPlan:
+        """The plan that a federation's configuration makes, with the admitted sites and the first weights."""
         return cls(
             name=config.name,
             task=config.task,
@@ -93,8 +112,18 @@ class RunPlan(BaseModel):
             determinism=config.determinism,
             local_only=config.local_only,
             transport=config.transport,
+            sites=dict(sites),
+            initial=initial,
             tensors=tensors,
         )
+
+    @property
+    def held_out_models(self) -> int:
+        """How many models a site may be asked about on its held-out patients.
+
+        The best model, each site's own, and their ensemble.
+        """
+        return len(self.sites) + 2 if self.local_only else 1
 
     @property
     def digest(self) -> str:
@@ -150,29 +179,16 @@ class TrainLocal(_Message):
     weights_digest: Digest
 
 
-class HistogramRequest(_Message):
-    """Where do this model's scores lie on your validation patients?
-
-    Args:
-        weights_digest: of the weights that travel with it; None for an ensemble, without any.
-        members: digests of models that were asked for before, whose mean probability is meant.
-    """
-
-    kind: Literal["histogram-request"] = "histogram-request"
-    run_id: RunId
-    plan_digest: Digest
-    weights_digest: Digest | None
-    members: tuple[Digest, ...] = ()
-
-
 class EvaluateHeldOut(_Message):
     """Open the held-out set for this model, once; its weights travel with it.
 
     Args:
         model: `federated`, `ensemble`, or the site whose own model it is.
-        weights_digest, members: as for `HistogramRequest`.
+        weights_digest: of the weights that travel with it; None for an ensemble, without any.
+        members: digests of models that were evaluated before, whose mean probability is meant.
+        best_round: after how many rounds the federated model was had; None for any other.
+        signature: of the site whose own model it is (`own_model_statement`); None for any other.
         against: digest of a model that was evaluated before, to be compared on the same patients.
-        edges: inner bin edges of each class's score histogram.
         test_fingerprint: what the site said of its held-out set before training.
     """
 
@@ -180,10 +196,11 @@ class EvaluateHeldOut(_Message):
     run_id: RunId
     plan_digest: Digest
     weights_digest: Digest | None
-    members: tuple[Digest, ...] = ()
+    members: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
+    best_round: Count | None = None
+    signature: Signature | None = None
     against: Digest | None = None
-    model: str
-    edges: dict[str, tuple[Finite, ...]]
+    model: Annotated[str, Field(max_length=64)]
     test_fingerprint: Digest
 
 
@@ -203,7 +220,7 @@ class Finish(_Message):
 
 
 Instruction = Annotated[
-    Describe | TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut | Finish,
+    Describe | TrainRound | TrainLocal | EvaluateHeldOut | Finish,
     Field(discriminator="kind"),
 ]
 
@@ -272,7 +289,12 @@ class RoundReport(_Message):
 
 
 class LocalReport(_Message):
-    """A site's own model, the best by its own validation; its weights travel with it."""
+    """A site's own model, the best by its own validation; its weights travel with it.
+
+    Args:
+        signature: by the site's key, so that the other sites know it for what it is
+            (`own_model_statement`); None in a simulation.
+    """
 
     kind: Literal["local-report"] = "local-report"
     epochs: Count
@@ -280,13 +302,7 @@ class LocalReport(_Message):
     validation_loss: Finite | None
     compute_seconds: Seconds
     weights_digest: Digest
-
-
-class HistogramReport(_Message):
-    """Validation of a model with its score histograms, one a class."""
-
-    kind: Literal["histogram-report"] = "histogram-report"
-    validation: ValidationReport
+    signature: Signature | None = None
 
 
 class HeldOutAnswer(_Message):
@@ -348,7 +364,6 @@ Report = Annotated[
     SiteDescription
     | RoundReport
     | LocalReport
-    | HistogramReport
     | HeldOutAnswer
     | Acknowledged
     | Unprepared
@@ -361,6 +376,11 @@ _INSTRUCTION: TypeAdapter[Instruction] = TypeAdapter(Instruction)
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 
 _T = TypeVar("_T")
+
+
+def own_model_statement(*, run_id: str, plan_digest: str, weights_digest: str) -> bytes:
+    """What a site signs of a model that it trained on its own."""
+    return f"stic-federated own model\n{run_id}\n{plan_digest}\n{weights_digest}".encode()
 
 
 def encode(message: Instruction | Report) -> str:

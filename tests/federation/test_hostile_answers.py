@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from stic_core.config import FederationConfig
-from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.parameters import trainable_specs
 from stic_core.models.stic import build_head
 from stic_core.protocol.messages import (
     Instruction,
     LocalReport,
     Report,
     RoundReport,
-    RunPlan,
     SiteDescription,
 )
 from stic_core.tensors.flat import FlatArray, digest
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -51,12 +51,12 @@ def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str
             "runs": folder / "runs",
         }
     )
-    head = build_head(channels=32, classes=3, seed=0)
-    plan = RunPlan.of(federation, SPECS)
+    proposal = training_of(federation, sites=InProcessSites(made).public_keys)
+    plan = proposal.plan
     run, recorder = RunFolder.begin(federation, plan), Recorder()
     limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
     document = execute(
-        plan, get_flat(head), run=run, sites=InProcessSites(made), limits=limits, observer=recorder
+        plan, proposal.weights, run=run, sites=InProcessSites(made), limits=limits, observer=recorder
     )
     return run, recorder.notes, document
 

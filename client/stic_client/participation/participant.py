@@ -16,6 +16,7 @@ from stic_client.participation.approvals import PlanStore
 from stic_client.participation.disk import SiteDisk
 from stic_client.participation.final_models import Expected, FinalModels
 from stic_client.participation.policy import check_plan
+from stic_client.participation.shown_models import ShownModels
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import load_dataset
 from stic_core.errors import (
@@ -27,21 +28,26 @@ from stic_core.errors import (
     SticError,
 )
 from stic_core.models.devices import pick_device
+from stic_core.privacy.looks import HeldOutLooks
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
+    EvaluateHeldOut,
     Failure,
     Finish,
     Instruction,
+    LocalReport,
     Refusal,
     Report,
     RunPlan,
     SiteDescription,
     Unprepared,
+    own_model_statement,
 )
-from stic_core.site_run import LocalRun
+from stic_core.site_run import LocalRun, Work
+from stic_core.system.keys import load_private, sign
 from stic_core.system.observer import Observer
 from stic_core.system.room import is_full
 from stic_core.training.setup import ComputeConfig, assemble
@@ -68,6 +74,7 @@ class Participant:
         """Status of the last run that the server ended."""
         self._plans = plans or PlanStore(config.plans)
         self._run: LocalRun | None = None
+        self._shown: ShownModels | None = None
         self._models = FinalModels(config.models)
         self.disk = SiteDisk(config, self.observer)
         self._audit = AuditLog(config.audit, reserve=self.disk.log_reserve)
@@ -154,7 +161,31 @@ class Participant:
             case _:
                 if self._run is None or self._run.run_id != instruction.run_id:
                     return Unprepared(), None
-                return self._run.answer(instruction, weights)
+                return self._work(self._run, instruction, weights)
+
+    def _work(
+        self, run: LocalRun, question: Work, weights: WireArray | None
+    ) -> tuple[Report, WireArray | None]:
+        shown = self._shown
+        assert shown is not None  # made together with the run
+        run.check(question)
+        shown.check(question)
+        if isinstance(question, EvaluateHeldOut) and run.look_of(question) is None:
+            run.looks.check_room(
+                run.held_out_patients,
+                plan=run.plan.digest,
+                of_plan=run.plan.held_out_models,
+                in_all=self.config.policy.held_out_models,
+            )
+        report, trained = run.answer(question, weights)
+        if isinstance(report, LocalReport):
+            shown.trained(report.weights_digest)
+            statement = own_model_statement(
+                run_id=run.run_id, plan_digest=run.plan.digest, weights_digest=report.weights_digest
+            )
+            key = load_private(self.config.key)
+            report = report.model_copy(update={"signature": sign(key, statement)})
+        return report, trained
 
     def _describe(self, question: Describe) -> SiteDescription:
         plan = question.plan
@@ -169,6 +200,9 @@ class Participant:
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
         self._models.reserve(plan)
+        self._shown = ShownModels(
+            self.config.held_out / "runs", run_id=question.run_id, plan=plan, note=self.observer.note
+        )
         with self.disk.room_for_run(question):
             self._run = run = self._load(question.run_id, plan)
         digest, phantom = run.setup.backbone_digest, run.dataset.phantom
@@ -224,6 +258,7 @@ class Participant:
             policy=self.config.policy,
             observer=self.observer,
             kept=arrays_of_run(self.config.between_rounds, run_id),
+            looks=HeldOutLooks(self.config.held_out),
         )
 
     def _finish(self, question: Finish, weights: WireArray | None) -> Acknowledged:

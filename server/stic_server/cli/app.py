@@ -138,10 +138,12 @@ def plan(
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
     from stic_core.protocol.plan_summary import described
+    from stic_server.admission.registry import public_keys
     from stic_server.federation.plan import propose
 
-    federation = config_files.load(federation_file(config_file), FederationConfig)
-    proposal = propose(federation, evaluate=evaluate)
+    path = federation_file(config_file)
+    federation = config_files.load(path, FederationConfig)
+    proposal = propose(federation, evaluate=evaluate, sites=public_keys(path.resolve().parent / "sites"))
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
     if out is not None:

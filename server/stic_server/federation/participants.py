@@ -257,6 +257,8 @@ class Participants:
 
     def _misfit(self, site: str, description: SiteDescription, *, common: str) -> str:
         """Why a site cannot take part; "" where it can."""
+        if self.plan.sites and site not in self.plan.sites:
+            return f"{site} is excluded: it was admitted after the run began, and its plan does not name it"
         if description.backbone_digest != common:
             return (
                 f"{site} is excluded: its backbone has digest {description.backbone_digest[:12]}, "

@@ -60,7 +60,7 @@ class Rounds:
         for word in passed_over:
             self._participants.observer.note(word)
         if state is None:
-            state = FederationState(0, self._algorithm.init(self._travelled(initial)))
+            state = FederationState(0, self._algorithm.init(initial))
         else:
             self._participants.observer.note(
                 f"resuming run {self._participants.run_id} after round {state.completed}"
@@ -247,6 +247,8 @@ class Rounds:
 
 def _figures(report: ValidationReport) -> dict[str, Any]:
     """One site's scores of a round; what it keeps back is said, not left out."""
-    if isinstance(report.loss_sum, float) and isinstance(report.correct, int):
-        return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
-    return {"n": report.n} | as_json(report.loss_sum)
+    if not isinstance(report.loss_sum, float):
+        return {"n": report.n} | as_json(report.loss_sum)
+    right = report.correct
+    accuracy = {"accuracy": right / report.n} if isinstance(right, int) else as_json(right)
+    return {"loss": report.loss_sum / report.n, "n": report.n} | accuracy

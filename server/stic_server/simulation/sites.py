@@ -120,11 +120,10 @@ class SimulatedSites:
             case EvaluateHeldOut():
                 run = self._runs[site]
                 report = run.answer(question, weights)
+                look = run.look_of(question)
+                assert look is not None  # it has just been answered from
                 labels = run.setup.batches["test"].labels
-                self.scores.setdefault(question.model, {})[site] = (
-                    run.logits("test", question, weights),
-                    labels,
-                )
+                self.scores.setdefault(question.model, {})[site] = (look.scores, labels)
                 return report
             case _:
                 return self._runs[site].answer(question, weights)
