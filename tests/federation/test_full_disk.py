@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from stic_client.participation.participant import Participant
+from stic_client.participation.shown_models import ShownModels
 from stic_core.config import FederationConfig
 from stic_core.errors import NoRoomError
 from stic_core.models.saved import read_model
 from stic_core.protocol.audit_log import AuditLog
-from stic_core.protocol.messages import Acknowledged, Describe, Finish, SiteDescription
+from stic_core.protocol.messages import Acknowledged, Describe, Finish, SiteDescription, TrainRound
 from stic_server.federation.final_model import finish_of, send_missing, send_model
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
@@ -312,3 +313,24 @@ def test_a_site_that_stays_full_does_not_end_a_round_of_the_others(tmp_path: Pat
     session()
     assert [row["sites"] for row in run.read_rounds()] == [list(SITES), ["center1"], list(SITES)]
     assert run.read_record()["model_at"] == list(SITES)
+
+
+def test_what_a_site_was_shown_is_on_its_disk_before_it_answers(tmp_path: Path, disk: SmallDisk) -> None:
+    """Asked again on a full disk, the question is no more answered than the first time; with room it is, and kept."""
+    folder, federation = (
+        tmp_path / "center2",
+        FederationConfig.model_validate({"model": {"backbone": "tiny"}}),
+    )
+    plan = training_of(federation).plan
+    assert plan.initial is not None
+    question = TrainRound(run_id="r", plan_digest=plan.digest, round=1, weights_digest=plan.initial)
+    shown = ShownModels(folder, run_id="r", plan=plan, note=print)
+    folder.mkdir()
+    disk.fill()
+    for act in 2 * [partial(shown.check, question), partial(shown.trained, "0" * 64)]:
+        with pytest.raises(OSError, match="No space"):
+            act()
+        assert not list(folder.iterdir())
+    disk.clear()
+    shown.check(question)
+    assert [path.name for path in folder.iterdir()] == ["r.json"]
