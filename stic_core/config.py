@@ -181,7 +181,7 @@ class FederationConfig(_Frozen):
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
         round_timeout_s: how long a site may take over one round.
-        max_patients: a site that claims more training patients is excluded: their number is its weight.
+        max_patients: a site that claims more patients in a split is excluded: their number is its weight.
         max_update_ratio: a site's update whose norm is more than so many times the other sites' is
             refused; None takes any.
         seed: of the model's first weights and of every site's shuffling.

@@ -33,7 +33,6 @@ from stic_core.protocol.messages import (
     Instruction,
     TrainLocal,
     TrainRound,
-    decode_report,
     encode,
 )
 from stic_core.tensors.npy import read_npy
@@ -42,7 +41,16 @@ from stic_server.federation.final_model import finished, send_model
 from stic_server.federation.plan import propose
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Answer, AuditedSites, Exchange, RunLimits, RunObserver, Traffic
+from stic_server.federation.sites import (
+    Answer,
+    AuditedSites,
+    Exchange,
+    RunLimits,
+    RunObserver,
+    Traffic,
+    read_answer,
+    unreadable,
+)
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
 
@@ -406,9 +414,11 @@ def _answer(reply: Message) -> Answer:
         kind = reply.error.reason or ""  # of the exception: our client sends nothing else
         return Answer(Failure(code=kind if _KIND.fullmatch(kind) else "ClientAppFailed"))
     try:
-        report = decode_report(str(reply.content.config_records[MESSAGE_KEY][MESSAGE_KEY]))
+        text = str(reply.content.config_records[MESSAGE_KEY][MESSAGE_KEY])
         record = reply.content.array_records.get(WEIGHTS_KEY)
         weights = read_npy(record[WEIGHTS_KEY].data) if record is not None else None
-    except (ProtocolError, KeyError, ValueError, TypeError):
-        return Answer(Failure(code="ProtocolError"))
-    return Answer(report, weights)
+    except ProtocolError as error:
+        return unreadable(str(error))
+    except (KeyError, ValueError, TypeError) as error:
+        return unreadable(type(error).__name__)
+    return read_answer(text, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self, TypeAlias
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
+from stic_core.evaluation import consistency
 from stic_core.evaluation.document import PairFigures
 from stic_core.evaluation.figures import paired_accuracy
-from stic_core.evaluation.site import HeldOutReport, LabelArray, LogitArray, checked
-from stic_core.privacy.release import too_few, withheld
+from stic_core.evaluation.site import Accuracy, HeldOutReport, LabelArray, LogitArray, checked
+from stic_core.privacy.release import NOBODY, too_few, withheld
 from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
+from stic_core.statistics.bounds import Count, Difference, Some
 from stic_core.statistics.values import FORBID
-
-Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Discordant:
         c: only the second was.
     """
 
-    b: int
-    c: int
+    b: Count
+    c: Count
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -45,10 +45,10 @@ class Discordant:
 class AucDifference:
     """AUC of the first model minus that of the second, and DeLong's variance of it."""
 
-    difference: float
-    variance: float
-    positives: int
-    negatives: int
+    difference: Difference
+    variance: Annotated[float, Field(ge=0, le=4)]
+    positives: Some
+    negatives: Some
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -71,9 +71,32 @@ class PairedReport(BaseModel):
     def _consistent(self) -> Self:
         if set(self.auc) != set(self.classes):
             raise ValueError(f"classes: got {sorted(self.auc)}, expected {sorted(self.classes)}")
-        if isinstance(self.discordant, Discordant) and self.discordant.b + self.discordant.c > self.n:
-            raise ValueError("more discordant patients than patients")
+        consistency.check_nobody(self.n, [self.discordant, *self.auc.values()])
+        self.check_beside(None)
         return self
+
+    def check_beside(self, report: HeldOutReport | None) -> None:
+        """The report of the second model, on the same patients, does not contradict it.
+
+        Raises:
+            ValueError: it does.
+        """
+        counts = NOBODY if report is None else report.class_counts
+        if report is not None and (self.n, self.classes) != (report.n, report.classes):
+            raise ValueError("two models are compared on other patients")
+        if isinstance(self.discordant, Discordant):
+            accuracy = None if report is None else report.accuracy
+            consistency.check_discordant(
+                self.discordant.b,
+                self.discordant.c,
+                n=self.n,
+                correct=accuracy.correct if isinstance(accuracy, Accuracy) else None,
+            )
+        for name, found in self.auc.items():
+            if isinstance(found, AucDifference):
+                consistency.check_pairs_of(
+                    found.positives, found.negatives, name=name, n=self.n, counts=counts
+                )
 
 
 def paired_report(

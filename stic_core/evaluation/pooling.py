@@ -90,17 +90,10 @@ def pool(reports: Reports) -> Figures:
     order = [reports[site] for site in sorted(reports)]
     classes = _agreed(reports)
     accuracies = [r.accuracy for r in order if isinstance(r.accuracy, Accuracy)]
-    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
-    counts = (
-        {name: sum(c[name] for c in known) for name in classes}
-        if known
-        else _first([report.class_counts for report in order])
-    )
+    counts = _summed_counts(order, classes=classes)
     aucs: dict[str, PooledAuc | Absent] = {name: _pooled_class(order, name) for name in classes}
     confusion = _summed_confusion(order, k=len(classes))
-    sensitivity, specificity = _rates(
-        confusion, _summed_wrong(order, classes=classes), counts=counts, classes=classes
-    )
+    sensitivity, specificity = _pooled_rates(order, classes=classes)
     return Figures(
         n=sum(report.n for report in order),
         class_counts=counts,
@@ -204,6 +197,13 @@ def _first(values: Sequence[object]) -> Absent:
     return next((value for value in values if isinstance(value, Suppressed)), NOBODY)
 
 
+def _summed_counts(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> dict[str, int] | Absent:
+    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
+    if not known:
+        return _first([report.class_counts for report in order])
+    return {name: sum(counts[name] for counts in known) for name in classes}
+
+
 def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | Absent:
     tables = [r.confusion for r in order if isinstance(r.confusion, tuple)]
     if not tables:
@@ -230,6 +230,21 @@ def _summed_wrong(
         return sum(numbers) if len(numbers) == len(known) else Suppressed("withheld by a site")
 
     return {name: of(name) for name in classes}
+
+
+def _pooled_rates(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> tuple[Rates, Rates]:
+    """Over the sites that release class counts beside what is counted: a share of other patients is none."""
+    kinds = [(r, (r.confusion, r.false_positives, r.class_counts)) for r in order]
+    whole = [r for r, values in kinds if not any(isinstance(value, Absent) for value in values)]
+    if not whole:
+        why = _first([value for _, values in kinds for value in values])
+        return dict.fromkeys(classes, why), dict.fromkeys(classes, why)
+    return _rates(
+        _summed_confusion(whole, k=len(classes)),
+        _summed_wrong(whole, classes=classes),
+        counts=_summed_counts(whole, classes=classes),
+        classes=classes,
+    )
 
 
 def _rates(

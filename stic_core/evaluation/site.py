@@ -19,6 +19,7 @@ from scipy.special import softmax
 from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
+from stic_core.evaluation import consistency
 from stic_core.privacy.confusion_cells import releasable
 from stic_core.privacy.release import (
     NOBODY,
@@ -41,6 +42,7 @@ from stic_core.statistics import (
     ScoreHistogram,
     Suppressed,
 )
+from stic_core.statistics.bounds import Count, Finite, NotNegative, Share
 from stic_core.statistics.values import FORBID
 
 LogitArray: TypeAlias = npt.NDArray[np.floating]
@@ -49,20 +51,15 @@ LogitArray: TypeAlias = npt.NDArray[np.floating]
 LabelArray: TypeAlias = npt.NDArray[np.integer]
 """(n,) class indices in the order of the task's classes."""
 
-Count = Annotated[int, Field(ge=0)]
-
 EstimateT = TypeVar("EstimateT", bound=Estimate)
-
-ROUNDING = 1e-3
-"""What four significant digits may add to a sum, as a share of it."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Patients whose most probable class is the true one."""
 
-    correct: int
-    total: int
+    correct: Count
+    total: Count
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -98,20 +95,17 @@ class BinnedScores(_Released):
         probabilities: sum of the class's probabilities in each bin, to four digits.
     """
 
-    starts: tuple[int, ...]
+    starts: tuple[Count, ...]
     positives: tuple[Count, ...]
     negatives: tuple[Count, ...]
-    sums: tuple[float, ...]
-    probabilities: tuple[Annotated[float, Field(ge=0)], ...]
+    sums: tuple[Finite, ...]
+    probabilities: tuple[NotNegative, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.probabilities) != len(self.starts):
             raise ValueError("expected one sum of probabilities for each bin")
         _ = self.histogram  # its columns agree
-        for p, n, predicted in zip(self.positives, self.negatives, self.probabilities, strict=True):
-            if predicted > (p + n) * (1 + ROUNDING):
-                raise ValueError("a bin's probabilities add up to more than its patients")
         return self
 
     @property
@@ -137,8 +131,8 @@ class CalibrationSums(_Released):
         log_loss_sum: -log of the true class's probability, each patient's capped at `statistics.LOSS_CAP`.
     """
 
-    brier_sum: Annotated[float, Field(ge=0)]
-    log_loss_sum: Annotated[float, Field(ge=0)]
+    brier_sum: NotNegative
+    log_loss_sum: NotNegative
 
 
 class HeldOutReport(_Released):
@@ -169,7 +163,7 @@ class HeldOutReport(_Released):
     auc: dict[str, Auc | Absent]
     auc_micro: Estimate | Absent
     auc_macro: Estimate | Absent
-    auc_macro_interpolated: float | Absent
+    auc_macro_interpolated: Share | Absent
     histograms: dict[str, BinnedScores] | Absent
     calibration: CalibrationSums | Absent
 
@@ -187,11 +181,42 @@ class HeldOutReport(_Released):
             len(named)
         }:
             raise ValueError("confusion needs one row and one column per class")
-        if isinstance(self.histograms, dict):
-            for histogram in self.histograms.values():
-                if sum(histogram.positives) + sum(histogram.negatives) != self.n:
-                    raise ValueError("a histogram is not over n patients")
+        self._check_figures()
         return self
+
+    def _check_figures(self) -> None:
+        """All of them can be true of the same patients."""
+        n = self.n
+        counts = (
+            {name: self.class_counts[name] for name in self.classes}
+            if isinstance(self.class_counts, dict)
+            else self.class_counts
+        )
+        right = self.accuracy.correct if isinstance(self.accuracy, Accuracy) else None
+        consistency.check_nobody(
+            n,
+            [
+                *self.auc.values(),
+                *(self.auc_micro, self.auc_macro, self.auc_macro_interpolated),
+                *(self.accuracy, self.confusion, self.false_positives, self.histograms, self.calibration),
+            ],
+        )
+        if isinstance(self.confusion, tuple):
+            consistency.check_confusion(self.confusion, n=n, counts=counts, correct=right)
+        if isinstance(self.false_positives, dict):
+            wrong = [self.false_positives[name] for name in self.classes]
+            table = self.confusion if isinstance(self.confusion, tuple) else None
+            consistency.check_false_positives(wrong, table=table, n=n, counts=counts, correct=right)
+        consistency.check_aucs(self.auc, n=n, counts=counts)
+        consistency.check_macro(self.auc, macro=self.auc_macro, interpolated=self.auc_macro_interpolated)
+        if isinstance(self.histograms, dict):
+            histograms = {name: binned.histogram for name, binned in self.histograms.items()}
+            consistency.check_histograms(histograms, n=n, counts=counts, aucs=self.auc, micro=self.auc_micro)
+            probabilities = {name: binned.probabilities for name, binned in self.histograms.items()}
+            consistency.check_probabilities(probabilities, histograms=histograms, n=n)
+        if isinstance(sums := self.calibration, CalibrationSums):
+            consistency.check_sum(sums.brier_sum, n=n, most=2.0)
+            consistency.check_sum(sums.log_loss_sum, n=n, most=statistics.LOSS_CAP)
 
 
 class ValidationReport(_Released):
@@ -205,8 +230,17 @@ class ValidationReport(_Released):
     """
 
     n: Count
-    loss_sum: Annotated[float, Field(ge=0)] | Absent
+    loss_sum: NotNegative | Absent
     correct: Count | Absent
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        consistency.check_nobody(self.n, [self.loss_sum, self.correct])
+        if isinstance(self.correct, int) and self.correct > self.n:
+            raise ValueError("more patients are right than there are")
+        if isinstance(self.loss_sum, float):
+            consistency.check_sum(self.loss_sum, n=self.n, most=statistics.LOSS_CAP)
+        return self
 
 
 NEAR = Suppressed("an earlier model's figures differ from these by fewer patients than may be told")

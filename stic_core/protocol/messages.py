@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from stic_core.config import (
     AlgorithmConfig,
@@ -25,9 +25,12 @@ from stic_core.config import (
     Transport,
 )
 from stic_core.data.clinical import COLUMNS
+from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
+from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
+from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
@@ -42,12 +45,15 @@ WEIGHTS_KEY = "weights"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
-Round = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Round = Annotated[int, Field(ge=1, le=10_001)]
+"""Up to the most that a configuration can ask for, and the last look after them."""
+
 PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,400}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+"""`federated`, `ensemble`, `centralised`, or the site whose own model it is."""
+
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
 
 FEDERATED, ENSEMBLE = "federated", "ensemble"
 """What the two models are called that are no site's own."""
@@ -80,7 +86,7 @@ class RunPlan(BaseModel):
     training: TrainingConfig
     algorithm: AlgorithmConfig = FedAvgConfig()
     rounds: Count
-    seed: Count
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
     determinism: bool
     local_only: bool
     transport: Transport = "float32"
@@ -200,7 +206,7 @@ class EvaluateHeldOut(_Message):
     best_round: Count | None = None
     signature: Signature | None = None
     against: Digest | None = None
-    model: Annotated[str, Field(max_length=64)]
+    model: ModelName
     test_fingerprint: Digest
 
 
@@ -238,7 +244,13 @@ class SplitCounts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: Count
-    classes: dict[str, Count] | Suppressed
+    classes: dict[ClassName, Count] | Suppressed
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if isinstance(self.classes, dict) and sum(self.classes.values()) != self.n:
+            raise ValueError("patients: the classes do not add up to n")
+        return self
 
 
 class SiteDescription(_Message):
@@ -254,16 +266,25 @@ class SiteDescription(_Message):
     """
 
     kind: Literal["site-description"] = "site-description"
-    patients: dict[Literal["train", "val", "test"], SplitCounts]
+    patients: dict[Split, SplitCounts]
     quarantined: Count
     fingerprint: Digest
     test_fingerprint: Digest
     image: ImageConfig
     phantom: bool
     backbone_digest: Digest
-    device: str
-    versions: dict[str, str]
+    device: Annotated[str, Field(max_length=32)]
+    versions: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]],
+        Field(max_length=16),
+    ]
     lacks_models: Annotated[tuple[RunId, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if len(self.patients) < len(SPLITS):
+            raise ValueError("patients: a split is missing")
+        return self
 
 
 class RoundReport(_Message):
@@ -299,10 +320,16 @@ class LocalReport(_Message):
     kind: Literal["local-report"] = "local-report"
     epochs: Count
     best_epoch: Count
-    validation_loss: Finite | None
+    validation_loss: NotNegative | None
     compute_seconds: Seconds
     weights_digest: Digest
     signature: Signature | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.best_epoch > self.epochs:
+            raise ValueError("the best epoch comes after the last")
+        return self
 
 
 class HeldOutAnswer(_Message):
@@ -314,9 +341,15 @@ class HeldOutAnswer(_Message):
     """
 
     kind: Literal["held-out-answer"] = "held-out-answer"
-    model: str
+    model: ModelName
     report: HeldOutReport
     paired: PairedReport | None = None
+
+    @model_validator(mode="after")
+    def _same_patients(self) -> Self:
+        if self.paired is not None:
+            self.paired.check_beside(self.report)
+        return self
 
 
 class Acknowledged(_Message):
@@ -392,7 +425,7 @@ def decode_instruction(text: str) -> Instruction:
     """Read what a server asks.
 
     Raises:
-        ProtocolError: not a message of this version; names the field, never its value.
+        ProtocolError: not plain JSON, or not a message of this version; names the field, never its value.
     """
     return _decode(text, _INSTRUCTION)
 
@@ -401,19 +434,27 @@ def decode_report(text: str) -> Report:
     """Read what a site answers.
 
     Raises:
-        ProtocolError: not a message of this version; names the field, never its value.
+        ProtocolError: not plain JSON, or not a message of this version; names the field, never its value.
     """
     return _decode(text, _REPORT)
 
 
 def _decode(text: str, adapter: TypeAdapter[_T]) -> _T:
+    check_json(text)
     try:
-        return adapter.validate_json(text)
+        return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(whole message)"
+        # An unknown key stands in it too, and may be long.
+        field = ".".join(str(part) for part in first["loc"])[:100] or "(whole message)"
+        # What our own checks say holds no value either, and says more than that one of them failed.
+        kind = (
+            first["msg"].removeprefix("Value error, ")[:200]
+            if first["type"] == "value_error"
+            else first["type"]
+        )
         raise ProtocolError(
             f"a message does not fit protocol version {VERSION}",
-            got=f"{field}: {first['type']}",
+            got=f"{field}: {kind}",
             advice="Install the same version of stic-federated on both sides.",
         ) from None

@@ -20,6 +20,7 @@ from stic_core.statistics.auc import (
     unpaired_test,
 )
 from stic_core.statistics.calibration import (
+    LOSS_CAP,
     Group,
     brier_sum,
     capped_loss_sum,
@@ -31,6 +32,7 @@ from stic_core.statistics.calibration import (
 from stic_core.statistics.histogram import (
     PooledAuc,
     ScoreHistogram,
+    auc_bounds,
     cells_of,
     counted,
     fine_counts,
@@ -57,6 +59,7 @@ from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppress
 __all__ = [
     "CELLS",
     "EDGES",
+    "LOSS_CAP",
     "MARGIN",
     "SCORE_GRID",
     "Absent",
@@ -79,6 +82,7 @@ __all__ = [
     "Suppressed",
     "TestResult",
     "absent_class",
+    "auc_bounds",
     "brier_sum",
     "capped_loss_sum",
     "cells_of",

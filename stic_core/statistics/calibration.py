@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import special
 
 from stic_core.statistics.auc import Scores
+from stic_core.statistics.bounds import Count, Finite, Some
 from stic_core.statistics.histogram import ScoreHistogram, mean_scores
 from stic_core.statistics.logistic import Recalibration, logistic_fit
 from stic_core.statistics.values import FORBID, NotEstimable
@@ -32,9 +33,9 @@ class Group:
         predicted: sum of their predicted probabilities.
     """
 
-    n: int
-    hits: int
-    predicted: float
+    n: Some
+    hits: Count
+    predicted: Finite
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 

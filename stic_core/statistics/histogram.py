@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from stic_core.statistics.auc import NO_VARIANCE, Auc, Mask, Scores, absent_class
+from stic_core.statistics.bounds import Count, Finite
 from stic_core.statistics.logistic import Recalibration, logistic_fit
 from stic_core.statistics.values import FORBID, NotEstimable
 
@@ -38,11 +39,11 @@ class ScoreHistogram:
         sums: sum of the scores in each released bin, for the slope of the calibration.
     """
 
-    edges: tuple[float, ...]
-    starts: tuple[int, ...]
-    positives: tuple[int, ...]
-    negatives: tuple[int, ...]
-    sums: tuple[float, ...]
+    edges: tuple[Finite, ...]
+    starts: tuple[Count, ...]
+    positives: tuple[Count, ...]
+    negatives: tuple[Count, ...]
+    sums: tuple[Finite, ...]
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -50,7 +51,8 @@ class ScoreHistogram:
         lengths = {len(self.starts), len(self.positives), len(self.negatives), len(self.sums)}
         if len(lengths) != 1 or not self.starts:
             raise ValueError(f"histogram: got columns of {sorted(lengths)} bins, expected one length above 0")
-        if not all(a < b for a, b in pairwise(self.edges)) or not np.isfinite(self.edges).all():
+        edges = np.asarray(self.edges, dtype=np.float64)
+        if not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
             raise ValueError("histogram edges: expected finite and strictly increasing")
         if self.starts[0] != 0 or not all(a < b for a, b in pairwise((*self.starts, len(self.edges) + 1))):
             raise ValueError("histogram bins: expected starts that increase from 0 and stay within the edges")
@@ -285,6 +287,16 @@ def _closed(
         lower[0] = min(max(2 * first - upper[0] + 1, 0), upper[0] - 1)
         upper[-1] = max(min(2 * last - lower[-1] + 1, len(grid) + 1), lower[-1] + 1)
     return lower, upper
+
+
+def auc_bounds(histograms: Sequence[ScoreHistogram]) -> tuple[float, float] | NotEstimable:
+    """Between these lies the AUC of any scores that the histograms count, for certain."""
+    positives, negatives = _patients(histograms)
+    if positives == 0 or negatives == 0:
+        return absent_class(positives=positives, negatives=negatives)
+    low, high = _certain_pairs(histograms)
+    pairs = positives * negatives
+    return low / pairs, high / pairs
 
 
 def _certain_pairs(histograms: Sequence[ScoreHistogram]) -> tuple[float, float]:

@@ -44,6 +44,8 @@ def logistic_fit(x: Scores, *, hits: Scores, misses: Scores) -> Recalibration | 
     weight = hits + misses
     centre = float(x @ weight / weight.sum())
     scale = float(np.sqrt((x - centre) ** 2 @ weight / weight.sum()))
+    if scale < 1e-12:  # log odds: nothing that a float32 network tells apart, and 1 / scale^2 stays finite
+        return NotEstimable("all scores are equal")
     design = np.stack([np.ones_like(x), (x - centre) / scale], axis=1)
     beta = np.zeros(2)
     information = np.eye(2)

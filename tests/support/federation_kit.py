@@ -29,11 +29,11 @@ from stic_core.models.pretrained import TinyBackbone
 from stic_core.models.saved import write_model
 from stic_core.models.stic import network_of
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import Instruction, decode_instruction, decode_report, encode
+from stic_core.protocol.messages import Instruction, decode_instruction, encode
 from stic_core.system.keys import make_key_pair
 from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
-from stic_server.federation.sites import Answer, Exchange, RunObserver
+from stic_server.federation.sites import Exchange, RunObserver, read_answer
 from stic_server.setup import NewFederation, initialise
 from support.accidents import Accident
 from support.programs import ForkedProgram, Process
@@ -129,7 +129,7 @@ class InProcessSites:
             report, trained = self.participants[site].answer(
                 decode_instruction(encode(question)), None if weights is None else weights.copy()
             )
-            answers[site] = Answer(decode_report(encode(report)), trained)
+            answers[site] = read_answer(encode(report), trained)
         return Exchange(answers)
 
 

@@ -199,10 +199,10 @@ class Participant:
             )
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
-        self._models.reserve(plan)
         self._shown = ShownModels(
             self.config.held_out / "runs", run_id=question.run_id, plan=plan, note=self.observer.note
         )
+        self._models.reserve(plan)
         with self.disk.room_for_run(question):
             self._run = run = self._load(question.run_id, plan)
         digest, phantom = run.setup.backbone_digest, run.dataset.phantom

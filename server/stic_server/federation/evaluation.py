@@ -20,6 +20,7 @@ from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.screen_reports import check_held_out
 from stic_server.federation.sites import answers_of
 from stic_server.strategies.algorithm import Contribution
 from stic_server.strategies.screening import check
@@ -88,6 +89,11 @@ class HeldOutEvaluation:
             phantom=self._participants.phantom,
         )
         federated = self._evaluate(_Model(FEDERATED, best.weights, best_round=best.round))
+        if not federated.reports:
+            raise FederationError(
+                "no site evaluated the federated model",
+                advice="The lines above say why; the run is resumed here at the next start.",
+            )
         local: dict[str, ModelResult] = {}
         extra: dict[str, ModelResult] = {}
         if plan.local_only:
@@ -112,11 +118,6 @@ class HeldOutEvaluation:
             self._participants.observer.note(f"no site evaluated model {name}; it is left out")
             local.pop(name, None)
             extra.pop(name, None)
-        if not federated.reports:
-            raise FederationError(
-                "no site evaluated the federated model",
-                advice="The lines above say why; the run is resumed here at the next start.",
-            )
         document = evaluation_document(
             model_digest=model_digest,
             task=plan.task.name,
@@ -148,7 +149,14 @@ class HeldOutEvaluation:
             for site, description in self._participants.descriptions.items()
         }
         exchange = self._participants.ask_each(questions, weights=model.weights)
-        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer)
+
+        def check_answer(site: str, answer: HeldOutAnswer) -> None:
+            described = self._participants.descriptions[site]
+            check_held_out(
+                site, answer, question=questions[site], described=described, classes=plan.task.classes
+            )
+
+        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer, check=check_answer)
         return ModelResult(
             {site: answer.report for site, (answer, _) in found.items()},
             {site: answer.paired for site, (answer, _) in found.items() if answer.paired is not None},

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 from stic_core.errors import FederationError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Describe, Instruction, Refusal, RunPlan, SiteDescription, Unprepared
 from stic_server.federation.sites import Answer, Exchange, RunLimits, RunObserver, Sites, answers_of
 
+_RESTARTS = 5
+"""How often a site is told the plan again within one question."""
 _FULL = "its disk is full"
 
 _LONGEST_PAUSE = 12
@@ -206,15 +209,21 @@ class Participants:
             room_s: for which a full disk is waited for; None is as long.
         """
         timeout = timeout or self.limits.round_timeout_s
-        began, pauses = time.monotonic(), 0
+        began, pauses, full = time.monotonic(), 0, set[str]()
         exchange = self._sites.ask(questions, weights=weights, timeout=timeout)
         asked = dict(questions)
-        while True:
+        for tries in count():
             full = {
                 site for site in asked if site in exchange.answers and exchange.answers[site].waits_for_room
             }
             deadline = began + (room_s if full and room_s is not None else timeout)
             restarted = [site for site in asked if _is_unprepared(exchange.answers.get(site))]
+            if tries - pauses >= _RESTARTS:
+                for site in restarted:
+                    self.observer.note(
+                        f"{site} forgets the run as often as it is told; continuing without it"
+                    )
+                restarted = []
             again = {site for site in restarted if self._describe_again(site, deadline=deadline)}
             if full and self._await_room(full, pauses=pauses, began=began, deadline=deadline):
                 again, pauses = again | full, pauses + 1
@@ -269,11 +278,16 @@ class Participants:
                 f"{site} is excluded: its images were prepared with {description.image}, "
                 f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
             )
-        if description.patients["train"].n > self.limits.max_patients:
+        if (most := max(split.n for split in description.patients.values())) > self.limits.max_patients:
             return (
-                f"{site} is excluded: it claims {description.patients['train'].n} training patients, "
+                f"{site} is excluded: it claims {most} patients in one split, "
                 f"more than {self.limits.max_patients} (max_patients)"
             )
+        classes = set(self.plan.task.classes)
+        if any(
+            isinstance(s.classes, dict) and set(s.classes) != classes for s in description.patients.values()
+        ):
+            return f"{site} is excluded: it counts its patients in other classes than the plan's"
         return ""
 
     def _describe_again(self, site: str, *, deadline: float) -> bool:

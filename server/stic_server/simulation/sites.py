@@ -19,12 +19,11 @@ from stic_core.protocol.messages import (
     Report,
     RunPlan,
     decode_instruction,
-    decode_report,
     encode,
 )
 from stic_core.site_run import LocalRun
 from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
-from stic_server.federation.sites import Answer, Exchange, Traffic
+from stic_server.federation.sites import Exchange, Traffic, read_answer
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import SiteScores
 
@@ -90,7 +89,7 @@ class SimulatedSites:
                 site, decode_instruction(asked), None if weights is None else weights.copy()
             )
             said = encode(report)
-            answers[site] = Answer(decode_report(said), trained)
+            answers[site] = read_answer(said, trained)
             traffic[site] = Traffic(_size(asked, weights), _size(said, trained))
         return Exchange(answers, traffic)
 
