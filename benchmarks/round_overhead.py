@@ -156,7 +156,7 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
         reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
         limits = RunLimits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
         names_of = tuple(spec.name for spec in plan.tensors)
-        audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=names_of)
+        audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=lambda _: names_of)
         participants = Participants(
             plan, run_id=run.run_id, sites=audited, limits=limits, observer=RunObserver()
         )

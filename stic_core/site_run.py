@@ -51,6 +51,7 @@ from stic_core.statistics import log_loss_sum, margins
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
+from stic_core.training.head_check import check_head
 from stic_core.training.objectives import Objective, objective_of
 from stic_core.training.setup import TrainingSetup
 from stic_core.training.site_arrays import SiteArrays
@@ -317,6 +318,7 @@ class LocalRun:
         else:
             self.setup.load_weights(weights)
             logits = self._predict("test").astype(np.float64)
+            check_head(self.setup.module, logits, self.setup.batches["test"].clinical, name=question.model)
         bins = score_counts(margins(logits), labels, policy=self.policy)
         starts, patients = tuple(one for one, _ in bins), self.held_out_patients
         near = self.looks.nearest(logits, patients=patients, starts=starts, min_cell=self.policy.min_cell)

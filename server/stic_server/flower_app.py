@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from stic_core import config, config_files
 from stic_core.errors import FederationError, ProtocolError
+from stic_core.models.saved import read_model
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import (
@@ -36,6 +37,7 @@ from stic_core.protocol.messages import (
 )
 from stic_core.tensors.npy import read_npy
 from stic_server.admission.registry import admitted, public_keys, scan
+from stic_server.federation.final_model import finished, send_model
 from stic_server.federation.plan import propose
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
@@ -54,6 +56,8 @@ from stic_server.report.model_card import write_model_card
 
 POLL_S = 0.05
 _ASK_AGAIN_S = 5.0
+_FINISH_ROOM_S = 120.0
+_SEND_AGAIN_S = 60.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
 
@@ -100,35 +104,83 @@ def run_federation(
     run = RunFolder.begin(federation, proposal.plan)
     plan = run.read_plan() or proposal.plan
     observer.note(f"plan {plan.digest[:12]}")
-    sites = FlowerSites(
-        grid,
-        expected=[site.name for site in admitted(folder)],
-        grace_s=federation.join_grace_s,
-        observer=observer,
-        admitted_now=lambda: scan(folder).names,
-        look_s=_LOOK_S * scale,
-    )
+    names = tuple(spec.name for spec in plan.tensors)
+    sites = _reach(grid, path, federation, run, names=names, observer=observer)
     limits = RunLimits(
         min_sites=federation.min_sites,
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
         approval_s=federation.join_grace_s,
         ask_again_s=_ASK_AGAIN_S * scale,
+        finish_room_s=_FINISH_ROOM_S * scale,
         max_patients=federation.max_patients,
         max_update_ratio=federation.max_update_ratio,
     )
-    audited = AuditedSites(
-        sites,
-        AuditLog(path.resolve().parent / "audit.jsonl"),
-        tensors=tuple(spec.name for spec in plan.tensors),
-    )
     run.update_record(report="owed")
-    execute(plan, proposal.weights, run=run, sites=audited, limits=limits, observer=observer)
+    execute(plan, proposal.weights, run=run, sites=sites, limits=limits, observer=observer)
     observer.stage("writing the report")
     write_report(run.path)
     write_model_card(run.path)
     run.update_record(report="written")
     return run
+
+
+def send_final_model(grid: Grid, path: Path, *, run: RunFolder, observer: RunObserver) -> RunFolder:
+    """Send a run's final model to those of its sites that have not stored it, as they come online.
+
+    Args:
+        path: of federation.yaml.
+        run: that is complete.
+
+    Raises:
+        UsageError: it is not.
+    """
+    federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
+    record = finished(run)
+    names = _tensors_of(run)
+    send_model(
+        run,
+        set(record["sites"]) - set(record.get("model_at", ())),
+        sites=_reach(grid, path, federation, run, names=names, observer=observer),
+        observer=observer,
+        patience_s=federation.join_timeout_s,
+        ask_again_s=_SEND_AGAIN_S * scale,
+    )
+    return run
+
+
+def _reach(
+    grid: Grid,
+    path: Path,
+    federation: config.FederationConfig,
+    run: RunFolder,
+    *,
+    names: tuple[str, ...],
+    observer: RunObserver,
+) -> AuditedSites:
+    """The admitted sites; what is said to them and by them goes into the log.
+
+    Args:
+        names: of the tensors of this run; a model of an earlier one may be sent as well.
+    """
+    folder = path.resolve().parent / "sites"
+    sites = FlowerSites(
+        grid,
+        expected=[site.name for site in admitted(folder)],
+        grace_s=federation.join_grace_s,
+        observer=observer,
+        admitted_now=lambda: scan(folder).names,
+        look_s=_LOOK_S * config_files.interval_scale(),
+    )
+
+    def tensors(run_id: str) -> tuple[str, ...]:
+        return names if run_id == run.run_id else _tensors_of(RunFolder(run.path.parent / run_id))
+
+    return AuditedSites(sites, AuditLog(path.resolve().parent / "audit.jsonl"), tensors=tensors)
+
+
+def _tensors_of(run: RunFolder) -> tuple[str, ...]:
+    return tuple(spec.name for spec in read_model(run.path / "model").description.tensors)
 
 
 @dataclass(slots=True)

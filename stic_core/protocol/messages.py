@@ -262,6 +262,7 @@ class SiteDescription(_Message):
         test_fingerprint: of the held-out set, registered before training.
         phantom: the site's patients are phantoms.
         backbone_digest: of the frozen backbone's weights.
+        lacks_models: earlier runs that it took part in and whose final model it does not have.
     """
 
     kind: Literal["site-description"] = "site-description"
@@ -277,6 +278,7 @@ class SiteDescription(_Message):
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]],
         Field(max_length=16),
     ]
+    lacks_models: Annotated[tuple[RunId, ...], Field(max_length=8)] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -351,9 +353,14 @@ class HeldOutAnswer(_Message):
 
 
 class Acknowledged(_Message):
-    """Understood; nothing to say."""
+    """Understood.
+
+    Args:
+        kept_model: digest of the run's final model where the site has it on its disk.
+    """
 
     kind: Literal["acknowledged"] = "acknowledged"
+    kept_model: Digest | None = None
 
 
 class Unprepared(_Message):
@@ -376,7 +383,11 @@ class Refusal(_Message):
 
 
 class Failure(_Message):
-    """The site could not do it. The code says the kind; the detail stays in the site's log."""
+    """The site could not do it. The code says the kind; the detail stays in the site's log.
+
+    `NoRoomError` means that its disk is full: the same question, asked again once there is room, gets
+    the answer that it would have had.
+    """
 
     kind: Literal["failure"] = "failure"
     code: Annotated[str, Field(pattern=r"^[A-Za-z]{1,64}$")]

@@ -65,6 +65,7 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             client_app(participant),
             node_config={},
             until=lambda: once and participant.finished is not None,
+            ready=participant.disk.can_log,
         )
 
 

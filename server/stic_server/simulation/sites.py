@@ -114,7 +114,8 @@ class SimulatedSites:
                 )
                 return self._runs[site].describe(), None
             case Finish():
-                return Acknowledged(), None
+                # Its sites have no disks of their own: the run's folder is theirs.
+                return Acknowledged(kept_model=question.weights_digest), None
             case EvaluateHeldOut():
                 run = self._runs[site]
                 report = run.answer(question, weights)

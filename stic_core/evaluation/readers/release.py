@@ -186,7 +186,9 @@ def release(
     def judge(performance: Performance) -> JudgeCounts:
         return _judge(performance, classes=classes, policy=policy, nothing=nothing)
 
-    readers = {names[r]: {c: judge(by[c]) for c in CONDITIONS} for r, by in study.readers.items()}
+    readers: dict[str, dict[Condition, JudgeCounts]] = {
+        names[r]: {c: judge(by[c]) for c in CONDITIONS} for r, by in study.readers.items()
+    }
     machine = judge(study.model) if model is None else _as_before(model, classes=classes)
 
     def pair(comparison: Comparison, *judges: JudgeCounts) -> Discordant | Absent:
@@ -324,8 +326,9 @@ def _as_before(report: HeldOutReport, *, classes: Sequence[str]) -> JudgeCounts:
 
     def sensitivity(k: int, name: str) -> Accuracy | Absent:
         right = confusion[k][k] if isinstance(confusion, tuple) else confusion
-        known = isinstance(right, int) and isinstance(counts, dict)
-        return Accuracy(correct=right, total=counts[name]) if known else kept
+        if not isinstance(right, int) or not isinstance(counts, dict):
+            return kept
+        return Accuracy(correct=right, total=counts[name])
 
     def specificity(name: str) -> Accuracy | Absent:
         false = wrong[name] if isinstance(wrong, dict) else wrong
