@@ -162,12 +162,14 @@ class ListenConfig(_Frozen):
         port: TCP port; sites need this one and no other.
         names: host names and addresses that sites use; the certificate carries them.
         max_body_mb: a request with a larger body is refused.
+        health_port: TCP port on 127.0.0.1 where `GET /health` says that the server is alive; none without.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8443
     names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     max_body_mb: Annotated[int, Field(ge=1, le=4096)] = 256
+    health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class FederationConfig(_Frozen):
