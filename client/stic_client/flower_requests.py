@@ -41,15 +41,18 @@ class SignedClient(FleetHttpClient):
     ) -> None:
         super().__init__(f"https://{address}")
         self._reach = partial(SignedClient, address, ca=ca, timeout=timeout)
+        self._connect = partial(connection, address, ca=ca, timeout=timeout)
+        self._former = [self._client]
+        self._sign_with(key)
+
+    def _sign_with(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._client = self._connect(key=key)
         self._interceptors = (
             RuntimeVersionHttpInterceptor(component_name="SuperNode"),
             NodeAuthHttpInterceptor(key, key.public_key()),
             _Patience(),
         )
         self._public_key = public_key_to_bytes(key.public_key())
-        self._client.close()
-        self._client = connection(address, ca=ca, key=key, timeout=timeout)
-        self._former: list[httpx.Client] = []
 
     def take_key(self, key: ec.EllipticCurvePrivateKey) -> bool:
         """Sign with another key from now on, if the server knows it.
@@ -57,14 +60,12 @@ class SignedClient(FleetHttpClient):
         Raises:
             ProtocolError: what answers is no server of ours.
         """
-        other = self._reach(key=key)
-        if other.ask_admission() != "admitted":
-            other.close()
-            return False
-        # A heartbeat may be under way over the connection before: it is closed with this client.
+        with self._reach(key=key) as other:
+            if other.ask_admission() != "admitted":
+                return False
+        # A heartbeat may be under way over the connections before: they are closed with this client.
         self._former.append(self._client)
-        self._client, self._interceptors = other._client, other._interceptors
-        self._public_key = other._public_key
+        self._sign_with(key)
         return True
 
     def close(self) -> None:

@@ -56,12 +56,13 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 from stic_core.errors import ListenError
 from stic_core.system.site_certificates import public_pem
 from stic_server.admission.registry import AdmittedSite, Presence, admitted, scan
-from stic_server.flower_replies import assemble, own_replies_only
+from stic_server.flower_replies import assemble, for_one_site
 from stic_server.http import health
 from stic_server.http.connection_limits import SiteConnection
 from stic_server.http.listener import Entrance, open_listeners
 from stic_server.http.request_guard import Guard
 from stic_server.http.signatures import Signatures
+from stic_server.reply_store import ReplyStore
 
 LOG = logging.getLogger(__name__)
 
@@ -76,11 +77,12 @@ class LocalGrid(Grid):
 
     Args:
         state: SuperLink's.
+        replies: what the sites have sent.
         run: the Flower run that messages belong to.
     """
 
-    def __init__(self, state: InMemoryLinkState, run: Run) -> None:
-        self._state, self._run = state, run
+    def __init__(self, state: InMemoryLinkState, replies: ReplyStore, run: Run) -> None:
+        self._state, self._replies, self._run = state, replies, run
         self.bytes_down: Counter[int] = Counter()
         self.bytes_up: Counter[int] = Counter()
         """Contents of all messages so far, by node."""
@@ -149,7 +151,7 @@ class LocalGrid(Grid):
         replies = []
         for message_id in message_ids:
             head = self._reply_to(message_id)
-            reply, size = assemble(self._state, head) if head is not None else (None, 0)
+            reply, size = assemble(self._replies, head) if head is not None else (None, 0)
             if head is not None and reply is not None:
                 self.bytes_up[head.metadata.src_node_id] += size
                 replies.append(reply)
@@ -161,8 +163,9 @@ class LocalGrid(Grid):
         for message_id in message_ids:
             head = self._reply_to(message_id)
             self._state.delete_messages(message_ins_ids={message_id})
-            for name in (message_id, head.metadata.message_id if head is not None else ""):
-                self._state.object_store.delete(name)
+            self._state.object_store.delete(message_id)
+            if head is not None:
+                self._replies.drop(head.metadata.message_id)
 
     def _reply_to(self, message_id: str) -> Message | None:
         with self._state.lock:
@@ -187,7 +190,7 @@ class Listen:
     """Where to listen, with which certificate.
 
     Args:
-        max_body_mb: a request with a larger body is refused.
+        max_body_mb: a request with a larger body is refused, and a site whose unread answers are larger.
         health_port: of this machine alone, where `GET /health` is answered; None for none.
     """
 
@@ -209,7 +212,12 @@ class _Uvicorn(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, entrance: Entrance, *, listeners: list[socket.socket], healths: list[socket.socket]
+        self,
+        config: uvicorn.Config,
+        entrance: Entrance,
+        *,
+        listeners: list[socket.socket],
+        healths: list[socket.socket],
     ) -> None:
         super().__init__(config)
         self._entrance, self._listeners, self._healths = entrance, listeners, healths
@@ -268,7 +276,8 @@ class FleetServer:
             runtime_dependency_install=False,
         )
         app = create_app(config, SuperLinkLifespan)
-        app.dependency_overrides[get_linkstate] = own_replies_only
+        self._replies = ReplyStore(most_bytes=listen.max_body_mb * _MB)
+        app.dependency_overrides[get_linkstate] = for_one_site(self._replies)
         state = app.state.linkstate_factory.state()
         assert isinstance(state, InMemoryLinkState)  # what Flower makes of its name for a database in RAM
         self._state = state
@@ -361,6 +370,7 @@ class FleetServer:
             node_id = state.get_node_id_by_public_key(key)
             if node_id is not None:
                 state.delete_node(NOOP_FLWR_AID, node_id)
+                self._replies.drop_site(node_id)
                 # Flower never lets a key come back; an operator may have revoked it by mistake.
                 del state.node_public_key_to_node_id[key]
 
@@ -422,10 +432,9 @@ class FleetServer:
         threading.Thread(target=beat, daemon=True, name="task-heartbeat").start()
         outcome = SubStatus.FAILED
         try:
-            result = work(LocalGrid(state, run))
+            result = work(LocalGrid(state, self._replies, run))
             outcome = SubStatus.COMPLETED
         finally:
             stop.set()
             state.finish_task(task_id, outcome, "")
         return result
-

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from stic_core.system.site_certificates import presented_key
 
@@ -82,7 +82,7 @@ class SiteConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins; none may while another is not answered."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and not _answered(self.cycle):
             self.transport.abort()
             raise ConnectionAbortedError("pipelining")  # which ends the parser
         super().on_message_begin()
@@ -124,3 +124,9 @@ class SiteConnection(HttpToolsProtocol):
             return
         self._bytes = 0
         self._timer = self.loop.call_later(self.look_s, self._look)
+
+
+def _answered(cycle: RequestResponseCycle) -> bool:
+    """Whether all of a response is on its way: the other side may have it before the app comes to its end."""
+    whole = cycle.response_started and not cycle.chunked_encoding and cycle.expected_content_length == 0
+    return cycle.response_complete or whole

@@ -19,7 +19,7 @@ from typing import Any
 from stic_core.errors import ListenError
 from stic_server.http.connection_limits import SiteConnection
 from stic_server.http.handshakes import HANDSHAKE_S, HandshakeLimits, network_of
-from stic_server.http.tls import BEING_ACCEPTED, SiteContext
+from stic_server.http.tls import BEING_ACCEPTED, context_for
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Entrance:
         if wanted == self._shown:
             return
         try:
-            self._context = SiteContext(certificate, key, self._keys)
+            self._context = context_for(self._keys, certificate=certificate, key=key)
         except ssl.SSLError:
             if self._context is None:
                 raise

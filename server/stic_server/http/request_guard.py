@@ -31,6 +31,12 @@ ENDPOINTS = frozenset(
 )
 """What a site needs; everything else is 404."""
 
+CONTENT = "/v1/fleet/push-object"
+"""The one request that carries content."""
+
+SMALL_BODY = 256 * 1024
+"""Of every other request; ours have 2 kB at most."""
+
 AT_ONCE = 4
 """Requests of one site; ours makes two at most, and one that was cut off may be waited for meanwhile."""
 
@@ -99,7 +105,7 @@ class Guard:
         # Without a length the size is unknown before it is read: HTTP's 411.
         if length < 0:
             return 411, ""
-        if length > self._max_body:
+        if length > (self._max_body if path == CONTENT else min(self._max_body, SMALL_BODY)):
             return 413, ""
         signer = self._signatures.look(headers, key=scope["extensions"][KEY])
         match signer.verdict:

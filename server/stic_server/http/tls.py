@@ -9,6 +9,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,49 +36,40 @@ class _Handshake(ssl.SSLObject):
             raise
 
 
-class SiteContext(ssl.SSLContext):
+class _Context(ssl.SSLContext):
+    sslobject_class = _Handshake
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **options: Any
+    ) -> ssl.SSLObject:
+        """As asyncio asks for it."""
+        made = super().wrap_bio(incoming, outgoing, *arguments, **options)
+        assert isinstance(made, _Handshake)
+        made.say_why = partial(_send, BEING_ACCEPTED.get(), outgoing)
+        return made
+
+
+def context_for(keys: Iterable[bytes], *, certificate: Path, key: Path) -> ssl.SSLContext:
     """TLS 1.3 for sites whose keys are admitted.
 
     A session is never resumed: a key that was revoked would come back with a ticket.
 
     Args:
-        certificate: the server's, and its key.
         keys: admitted, PEM (SubjectPublicKeyInfo).
+        certificate: the server's, and its key.
 
     Raises:
         ssl.SSLError: certificate and key do not fit, as while the two files are being replaced.
     """
-
-    sslobject_class = _Handshake
-
-    def __new__(cls, certificate: Path, key: Path, keys: Iterable[bytes]) -> SiteContext:
-        """The protocol is fixed."""
-        del certificate, key, keys
-        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
-
-    def __init__(self, certificate: Path, key: Path, keys: Iterable[bytes]) -> None:
-        self.minimum_version = ssl.TLSVersion.TLSv1_3
-        self.num_tickets = 0
-        self.load_cert_chain(certificate, key)
-        self.verify_mode = ssl.CERT_REQUIRED
-        self.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        anchors = b"".join(map(_anchor, keys))
-        if anchors:
-            self.load_verify_locations(cadata=anchors)
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        """As asyncio asks for it."""
-        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-        assert isinstance(made, _Handshake)
-        made.say_why = partial(_send, BEING_ACCEPTED.get(), outgoing)
-        return made
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if anchors := b"".join(map(_anchor, keys)):
+        context.load_verify_locations(cadata=anchors)
+    return context
 
 
 def _send(connection: socket.socket, outgoing: ssl.MemoryBIO) -> None:
