@@ -33,7 +33,7 @@ from stic_server.flower_link import FleetServer, Listen
 from stic_server.http import handshakes
 from stic_server.http.connection_limits import LEAST_BYTES, MAX_HEADERS, SiteConnection
 from stic_server.http.listener import CONNECTIONS_PER_SITE
-from stic_server.http.request_guard import AT_ONCE, SMALL_BODY
+from stic_server.http.request_guard import AT_ONCE, SMALL_BODY, Guard
 from support.federation_kit import free_port
 from support.waiting import PATIENCE_S, until
 
@@ -212,6 +212,7 @@ def test_requests_of_a_site_at_once_are_bounded(port: Port) -> None:
         for line in lines:
             line.sendall(begin + _lines(port.signed(name="center2")) + b"\r\na")
         guard = port.server._config.app
+        assert isinstance(guard, Guard)
         until(lambda: len(guard._under_way.get("center2", ())) == AT_ONCE, what="all are under way")
         assert port.post("/v1/fleet/pull-messages", b"", port.signed(name="center2"), name="center2") == 503
         assert port.notes[-1:] == ["center2: too much at once; it may try again"]
@@ -383,7 +384,7 @@ def test_a_site_speaks_for_itself_alone(port: Port, endpoint: str, content: byte
 def test_what_flower_cannot_handle_is_refused(port: Port) -> None:
     """An admitted site pushes nothing at all, two replies in one request, a reply without a tree: 400."""
     key = base64.b64decode(port.signed()[0][1])
-    node = Node(node_id=port.server._state.get_node_id_by_public_key(key))
+    node = Node(node_id=port.server._state.get_node_id_by_public_key(key) or 0)
     empty = PushMessagesRequest(node=node)
     two = PushMessagesRequest(node=node)
     for _ in range(2):
