@@ -11,7 +11,8 @@ Attackers run with `nice 19` and make at most `--rate` attempts a second, from 1
 
 The last line of the output is JSON. `ratio` is the median round under attack over the median quiet
 round beside it, `control_ratio` the same for the control; `rss_growth_mb` is the server's most
-resident memory under attack over the most of the quiet rounds before.
+resident memory under attack over the most of the quiet rounds before; `rss_mb` are the most in the
+quiet rounds before, under attack, in the control, and in the quiet rounds after.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ from stic_core.system.site_certificates import site_certificate
 SITES = 2
 WORKERS = 64
 IDLE = 10_000
+WARM_UP = 15
+"""Rounds until the server's memory is what it stays."""
+
 HEADER = b"a: " + b"b" * 1000 + b"\r\n"
 REQUEST = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -255,7 +259,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     within = options.rounds * options.patience
     try:
         watch = Watch(server, folder)
-        while len(watch.rows()) < 5:  # the first rounds warm up
+        while len(watch.rows()) < WARM_UP:
             if server.poll() is not None:
                 raise SystemExit("the server has ended")
             time.sleep(0.1)
@@ -265,7 +269,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             with attack(kind, port, options) as said:
                 under, most = watch.phase(options.rounds, within=within)
             with attack(kind, other, options):
-                control, _ = watch.phase(options.rounds, within=within)
+                control, control_memory = watch.phase(options.rounds, within=within)
             after, quiet_memory = watch.phase(options.rounds, within=within)
             quiet = statistics.median(before + after)
             found[kind] = {
@@ -275,6 +279,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "ratio": round(statistics.median(under) / quiet, 2),
                 "control_ratio": round(statistics.median(control) / quiet, 2),
                 "rss_growth_mb": round(max(0.0, most - memory), 1),
+                "rss_mb": [round(one, 1) for one in (memory, most, control_memory, quiet_memory)],
                 **said,
             }
             print(json.dumps({kind: found[kind]}), file=sys.stderr)
