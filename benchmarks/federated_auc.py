@@ -14,6 +14,7 @@ import json
 import numpy as np
 
 from stic_core import statistics
+from stic_core.privacy.score_bins import score_bins
 from stic_core.statistics import Auc, Interval, NotEstimable, PooledAuc
 
 SITES = 2
@@ -27,19 +28,22 @@ def draw(rng: np.random.Generator, *, n: int, skill: float) -> tuple[np.ndarray,
     return statistics.margins(1.5 * logits)[:, 0], labels == 0
 
 
+def binned(scores: np.ndarray, positive: np.ndarray, *, min_cell: int) -> statistics.ScoreHistogram:
+    """What a site releases of the first of three classes."""
+    starts = score_bins(scores, positive=positive, classes=3, min_cell=min_cell)
+    return statistics.counted(scores, positive=positive, edges=statistics.EDGES, starts=starts)
+
+
 def covers(interval: Interval | NotEstimable, truth: float) -> bool:
     """An interval that is not estimable covers nothing."""
     return not isinstance(interval, NotEstimable) and interval[0] <= truth <= interval[1]
 
 
-def simulate(
-    *, n: int, validation: int, skill: float, min_cell: int, repetitions: int, seed: int
-) -> dict[str, float]:
+def simulate(*, n: int, skill: float, min_cell: int, repetitions: int, seed: int) -> dict[str, float]:
     """One setting.
 
     Args:
         n: held-out patients a site.
-        validation: patients a site for the edges.
         skill: how far the true class's logit lies above the others.
         min_cell: fewest patients in a released bin.
         repetitions: how often both sites draw their patients.
@@ -51,18 +55,10 @@ def simulate(
     assert isinstance(population, Auc)
     errors, widths, wald, logit, exact_logit = [], [], 0, 0, 0
     for _ in range(repetitions):
-        edges = statistics.quantile_edges(
-            [
-                statistics.validation_histogram(draw(rng, n=validation, skill=skill)[0], min_cell=min_cell)
-                for _ in range(SITES)
-            ]
-        )
-        if isinstance(edges, NotEstimable):
-            edges = statistics.even_edges()
         sites = [draw(rng, n=n, skill=skill) for _ in range(SITES)]
         own = [statistics.delong(s, positive=y) for s, y in sites]
         found = statistics.pooled_auc(
-            [[statistics.score_histogram(s, positive=y, edges=edges, min_cell=min_cell)] for s, y in sites],
+            [[binned(s, y, min_cell=min_cell)] for s, y in sites],
             exact=[auc.value if isinstance(auc, Auc) else None for auc in own],
         )
         exact = statistics.delong(
@@ -103,7 +99,6 @@ def main() -> None:
         for min_cell in (1, 5):
             row = simulate(
                 n=n,
-                validation=max(28, n // 4),
                 skill=skill,
                 min_cell=min_cell,
                 repetitions=chosen.repetitions,

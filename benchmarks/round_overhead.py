@@ -20,8 +20,6 @@ from pathlib import Path
 
 from stic_core.config import FederationConfig, ImageConfig
 from stic_core.evaluation import ValidationReport
-from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.models.stic import build_head
 from stic_core.protocol.audit_log import AuditLog, entry_of
 from stic_core.protocol.messages import (
     Acknowledged,
@@ -133,6 +131,7 @@ def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) ->
     from stic_server.admission.certificates import make_certificates
     from stic_server.admission.registry import admit
     from stic_server.federation.participants import Participants
+    from stic_server.federation.plan import training_of
     from stic_server.federation.run_folder import RunFolder
     from stic_server.federation.sites import AuditedSites, RunLimits, RunObserver
     from stic_server.federation.training import Rounds
@@ -153,20 +152,20 @@ def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) ->
         for name in names
     ]
     federation = FederationConfig(rounds=rounds, runs=folder / "runs", min_sites=sites, local_only=False)
-    head = build_head(channels=512, classes=3, seed=0)
-    plan = RunPlan.of(federation, trainable_specs(head))
+    proposal = training_of(federation)
+    plan = proposal.plan
     run = RunFolder.begin(federation, plan)
 
     def train(grid: Grid) -> None:
         reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
         limits = RunLimits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
         names_of = tuple(spec.name for spec in plan.tensors)
-        audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=names_of)
+        audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=lambda _: names_of)
         participants = Participants(
             plan, run_id=run.run_id, sites=audited, limits=limits, observer=RunObserver()
         )
         participants.gather()
-        Rounds(participants, run).train(get_flat(head))  # and no evaluation, which needs patients
+        Rounds(participants, run).train(proposal.weights)  # and no evaluation, which needs patients
         participants.ask(Finish(run_id=run.run_id, status="complete"), timeout=20)
 
     try:

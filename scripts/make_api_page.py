@@ -31,7 +31,7 @@ This page is made from the docstrings by `python scripts/make_api_page.py`; do n
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Runs": ("stic_core", ("load_run", "compare_runs")),
     "Data and models": ("stic_core", ("load_dataset", "read_model", "restore_model", "predict", "logits")),
-    "Evaluation": ("stic_core", ("PolicyConfig", "validation_report", "score_edges", "site_report", "pool")),
+    "Evaluation": ("stic_core", ("PolicyConfig", "validation_report", "site_report", "pool")),
     "Statistics": (
         "stic_core",
         ("clopper_pearson", "delong", "paired_test", "mcnemar", "paired_difference", "meta_analysis"),

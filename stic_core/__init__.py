@@ -8,13 +8,12 @@ Example:
     >>> import numpy as np
     >>> import stic_core
     >>> rng, classes = np.random.default_rng(0), ("HCC", "ICC", "META")
-    >>> edges = stic_core.score_edges({}, classes=classes)
     >>> reports = {}
     >>> for site in ("center1", "center2"):
     ...     labels = np.repeat([0, 1, 2], 30)
     ...     logits = rng.normal(size=(90, 3)) + 2 * np.eye(3)[labels]
     ...     reports[site] = stic_core.site_report(
-    ...         logits, labels, classes=classes, edges=edges, policy=stic_core.PolicyConfig()
+    ...         logits, labels, classes=classes, policy=stic_core.PolicyConfig()
     ...     )
     >>> pooled = stic_core.pool(reports)
     >>> pooled.n, round(pooled.auc["HCC"].value, 2)

@@ -1,6 +1,6 @@
 from .config import PolicyConfig
 from .data.dataset import load_dataset
-from .evaluation import pool, score_edges, site_report, validation_report
+from .evaluation import pool, site_report, validation_report
 from .evaluation.run_results import compare_runs, load_run
 from .models.saved import read_model
 from .prediction import logits, predict, restore_model
@@ -24,7 +24,6 @@ __all__ = [
     "predict",
     "read_model",
     "restore_model",
-    "score_edges",
     "site_report",
     "validation_report",
 ]

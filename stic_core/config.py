@@ -183,7 +183,7 @@ class FederationConfig(_Frozen):
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
         round_timeout_s: how long a site may take over one round.
-        max_patients: a site that claims more training patients is excluded: their number is its weight.
+        max_patients: a site that claims more patients in a split is excluded: their number is its weight.
         max_update_ratio: a site's update whose norm is more than so many times the other sites' is
             refused; None takes any.
         seed: of the model's first weights and of every site's shuffling.
@@ -283,6 +283,7 @@ class PolicyConfig(_Frozen):
         local_only: also train a model of its own for comparison; its weights leave as a round's.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
+        held_out_models: how many models may ever be looked at on the same held-out patients, in all runs.
     """
 
     plans: Literal["approved", "any"] = "approved"
@@ -299,6 +300,7 @@ class PolicyConfig(_Frozen):
     local_only: bool = True
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10
+    held_out_models: Annotated[int, Field(ge=1)] = 40
 
 
 class SiteConfig(_Frozen):
@@ -314,6 +316,7 @@ class SiteConfig(_Frozen):
         models: where the final model of each run is kept, for `predict`.
         plans: where approved and waiting plans lie.
         between_rounds: what a run keeps here from one round to the next, such as int8's rounding error.
+        held_out: what was told of the held-out patients, and which models a run showed.
     """
 
     site: SiteName
@@ -329,3 +332,4 @@ class SiteConfig(_Frozen):
     models: FilePath = Path("models")
     plans: FilePath = Path("plans")
     between_rounds: FilePath = Path("between-rounds")
+    held_out: FilePath = Path("held-out")

@@ -10,6 +10,7 @@ SticError                     exit code 1
 │   └── PlanPendingError         nobody at the site has approved the plan yet
 ├── DataError                 1  a patient, a file or a dataset
 │   └── PatientError             one patient; the others go on
+├── NoRoomError               1  a disk is full; somebody can free some space
 ├── WeightsError              1  backbone weights that are missing or differ
 ├── ProtocolError             1  a message that breaks the protocol
 ├── SiteReportError           1  a site's report that cannot be used; names the site
@@ -111,6 +112,10 @@ class PatientError(DataError):
         where = f"{subject}, {file}: " if file else f"{subject}: "
         super().__init__(where + what, got=got, expected=expected, advice=advice)
         self.what = what
+
+
+class NoRoomError(SticError):
+    """A disk has not the room that is needed; a site waits until it has, and says so by this error's code."""
 
 
 class WeightsError(SticError):

@@ -1,8 +1,8 @@
 """What one site computes in one run: questions in, aggregates and weights out.
 
-The dataset, the features and the model stay loaded between rounds, and so do the scores of
-models that were asked for: a second model is compared with them on the same patients, and an
-ensemble needs no weights again. No transport, no policy on plans, no log; those are the
+The dataset, the features and the model stay loaded between rounds. The scores of models that were
+asked for are in the ledger of looks: a second model is compared with them on the same patients,
+and an ensemble needs no weights again. No transport, no policy on plans, no log; those are the
 participant's.
 """
 
@@ -22,15 +22,23 @@ from scipy.special import log_softmax, logsumexp
 from stic_core.config import PolicyConfig
 from stic_core.data.dataset import SPLITS, SiteDataset, Split
 from stic_core.errors import PlanRefusedError, ProtocolError
-from stic_core.evaluation import ValidationReport, paired_report, site_report, validation_report
+from stic_core.evaluation import (
+    HeldOutReport,
+    Near,
+    PairedReport,
+    ValidationReport,
+    paired_report,
+    site_report,
+    validation_report,
+)
 from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.privacy.release import class_counts, tells_mean
+from stic_core.privacy import looks
+from stic_core.privacy.looks import HeldOutLooks, Look
+from stic_core.privacy.release import class_counts, rounded, score_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
-    HistogramReport,
-    HistogramRequest,
     LocalReport,
     RoundReport,
     RunPlan,
@@ -39,10 +47,11 @@ from stic_core.protocol.messages import (
     TrainLocal,
     TrainRound,
 )
-from stic_core.statistics import log_loss_sum
+from stic_core.statistics import log_loss_sum, margins
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
+from stic_core.training.head_check import check_head
 from stic_core.training.objectives import Objective, objective_of
 from stic_core.training.setup import TrainingSetup
 from stic_core.training.site_arrays import SiteArrays
@@ -51,8 +60,8 @@ from stic_core.training.trainer import Trainer, fit, predict
 RESIDUAL = "residual"
 """Of what a site keeps between rounds: the rounding error of its last update."""
 
-Work: TypeAlias = TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut
-WorkReport: TypeAlias = RoundReport | LocalReport | HistogramReport | HeldOutAnswer
+Work: TypeAlias = TrainRound | TrainLocal | EvaluateHeldOut
+WorkReport: TypeAlias = RoundReport | LocalReport | HeldOutAnswer
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +77,7 @@ class LocalRun:
         policy: what may be released.
         observer: receives progress events.
         kept: what stays at the site from round to round.
+        looks: what was told of the held-out patients before.
     """
 
     site: str
@@ -78,7 +88,7 @@ class LocalRun:
     policy: PolicyConfig
     observer: Observer = field(default_factory=Observer)
     kept: SiteArrays = field(default_factory=SiteArrays)
-    _scores: dict[tuple[Split, str], ScoreMatrix] = field(init=False, default_factory=dict)
+    looks: HeldOutLooks = field(default_factory=HeldOutLooks)
 
     def __post_init__(self) -> None:
         if trainable_specs(self.setup.module) != self.plan.tensors:
@@ -118,19 +128,38 @@ class LocalRun:
                 held-out set that changed.
             ProtocolError: weights other than announced, or models that were never asked for.
         """
-        if question.plan_digest != self.plan.digest:
-            raise PlanRefusedError(
-                "plan", got=question.plan_digest[:12], expected=f"{self.plan.digest[:12]}, as accepted"
-            )
+        self.check(question)
         match question:
             case TrainRound():
                 return self._train_round(question, self._checked(question, wire))
             case TrainLocal():
                 return self._train_local(self._checked(question, wire))
-            case HistogramRequest():
-                return self._histograms(question, wire), None
             case EvaluateHeldOut():
                 return self._held_out(question, wire), None
+
+    def check(self, question: Work) -> None:
+        """Refuse a question that is not of the accepted plan.
+
+        Raises:
+            PlanRefusedError: says what is beyond it.
+        """
+        if question.plan_digest != self.plan.digest:
+            raise PlanRefusedError(
+                "plan", got=question.plan_digest[:12], expected=f"{self.plan.digest[:12]}, as accepted"
+            )
+        if not isinstance(question, TrainRound):
+            return
+        if question.round > self.plan.rounds + 1:
+            raise PlanRefusedError(
+                "round", got=question.round, expected=f"at most {self.plan.rounds} and a final validation"
+            )
+        most = self.plan.training.learning_rate
+        if question.learning_rate is not None and question.learning_rate > most:
+            raise PlanRefusedError(
+                "learning_rate of this round",
+                got=question.learning_rate,
+                expected=f"at most the plan's {most}",
+            )
 
     def _counts(self, split: Split) -> SplitCounts:
         counts = self.dataset.counts(self.plan.task)[split]
@@ -152,16 +181,6 @@ class LocalRun:
     def _train_round(self, question: TrainRound, weights: FlatArray) -> tuple[RoundReport, WireArray | None]:
         began = time.perf_counter()
         training = self.plan.training
-        if question.round > self.plan.rounds + 1:
-            raise PlanRefusedError(
-                "round", got=question.round, expected=f"at most {self.plan.rounds} and a final validation"
-            )
-        if question.learning_rate is not None and question.learning_rate > training.learning_rate:
-            raise PlanRefusedError(
-                "learning_rate of this round",
-                got=question.learning_rate,
-                expected=f"at most the plan's {training.learning_rate}",
-            )
         self.setup.load_weights(weights)
         validation = self._validation(self._predict("val"))
         wire, arrived = None, None
@@ -185,7 +204,7 @@ class LocalRun:
             round=question.round,
             validation=validation,
             examples=examples,
-            train_loss=loss if tells else None,
+            train_loss=rounded(loss) if tells and loss is not None else None,
             steps=steps,
             compute_seconds=time.perf_counter() - began,
             weights_digest=None if arrived is None else digest(arrived, self.plan.tensors),
@@ -247,7 +266,7 @@ class LocalRun:
         report = LocalReport(
             epochs=len(outcome.losses),
             best_epoch=outcome.best_epoch,
-            validation_loss=outcome.best_loss if tells else None,
+            validation_loss=rounded(outcome.best_loss) if tells and outcome.best_loss is not None else None,
             compute_seconds=time.perf_counter() - began,
             weights_digest=digest(outcome.best, self.plan.tensors),
         )
@@ -258,45 +277,21 @@ class LocalRun:
     def _predict(self, split: Split) -> ScoreMatrix:
         return predict(self.setup.module, self.setup.batches[split], device=self.setup.device)
 
-    def _validation(self, logits: ScoreMatrix, *, histograms: bool = False) -> ValidationReport:
-        return validation_report(
-            logits,
-            self.setup.batches["val"].labels,
-            classes=self.plan.task.classes,
-            policy=self.policy,
-            histograms=histograms,
-        )
+    def _validation(self, logits: ScoreMatrix) -> ValidationReport:
+        labels = self.setup.batches["val"].labels
+        return validation_report(logits, labels, classes=self.plan.task.classes, policy=self.policy)
 
-    def logits(
-        self, split: Split, question: HistogramRequest | EvaluateHeldOut, wire: WireArray | None
-    ) -> ScoreMatrix:
-        """A model's scores of one split: computed once a model, kept for what comes after.
+    @property
+    def held_out_patients(self) -> tuple[str, ...]:
+        """What stands for the held-out patients in the ledger of looks."""
+        return looks.patients_of(self.dataset.subjects[row] for row in self.dataset.indices("test"))
 
-        They are the patients' own and stay at the site; a simulation, where all data are in one
-        place, may look at them.
-        """
-        if question.members:
-            return self._ensemble(split, question.members)
-        weights = self._checked(question, wire)
-        model = digest(weights, self.plan.tensors)
-        if (split, model) not in self._scores:
-            self.setup.load_weights(weights)
-            self._scores[split, model] = self._predict(split)
-        return self._scores[split, model]
+    def look_of(self, question: EvaluateHeldOut) -> Look | None:
+        """What was told of a question's model on these patients before."""
+        return self._find_look(_key_of(question))
 
-    def _ensemble(self, split: Split, members: Sequence[str]) -> ScoreMatrix:
-        """Logarithms of the members' mean probabilities, which are an ensemble's logits."""
-        if any((split, member) not in self._scores for member in members):
-            raise ProtocolError(
-                "an ensemble of models that this site has not evaluated",
-                advice="The site was restarted in between; the ensemble is not evaluated at this site.",
-            )
-        logits = np.stack([self._scores[split, member].astype(np.float64) for member in members])
-        return logsumexp(log_softmax(logits, axis=-1), axis=0) - np.log(len(members))
-
-    def _histograms(self, question: HistogramRequest, wire: WireArray | None) -> HistogramReport:
-        logits = self.logits("val", question, wire)
-        return HistogramReport(validation=self._validation(logits, histograms=True))
+    def _find_look(self, model: str) -> Look | None:
+        return self.looks.find(model, patients=self.held_out_patients, classes=self.plan.task.classes)
 
     def _held_out(self, question: EvaluateHeldOut, wire: WireArray | None) -> HeldOutAnswer:
         found = self.dataset.split_fingerprints["test"]
@@ -306,15 +301,76 @@ class LocalRun:
                 got=found[:12],
                 expected=question.test_fingerprint[:12],
             )
-        logits = self.logits("test", question, wire)
-        what = (question.weights_digest or "")[:12] or f"of {len(question.members)}"
-        self.observer.note(f"held-out set opened for model {question.model} ({what})")
-        labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
-        report = site_report(logits, labels, classes=classes, edges=question.edges, policy=self.policy)
-        other = self._scores.get(("test", question.against)) if question.against else None
-        paired = (
-            None
-            if other is None
-            else paired_report(other, logits, labels, classes=classes, policy=self.policy)
+        weights = None if question.members else self._checked(question, wire)
+        look = self.look_of(question) or self._look(question, weights)
+        return HeldOutAnswer(
+            model=question.model,
+            report=HeldOutReport.model_validate(look.report),
+            paired=self._compared(look, question.against),
         )
-        return HeldOutAnswer(model=question.model, report=report, paired=paired)
+
+    def _look(self, question: EvaluateHeldOut, weights: FlatArray | None) -> Look:
+        """Open the held-out set for a model, and write down what may leave of it."""
+        model = _key_of(question)
+        labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
+        if weights is None:
+            logits = self._ensemble(question.members)
+        else:
+            self.setup.load_weights(weights)
+            logits = self._predict("test").astype(np.float64)
+            check_head(self.setup.module, logits, self.setup.batches["test"].clinical, name=question.model)
+        bins = score_counts(margins(logits), labels, policy=self.policy)
+        starts, patients = tuple(one for one, _ in bins), self.held_out_patients
+        near = self.looks.nearest(logits, patients=patients, starts=starts, min_cell=self.policy.min_cell)
+        report = site_report(logits, labels, classes=classes, policy=self.policy, near=Near(*near))
+        look = Look(
+            at=looks.now(),
+            run_id=self.run_id,
+            plan=self.plan.digest,
+            name=question.model,
+            model=model,
+            classes=classes,
+            patients=patients,
+            labels=tuple(int(label) for label in labels),
+            logits=tuple(tuple(map(float, row)) for row in logits),
+            starts=starts,
+            report=report.model_dump(mode="json"),
+        )
+        self.looks.keep(look)
+        self.observer.note(
+            f"held-out set opened for model {question.model} ({model[:12]}): "
+            f"{len(self.looks.at(patients))} models so far, {self.policy.held_out_models} allowed"
+        )
+        return look
+
+    def _compared(self, look: Look, against: str | None) -> PairedReport | None:
+        """A model compared with this one, once; None where it was never looked at."""
+        if against is None or (other := self._find_look(against)) is None:
+            return None
+        if (kept := look.compared.get(against)) is None:
+            pair = (other, look)
+            first, second = (HeldOutReport.model_validate(one.report) for one in pair)
+            report = paired_report(
+                other.scores,
+                look.scores,
+                np.array(look.labels, dtype=np.int64),
+                classes=look.classes,
+                policy=self.policy,
+                released=(first, second),
+            )
+            kept = report.model_dump(mode="json")
+            self.looks.keep(look.model_copy(update={"compared": {**look.compared, against: kept}}))
+        return PairedReport.model_validate(kept)
+
+    def _ensemble(self, members: Sequence[str]) -> ScoreMatrix:
+        """Logarithms of the members' mean probabilities, which are an ensemble's logits."""
+        found = [self._find_look(member) for member in members]
+        scores = [look.scores for look in found if look is not None]
+        if len(scores) < len(members):
+            raise ProtocolError("an ensemble of models that this site has not evaluated")
+        return logsumexp(log_softmax(np.stack(scores), axis=-1), axis=0) - np.log(len(members))
+
+
+def _key_of(question: EvaluateHeldOut) -> str:
+    """What stands for a question's model in the ledger of looks."""
+    return looks.ensemble_key(question.members) if question.members else question.weights_digest or ""

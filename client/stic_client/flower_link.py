@@ -54,7 +54,7 @@ from stic_client.connection.tls import refuses_key, why
 from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
-from stic_core.errors import ProtocolError, SticError
+from stic_core.errors import NoRoomError, ProtocolError, SticError
 from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
@@ -110,8 +110,19 @@ class FleetLink:
             stop=self._stop,
         )
 
-    def serve(self, app: ClientApp, *, node_config: dict[str, str], until: Callable[[], bool]) -> None:
+    def serve(
+        self,
+        app: ClientApp,
+        *,
+        node_config: dict[str, str],
+        until: Callable[[], bool],
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Answer the server's messages until `until()` says so, or the process is interrupted.
+
+        Args:
+            ready: whether a message may be taken in. Until it is so the site does not come online;
+                if it no longer is, the site stays online and leaves its messages at the server.
 
         Raises:
             NotAdmittedError: the server does not know this site's key.
@@ -120,11 +131,13 @@ class FleetLink:
         """
         with self._node_state.locked():
             self._observer.note(f"connecting to https://{self._address}")
+            while not ready():
+                self._stop.wait(self._intervals.idle_poll)
             try:
                 self._sign_on()
                 self._observer.note("online; waiting for the server's next run")
                 threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
-                self._loop(app, node_config, until)
+                self._loop(app, node_config, until, ready)
             finally:
                 self._stop.set()
                 if self._node is not None:
@@ -158,12 +171,20 @@ class FleetLink:
 
     # ---- the loop -----------------------------------------------------------------------
 
-    def _loop(self, app: ClientApp, node_config: dict[str, str], until: Callable[[], bool]) -> None:
+    def _loop(
+        self,
+        app: ClientApp,
+        node_config: dict[str, str],
+        until: Callable[[], bool],
+        ready: Callable[[], bool],
+    ) -> None:
         waits, contexts = self._intervals, dict[int, Context]()
         last_message = time.monotonic()
+        held: Message | None = None
         while not until():
             try:
-                message = self._receive()
+                able = ready()
+                message = held if held is not None and able else self._receive(take=able and held is None)
                 if message is None:
                     busy = time.monotonic() - last_message < waits.busy_for
                     self._stop.wait(waits.busy_poll if busy else waits.idle_poll)
@@ -180,22 +201,28 @@ class FleetLink:
                     ),
                 )
                 began = time.monotonic()
+                held = message
                 reply = _run(app, message, context)
+                held = None
                 self._send(reply, seconds=time.monotonic() - began)
                 last_message = time.monotonic()
+            except NoRoomError:
+                self._stop.wait(waits.idle_poll)  # nothing may leave; the same message, once there is room
             except _RunOverError:
                 self._observer.note("the server ended the run or withdrew its request; the answer is dropped")
             except _UnknownNodeError:
                 self._observer.note("the server was restarted, or this site's key changed; signing on again")
+                held = None
                 self._sign_on()
             except ProtocolError as error:
                 self._observer.note(f"message dropped: {error}")
                 self._stop.wait(waits.idle_poll)  # a server that refuses everything is not asked in a loop
 
-    def _receive(self) -> Message | None:
+    def _receive(self, *, take: bool = True) -> Message | None:
+        """The next message, if there is one; without `take` it stays at the server, which gives it again."""
         node = self._signed_on()
         pulled = self._call(self._client.PullMessages, PullMessagesRequest(node=node))
-        if not pulled.messages_list:
+        if not pulled.messages_list or not take:
             return None
         head, tree = message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0]
         metadata = head.metadata
@@ -318,6 +345,8 @@ class FleetLink:
 def _run(app: ClientApp, message: Message, context: Context) -> Message:
     try:
         return app(message=message, context=context)
+    except NoRoomError:
+        raise
     except Exception as error:
         # Flower would send the exception's text to the coordinator; it may quote data.
         # A text of ours says what to do; anything else needs its traceback.

@@ -55,11 +55,12 @@ def run_demo(folder: Path, *, runs: Path, seed: int, full: bool) -> None:
     counts = FULL_COUNTS if full else DEMO_COUNTS
     _write_phantoms(home, counts=counts, seed=seed)
     federation = _set_up_server(home, runs=runs, seed=seed)
-    plan = home / "plan.json"
-    _step(home, "stic-server", "plan", "--out", str(plan))
     for centre in CENTRES:
         _set_up_site(home, centre, port=federation.listen.port)
         _step(home, "stic-client", "--site", centre, "prepare")
+    plan = home / "plan.json"  # it names the admitted sites
+    _step(home, "stic-server", "plan", "--out", str(plan))
+    for centre in CENTRES:
         _step(home, "stic-client", "--site", centre, "approve", str(plan), "--yes")
     _run_federation(home)
 

@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from stic_core import config, config_files
 from stic_core.errors import FederationError, ProtocolError
+from stic_core.models.saved import read_model
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import (
@@ -32,20 +33,31 @@ from stic_core.protocol.messages import (
     Instruction,
     TrainLocal,
     TrainRound,
-    decode_report,
     encode,
 )
 from stic_core.tensors.npy import read_npy
-from stic_server.admission.registry import admitted, scan
+from stic_server.admission.registry import admitted, public_keys, scan
+from stic_server.federation.final_model import finished, send_model
 from stic_server.federation.plan import propose
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Answer, AuditedSites, Exchange, RunLimits, RunObserver, Traffic
+from stic_server.federation.sites import (
+    Answer,
+    AuditedSites,
+    Exchange,
+    RunLimits,
+    RunObserver,
+    Traffic,
+    read_answer,
+    unreadable,
+)
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
 
 POLL_S = 0.05
 _ASK_AGAIN_S = 5.0
+_FINISH_ROOM_S = 120.0
+_SEND_AGAIN_S = 60.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
 
@@ -85,12 +97,72 @@ def run_federation(
         FederationError: too few sites, or too long a wait.
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
-    proposal = propose(federation, evaluate=evaluate)
-    plan = proposal.plan
+    folder = path.resolve().parent / "sites"
+    proposal = propose(federation, evaluate=evaluate, sites=public_keys(folder))
     if proposal.note:
         observer.note(proposal.note)
+    run = RunFolder.begin(federation, proposal.plan)
+    plan = run.read_plan() or proposal.plan
     observer.note(f"plan {plan.digest[:12]}")
-    run = RunFolder.begin(federation, plan)
+    names = tuple(spec.name for spec in plan.tensors)
+    sites = _reach(grid, path, federation, run, names=names, observer=observer)
+    limits = RunLimits(
+        min_sites=federation.min_sites,
+        join_timeout_s=federation.join_timeout_s,
+        round_timeout_s=federation.round_timeout_s,
+        approval_s=federation.join_grace_s,
+        ask_again_s=_ASK_AGAIN_S * scale,
+        finish_room_s=_FINISH_ROOM_S * scale,
+        max_patients=federation.max_patients,
+        max_update_ratio=federation.max_update_ratio,
+    )
+    run.update_record(report="owed")
+    execute(plan, proposal.weights, run=run, sites=sites, limits=limits, observer=observer)
+    observer.stage("writing the report")
+    write_report(run.path)
+    write_model_card(run.path)
+    run.update_record(report="written")
+    return run
+
+
+def send_final_model(grid: Grid, path: Path, *, run: RunFolder, observer: RunObserver) -> RunFolder:
+    """Send a run's final model to those of its sites that have not stored it, as they come online.
+
+    Args:
+        path: of federation.yaml.
+        run: that is complete.
+
+    Raises:
+        UsageError: it is not.
+    """
+    federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
+    record = finished(run)
+    names = _tensors_of(run)
+    send_model(
+        run,
+        set(record["sites"]) - set(record.get("model_at", ())),
+        sites=_reach(grid, path, federation, run, names=names, observer=observer),
+        observer=observer,
+        patience_s=federation.join_timeout_s,
+        ask_again_s=_SEND_AGAIN_S * scale,
+    )
+    return run
+
+
+def _reach(
+    grid: Grid,
+    path: Path,
+    federation: config.FederationConfig,
+    run: RunFolder,
+    *,
+    names: tuple[str, ...],
+    observer: RunObserver,
+) -> AuditedSites:
+    """The admitted sites; what is said to them and by them goes into the log.
+
+    Args:
+        names: of the tensors of this run; a model of an earlier one may be sent as well.
+    """
     folder = path.resolve().parent / "sites"
     sites = FlowerSites(
         grid,
@@ -98,29 +170,17 @@ def run_federation(
         grace_s=federation.join_grace_s,
         observer=observer,
         admitted_now=lambda: scan(folder).names,
-        look_s=_LOOK_S * scale,
+        look_s=_LOOK_S * config_files.interval_scale(),
     )
-    limits = RunLimits(
-        min_sites=federation.min_sites,
-        join_timeout_s=federation.join_timeout_s,
-        round_timeout_s=federation.round_timeout_s,
-        approval_s=federation.join_grace_s,
-        ask_again_s=_ASK_AGAIN_S * scale,
-        max_patients=federation.max_patients,
-        max_update_ratio=federation.max_update_ratio,
-    )
-    audited = AuditedSites(
-        sites,
-        AuditLog(path.resolve().parent / "audit.jsonl"),
-        tensors=tuple(spec.name for spec in plan.tensors),
-    )
-    run.update_record(report="owed")
-    execute(plan, proposal.weights, run=run, sites=audited, limits=limits, observer=observer)
-    observer.stage("writing the report")
-    write_report(run.path)
-    write_model_card(run.path)
-    run.update_record(report="written")
-    return run
+
+    def tensors(run_id: str) -> tuple[str, ...]:
+        return names if run_id == run.run_id else _tensors_of(RunFolder(run.path.parent / run_id))
+
+    return AuditedSites(sites, AuditLog(path.resolve().parent / "audit.jsonl"), tensors=tensors)
+
+
+def _tensors_of(run: RunFolder) -> tuple[str, ...]:
+    return tuple(spec.name for spec in read_model(run.path / "model").description.tensors)
 
 
 @dataclass(slots=True)
@@ -354,9 +414,11 @@ def _answer(reply: Message) -> Answer:
         kind = reply.error.reason or ""  # of the exception: our client sends nothing else
         return Answer(Failure(code=kind if _KIND.fullmatch(kind) else "ClientAppFailed"))
     try:
-        report = decode_report(str(reply.content.config_records[MESSAGE_KEY][MESSAGE_KEY]))
+        text = str(reply.content.config_records[MESSAGE_KEY][MESSAGE_KEY])
         record = reply.content.array_records.get(WEIGHTS_KEY)
         weights = read_npy(record[WEIGHTS_KEY].data) if record is not None else None
-    except (ProtocolError, KeyError, ValueError, TypeError):
-        return Answer(Failure(code="ProtocolError"))
-    return Answer(report, weights)
+    except ProtocolError as error:
+        return unreadable(str(error))
+    except (KeyError, ValueError, TypeError) as error:
+        return unreadable(type(error).__name__)
+    return read_answer(text, weights)

@@ -3,15 +3,17 @@
 No torch here: logits come in as arrays, so the server can use all of it.
 """
 
-from stic_core.evaluation.assemble import evaluation_document, pooled_validation, score_edges
+from stic_core.evaluation.assemble import evaluation_document, pooled_validation
 from stic_core.evaluation.comparison import PairedReport, paired_report, pool_pairs
 from stic_core.evaluation.document import Evaluation, evaluation_of, read_evaluation
 from stic_core.evaluation.figures import as_json
 from stic_core.evaluation.pooling import pool, site_figures
 from stic_core.evaluation.site import (
     Accuracy,
+    BinnedScores,
     CalibrationSums,
     HeldOutReport,
+    Near,
     ValidationReport,
     site_report,
     validation_report,
@@ -30,9 +32,11 @@ from stic_core.evaluation.wording import (
 
 __all__ = [
     "Accuracy",
+    "BinnedScores",
     "CalibrationSums",
     "Evaluation",
     "HeldOutReport",
+    "Near",
     "PairedReport",
     "ValidationReport",
     "as_json",
@@ -52,7 +56,6 @@ __all__ = [
     "pool_pairs",
     "pooled_validation",
     "read_evaluation",
-    "score_edges",
     "site_figures",
     "site_report",
     "validation_report",

@@ -120,33 +120,21 @@ def between_sites(reports: Reports, *, classes: Sequence[str]) -> BetweenSites:
     )
 
 
-def score_edges(
-    reports: Mapping[str, ValidationReport], *, classes: Sequence[str], bins: int = statistics.ROC_BINS
-) -> dict[str, tuple[float, ...]]:
-    """Edges of each class's score bins, from the sites' validation histograms.
-
-    Made before the held-out evaluation and versioned with the model. Where no site can show
-    where its scores lie, they are even over the usual scores.
-    """
-    edges = {}
-    for name in classes:
-        known = [h[name] for _, r in sorted(reports.items()) if isinstance(h := r.histograms, dict)]
-        found = statistics.quantile_edges(known, bins=bins)
-        edges[name] = statistics.even_edges(bins=bins) if isinstance(found, NotEstimable) else found
-    return edges
-
-
 def pooled_validation(reports: Mapping[str, ValidationReport]) -> dict[str, float | int] | None:
-    """Loss and accuracy over all sites' validation patients; None where no site releases them."""
-    known = [
-        (r.n, r.loss_sum, r.correct)
-        for _, r in sorted(reports.items())
-        if isinstance(r.loss_sum, float) and isinstance(r.correct, int) and r.n
-    ]
-    n = sum(row[0] for row in known)
+    """Loss over all sites' validation patients, and accuracy over those whose sites say it.
+
+    Returns:
+        `loss` and `n`, and `accuracy` where a site says it; None where no site releases its loss.
+    """
+    losses = [(r.n, r.loss_sum) for _, r in sorted(reports.items()) if isinstance(r.loss_sum, float) and r.n]
+    n = sum(of for of, _ in losses)
     if n == 0:
         return None
-    return {"loss": sum(row[1] for row in known) / n, "accuracy": sum(row[2] for row in known) / n, "n": n}
+    found: dict[str, float | int] = {"loss": sum(loss for _, loss in losses) / n, "n": n}
+    right = [(r.n, r.correct) for _, r in sorted(reports.items()) if isinstance(r.correct, int) and r.n]
+    if right:
+        found["accuracy"] = sum(correct for _, correct in right) / sum(of for of, _ in right)
+    return found
 
 
 def _released(reports: Reports, name: str) -> dict[str, Auc]:

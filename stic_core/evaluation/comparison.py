@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self, TypeAlias
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stic_core import statistics
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
+from stic_core.evaluation import consistency
 from stic_core.evaluation.document import PairFigures
 from stic_core.evaluation.figures import paired_accuracy
-from stic_core.evaluation.site import LabelArray, LogitArray, checked
-from stic_core.privacy.release import small_class, too_few, withheld
-from stic_core.statistics import Absent, Auc, AucTest, NotEstimable
+from stic_core.evaluation.site import Accuracy, HeldOutReport, LabelArray, LogitArray, checked
+from stic_core.privacy.release import NOBODY, too_few, withheld
+from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
+from stic_core.statistics.bounds import Count, Difference, Some
 from stic_core.statistics.values import FORBID
-
-Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Discordant:
         c: only the second was.
     """
 
-    b: int
-    c: int
+    b: Count
+    c: Count
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -45,10 +45,10 @@ class Discordant:
 class AucDifference:
     """AUC of the first model minus that of the second, and DeLong's variance of it."""
 
-    difference: float
-    variance: float
-    positives: int
-    negatives: int
+    difference: Difference
+    variance: Annotated[float, Field(ge=0, le=4)]
+    positives: Some
+    negatives: Some
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -56,8 +56,8 @@ class AucDifference:
 class PairedReport(BaseModel):
     """One site's comparison of two models on its held-out patients.
 
-    Discordant counts are released with the accuracy: they say of how many patients, not of
-    which or of what class, the models differ.
+    Discordant counts are released where both accuracies were and each count is `min_cell` or
+    more, an AUC's difference where both AUCs were: else one figure would give the other away.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,13 +71,42 @@ class PairedReport(BaseModel):
     def _consistent(self) -> Self:
         if set(self.auc) != set(self.classes):
             raise ValueError(f"classes: got {sorted(self.auc)}, expected {sorted(self.classes)}")
-        if isinstance(self.discordant, Discordant) and self.discordant.b + self.discordant.c > self.n:
-            raise ValueError("more discordant patients than patients")
+        consistency.check_nobody(self.n, [self.discordant, *self.auc.values()])
+        self.check_beside(None)
         return self
+
+    def check_beside(self, report: HeldOutReport | None) -> None:
+        """The report of the second model, on the same patients, does not contradict it.
+
+        Raises:
+            ValueError: it does.
+        """
+        counts = NOBODY if report is None else report.class_counts
+        if report is not None and (self.n, self.classes) != (report.n, report.classes):
+            raise ValueError("two models are compared on other patients")
+        if isinstance(self.discordant, Discordant):
+            accuracy = None if report is None else report.accuracy
+            consistency.check_discordant(
+                self.discordant.b,
+                self.discordant.c,
+                n=self.n,
+                correct=accuracy.correct if isinstance(accuracy, Accuracy) else None,
+            )
+        for name, found in self.auc.items():
+            if isinstance(found, AucDifference):
+                consistency.check_pairs_of(
+                    found.positives, found.negatives, name=name, n=self.n, counts=counts
+                )
 
 
 def paired_report(
-    first: LogitArray, second: LogitArray, labels: LabelArray, *, classes: Sequence[str], policy: PolicyConfig
+    first: LogitArray,
+    second: LogitArray,
+    labels: LabelArray,
+    *,
+    classes: Sequence[str],
+    policy: PolicyConfig,
+    released: tuple[HeldOutReport, HeldOutReport],
 ) -> PairedReport:
     """Compare two models on one site's held-out patients.
 
@@ -87,6 +116,7 @@ def paired_report(
         labels: (n,) class indices.
         classes: the task's, k of them.
         policy: `min_cell` and `min_class` of this site.
+        released: what left of each of the two on its own.
 
     Raises:
         DataError: a logit is not finite, a label is no class, or shapes disagree.
@@ -104,12 +134,30 @@ def paired_report(
     return PairedReport(
         n=n,
         classes=classes,
-        discordant=Discordant(b=int((right & ~right_too).sum()), c=int((right_too & ~right).sum())),
+        discordant=_discordant(
+            int((right & ~right_too).sum()), int((right_too & ~right).sum()), policy=policy, released=released
+        ),
         auc={
-            name: _auc_difference(scores[:, k], others[:, k], positive=labels == k, policy=policy)
+            name: _kept(released[0].auc[name], released[1].auc[name])
+            or _auc_difference(scores[:, k], others[:, k], positive=labels == k)
             for k, name in enumerate(classes)
         },
     )
+
+
+def _discordant(
+    b: int, c: int, *, policy: PolicyConfig, released: tuple[HeldOutReport, HeldOutReport]
+) -> Discordant | Absent:
+    if (kept := _kept(released[0].accuracy, released[1].accuracy)) is not None:
+        return kept
+    if min(b, c) < policy.min_cell > 1:
+        return Suppressed(f"the models differ on fewer than {policy.min_cell} patients one way or the other")
+    return Discordant(b=b, c=c)
+
+
+def _kept(*figures: object) -> Absent | None:
+    """Why a comparison is kept back: one of the figures that it compares is."""
+    return next((figure for figure in figures if isinstance(figure, NotEstimable | Suppressed)), None)
 
 
 def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
@@ -134,19 +182,15 @@ def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
 
 
 def _auc_difference(
-    first: statistics.Scores, second: statistics.Scores, *, positive: statistics.Mask, policy: PolicyConfig
-) -> AucDifference | Absent:
-    auc = statistics.delong(first, positive=positive)
-    if isinstance(auc, NotEstimable):
-        return auc
-    if (kept := small_class(positives=auc.positives, negatives=auc.negatives, policy=policy)) is not None:
-        return kept
-    other = statistics.delong(second, positive=positive)
-    assert isinstance(other, Auc)  # same patients, so same classes
+    first: statistics.Scores, second: statistics.Scores, *, positive: statistics.Mask
+) -> AucDifference:
+    auc, other = statistics.delong(first, positive=positive), statistics.delong(second, positive=positive)
+    assert isinstance(auc, Auc)  # both left on their own
+    assert isinstance(other, Auc)
     variance = statistics.paired_variance(first, second, positive=positive)
     return AucDifference(
         difference=auc.value - other.value,
-        variance=variance,
+        variance=float(f"{variance:.6g}"),
         positives=auc.positives,
         negatives=auc.negatives,
     )

@@ -54,14 +54,18 @@ class ClassCalibration(Written):
 
 @dataclass(frozen=True)
 class Calibration(Written):
-    """Calibration over n patients; `ece` and `bins` are of the predicted class's probability."""
+    """Calibration over n patients; `ece` is the mean over the classes (Kull et al., NeurIPS 2019).
+
+    Args:
+        bins: of the predicted class's probability, in files of versions before protocol 4.
+    """
 
     n: int
     brier: float
     log_loss: float
     ece: float | NotEstimable
-    bins: tuple[ReliabilityBin, ...]
     classes: dict[str, ClassCalibration]
+    bins: tuple[ReliabilityBin, ...] | None = None
 
 
 @dataclass(frozen=True)

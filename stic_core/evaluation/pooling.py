@@ -22,13 +22,12 @@ from stic_core.evaluation.document import (
     ReliabilityBin,
 )
 from stic_core.evaluation.figures import AucFigure, Proportion, auc_figure, proportion
-from stic_core.evaluation.site import Accuracy, CalibrationSums, HeldOutReport
+from stic_core.evaluation.site import Accuracy, BinnedScores, CalibrationSums, HeldOutReport
 from stic_core.privacy.release import NOBODY
 from stic_core.statistics import (
     Absent,
     Auc,
     Estimate,
-    Group,
     NotEstimable,
     PooledAuc,
     ScoreHistogram,
@@ -50,7 +49,9 @@ MICRO_NOTE = "standard error is an upper bound: as if the scores of one patient 
 def site_figures(report: HeldOutReport) -> Figures:
     """The figures of one site."""
     histograms = report.histograms
-    sensitivity, specificity = _rates(report.confusion, counts=report.class_counts, classes=report.classes)
+    sensitivity, specificity = _rates(
+        report.confusion, report.false_positives, counts=report.class_counts, classes=report.classes
+    )
     return Figures(
         n=report.n,
         class_counts=report.class_counts,
@@ -67,7 +68,7 @@ def site_figures(report: HeldOutReport) -> Figures:
             # A curve gives its area away, so it is shown where the AUC is.
             name: auc
             if not isinstance(auc, Auc)
-            else _curve([histograms[name]])
+            else _curve([histograms[name].histogram])
             if isinstance(histograms, dict)
             else histograms
             for name, auc in report.auc.items()
@@ -82,22 +83,17 @@ def pool(reports: Reports) -> Figures:
     it is released; `bounds` hold the AUC of the scores themselves for certain.
 
     Raises:
-        SiteReportError: a site's classes or bins differ from the first site's.
+        SiteReportError: a site's classes differ from the first site's.
     """
     if not reports:
         raise ValueError("pool: got no reports, expected one or more")
     order = [reports[site] for site in sorted(reports)]
     classes = _agreed(reports)
     accuracies = [r.accuracy for r in order if isinstance(r.accuracy, Accuracy)]
-    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
-    counts = (
-        {name: sum(c[name] for c in known) for name in classes}
-        if known
-        else _first([report.class_counts for report in order])
-    )
+    counts = _summed_counts(order, classes=classes)
     aucs: dict[str, PooledAuc | Absent] = {name: _pooled_class(order, name) for name in classes}
     confusion = _summed_confusion(order, k=len(classes))
-    sensitivity, specificity = _rates(confusion, counts=counts, classes=classes)
+    sensitivity, specificity = _pooled_rates(order, classes=classes)
     return Figures(
         n=sum(report.n for report in order),
         class_counts=counts,
@@ -115,7 +111,8 @@ def pool(reports: Reports) -> Figures:
         specificity=specificity,
         calibration=_calibration(order, classes=classes),
         roc={
-            name: _curve([h[name] for r in order if isinstance(h := r.histograms, dict)]) for name in classes
+            name: _curve([h[name].histogram for r in order if isinstance(h := r.histograms, dict)])
+            for name in classes
         },
         left_out={
             site: report.histograms.reason
@@ -146,7 +143,6 @@ def macro_figure(aucs: Sequence[Estimate | Absent]) -> AucFigure | Absent:
 
 def _agreed(reports: Reports) -> tuple[str, ...]:
     first = reports[min(reports)]
-    edges: dict[str, tuple[float, ...]] = {}
     for site, report in sorted(reports.items()):
         if report.classes != first.classes:
             raise SiteReportError(
@@ -155,25 +151,21 @@ def _agreed(reports: Reports) -> tuple[str, ...]:
                 got=report.classes,
                 expected=first.classes,
             )
-        if isinstance(report.histograms, dict):
-            for name, histogram in report.histograms.items():
-                if edges.setdefault(name, histogram.edges) != histogram.edges:
-                    raise SiteReportError(
-                        f"its score bins for {name} differ from the other sites'", site=site
-                    )
     return first.classes
 
 
 def _pooled_class(order: Sequence[HeldOutReport], name: str) -> PooledAuc | Absent:
     return _pooled(
         order,
-        of_site=lambda histograms: [histograms[name]],
+        of_site=lambda histograms: [histograms[name].histogram],
         exact=lambda report: report.auc[name],
     )
 
 
 def _pooled_micro(order: Sequence[HeldOutReport]) -> PooledAuc | Absent:
-    auc = _pooled(order, of_site=lambda h: list(h.values()), exact=lambda report: report.auc_micro)
+    auc = _pooled(
+        order, of_site=lambda h: [one.histogram for one in h.values()], exact=lambda report: report.auc_micro
+    )
     if not isinstance(auc, PooledAuc):
         return auc
     # Each patient counts k times here, so DeLong's variance would be too small by about that.
@@ -187,7 +179,7 @@ def _pooled_micro(order: Sequence[HeldOutReport]) -> PooledAuc | Absent:
 def _pooled(
     order: Sequence[HeldOutReport],
     *,
-    of_site: Callable[[dict[str, ScoreHistogram]], list[ScoreHistogram]],
+    of_site: Callable[[dict[str, BinnedScores]], list[ScoreHistogram]],
     exact: Callable[[HeldOutReport], Estimate | Absent],
 ) -> PooledAuc | Absent:
     releasing = [(report, h) for report in order if isinstance(h := report.histograms, dict)]
@@ -205,6 +197,13 @@ def _first(values: Sequence[object]) -> Absent:
     return next((value for value in values if isinstance(value, Suppressed)), NOBODY)
 
 
+def _summed_counts(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> dict[str, int] | Absent:
+    known = [r.class_counts for r in order if isinstance(r.class_counts, dict)]
+    if not known:
+        return _first([report.class_counts for report in order])
+    return {name: sum(counts[name] for counts in known) for name in classes}
+
+
 def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | Absent:
     tables = [r.confusion for r in order if isinstance(r.confusion, tuple)]
     if not tables:
@@ -218,8 +217,42 @@ def _summed_confusion(order: Sequence[HeldOutReport], *, k: int) -> Confusion | 
     return tuple(tuple(cell(row, column) for column in range(k)) for row in range(k))
 
 
+def _summed_wrong(
+    order: Sequence[HeldOutReport], *, classes: Sequence[str]
+) -> dict[str, int | Suppressed] | Absent:
+    """False positives of each class over all sites that release any."""
+    known = [wrong for r in order if isinstance(wrong := r.false_positives, dict)]
+    if not known:
+        return _first([report.false_positives for report in order])
+
+    def of(name: str) -> int | Suppressed:
+        numbers = [value for wrong in known if isinstance(value := wrong[name], int)]
+        return sum(numbers) if len(numbers) == len(known) else Suppressed("withheld by a site")
+
+    return {name: of(name) for name in classes}
+
+
+def _pooled_rates(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> tuple[Rates, Rates]:
+    """Over the sites that release class counts beside what is counted: a share of other patients is none."""
+    kinds = [(r, (r.confusion, r.false_positives, r.class_counts)) for r in order]
+    whole = [r for r, values in kinds if not any(isinstance(value, Absent) for value in values)]
+    if not whole:
+        why = _first([value for _, values in kinds for value in values])
+        return dict.fromkeys(classes, why), dict.fromkeys(classes, why)
+    return _rates(
+        _summed_confusion(whole, k=len(classes)),
+        _summed_wrong(whole, classes=classes),
+        counts=_summed_counts(whole, classes=classes),
+        classes=classes,
+    )
+
+
 def _rates(
-    confusion: Confusion | Absent, *, counts: dict[str, int] | Absent, classes: Sequence[str]
+    confusion: Confusion | Absent,
+    wrong: dict[str, int | Suppressed] | Absent,
+    *,
+    counts: dict[str, int] | Absent,
+    classes: Sequence[str],
 ) -> tuple[Rates, Rates]:
     """Sensitivity and specificity of each class whose cells are shown."""
     if not isinstance(confusion, tuple):
@@ -235,12 +268,11 @@ def _rates(
         return proportion(Accuracy(correct=right, total=counts[classes[k]]))
 
     def specificity(k: int) -> Proportion | Absent:
-        others = [row[k] for i, row in enumerate(confusion) if i != k]
-        wrong = [cell for cell in others if isinstance(cell, int)]
-        total = n - counts[classes[k]]
-        if len(wrong) < len(others):
+        found = wrong[classes[k]] if isinstance(wrong, dict) else wrong
+        if not isinstance(found, int):
             return HIDDEN_CELLS
-        return proportion(Accuracy(correct=total - sum(wrong), total=total))
+        total = n - counts[classes[k]]
+        return proportion(Accuracy(correct=total - found, total=total))
 
     return (
         {name: sensitivity(k) for k, name in enumerate(classes)},
@@ -253,24 +285,25 @@ def _calibration(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> C
     if not known:
         return _first([report.calibration for report in order])
     n = sum(report.n for report, _ in known)
+    binned = [h for r, _ in known if isinstance(h := r.histograms, dict)]
 
     def of_class(name: str) -> ClassCalibration:
-        groups = [group for _, sums in known for group in sums.classes[name]]
-        fit = statistics.recalibration([h[name] for r, _ in known if isinstance(h := r.histograms, dict)])
+        groups = [group for bins in binned for group in bins[name].groups]
+        fit = statistics.recalibration([bins[name].histogram for bins in binned])
         return ClassCalibration(statistics.ece(groups), fit, _bins(groups))
 
-    confidence = [group for _, sums in known for group in sums.confidence]
+    by_class = {name: of_class(name) for name in classes}
+    errors = [found.ece for found in by_class.values() if isinstance(found.ece, float)]
     return Calibration(
         n=n,
         brier=sum(sums.brier_sum for _, sums in known) / n,
         log_loss=sum(sums.log_loss_sum for _, sums in known) / n,
-        ece=statistics.ece(confidence),
-        bins=_bins(confidence),
-        classes={name: of_class(name) for name in classes},
+        ece=sum(errors) / len(errors) if errors else NotEstimable("no site releases scores"),
+        classes=by_class,
     )
 
 
-def _bins(groups: Sequence[Group]) -> tuple[ReliabilityBin, ...]:
+def _bins(groups: Sequence[statistics.Group]) -> tuple[ReliabilityBin, ...]:
     return tuple(
         ReliabilityBin(n=g.n, observed=g.hits / g.n, predicted=g.predicted / g.n)
         for g in statistics.reliability(groups)

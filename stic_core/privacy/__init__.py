@@ -1,1 +1,1 @@
-"""What may leave a site (`release`), and how small cells are kept from being recomputed (`confusion_cells`)."""
+"""What may leave a site: rules (`release`), counts and bins audited together, the ledger of looks."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from stic_core.config import PolicyConfig, Release
-from stic_core.privacy.confusion_cells import Counts, Hidden, hidden_cells, releasable_columns
-from stic_core.statistics import Absent, NotEstimable, Suppressed
+from stic_core.privacy.score_bins import Decided, Starts, decided, mirrored, score_bins
+from stic_core.statistics import SCORE_GRID, Absent, NotEstimable, Scores, Suppressed, cells_of
 
 NOBODY = NotEstimable("no held-out patients")
 
@@ -28,6 +29,13 @@ def too_few(n: int, *, policy: PolicyConfig) -> Absent | None:
     if n == 0:
         return NOBODY
     return Suppressed(f"fewer than {policy.min_cell} patients") if n < policy.min_cell else None
+
+
+def small_count(count: int, *, of: int, policy: PolicyConfig) -> Suppressed | None:
+    """A count of n patients leaves where it, and the rest of them, are nobody's own: `min_cell` or more."""
+    if policy.min_cell > 1 and min(count, of - count) < policy.min_cell:
+        return Suppressed(f"fewer than {policy.min_cell} patients")
+    return None
 
 
 def tells_mean(kind: Release, *, n: int, policy: PolicyConfig) -> bool:
@@ -54,34 +62,43 @@ def small_class(*, positives: int, negatives: int, policy: PolicyConfig) -> Supp
     return None
 
 
-def released_confusion(
-    confusion: Counts, *, policy: PolicyConfig
-) -> tuple[tuple[int | Suppressed, ...], ...]:
-    """The (k, k) confusion without its small cells, and without the cells that would give them away."""
-    hidden = hidden_cells(confusion, min_cell=policy.min_cell)
-    kept = Suppressed(f"fewer than {policy.min_cell} patients, or a cell that would reveal such a cell")
-    return tuple(
-        tuple(kept if gone else int(count) for count, gone in zip(*row, strict=True))
-        for row in zip(confusion, hidden, strict=True)
-    )
+def score_counts(
+    scores: Scores, labels: npt.NDArray[np.integer], *, policy: PolicyConfig
+) -> tuple[tuple[Starts, Decided], ...]:
+    """For each class the bins of scores that may leave, and what they say of the confusion matrix.
 
-
-def released_rates(confusion: Counts, *, policy: PolicyConfig) -> tuple[Hidden, Hidden]:
-    """Of which classes the sensitivity and the specificity may leave, where the confusion itself does not.
-
-    A sensitivity gives its cell of the diagonal away, so both are hidden together. A specificity
-    gives the false positives of its class away (`releasable_columns`); and those told apart from
-    the class are a cell as those found are, so they too number `min_cell` or more.
+    Of two classes the second one's scores are the first one's with the other sign, and so are its bins.
 
     Args:
-        confusion: (k, k) counts, rows are the true classes.
+        scores: (n, k) log odds of each class.
+        labels: (n,) class indices.
         policy: of the site.
-
-    Returns:
-        Two of (k,), True where the rate of a class may leave.
     """
-    counts = np.asarray(confusion, dtype=np.int64)
-    hidden = hidden_cells(counts, min_cell=policy.min_cell)
-    told_apart = counts.sum() - counts.sum(axis=0) - counts.sum(axis=1) + np.diag(counts)
-    enough = np.logical_or(policy.min_cell == 1, told_apart >= policy.min_cell)
-    return ~np.diag(hidden), releasable_columns(counts, hidden=hidden) & enough
+    k = scores.shape[1]
+    first = score_bins(scores[:, 0], positive=labels == 0, classes=k, min_cell=policy.min_cell)
+    found = []
+    for index in range(k):
+        positive = labels == index
+        starts = (
+            first
+            if index == 0
+            else mirrored(first)
+            if k == 2
+            else score_bins(scores[:, index], positive=positive, classes=k, min_cell=policy.min_cell)
+        )
+        bin_of = np.searchsorted(starts, cells_of(scores[:, index], edges=SCORE_GRID), side="right") - 1
+        p, n = (np.bincount(bin_of[mask], minlength=len(starts)) for mask in (positive, ~positive))
+        found.append((starts, decided(starts, p, n, classes=k)))
+    return tuple(found)
+
+
+def rounded(value: float) -> float:
+    """A sum or mean over patients as it leaves, to four significant digits.
+
+    A number of 53 bits could hold a message about each of its patients, if a model was made for that.
+
+    Example:
+        >>> rounded(41.23456)
+        41.23
+    """
+    return float(f"{value:.4g}")

@@ -5,6 +5,8 @@ changed, removed or moved breaks the chain; lines cut off at the end are found b
 and hash in a second small file, the head. Before lines are written, the head announces them: a
 process that is killed anywhere in between leaves a log that is known to be whole. Whoever can
 write both files can make a new chain: for that, keep a copy of the last hash elsewhere.
+
+A third file may hold room for lines that must be written although the disk is full.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,8 +29,12 @@ from stic_core.errors import DataError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Instruction, Report, encode
 from stic_core.system.files import write_atomically
+from stic_core.system.room import Reserve, is_full
 
 _START = "0" * 64
+
+_STEP = 1 << 16
+"""Bytes of the reserve that are given up at a time; the log and the head's next version fit in."""
 
 Direction = Literal["in", "out"]
 
@@ -81,17 +88,32 @@ class AuditLog:
 
     Args:
         path: of the log; beside it lies a file with the suffix `.head`.
+        reserve: room on the same disk that is used up once it is full; None without.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._head = path, path.with_suffix(".head")
+    def __init__(self, path: Path, *, reserve: Reserve | None = None) -> None:
+        self._path, self._head, self._reserve = path, path.with_suffix(".head"), reserve
 
     def append(self, *entries: Entry) -> None:
-        """Write a line each, and have them on the disk before returning."""
-        if not entries:
-            return
+        """Write a line each, and have them on the disk before returning.
+
+        Raises:
+            DataError: the head is damaged.
+            OSError: nothing of them is in the log; the disk is full and the reserve used up, for example.
+        """
+        while entries:
+            try:
+                self._append(entries)
+            except OSError as error:
+                if not is_full(error) or self._reserve is None or not self._reserve.give(_STEP):
+                    raise
+            else:
+                return
+
+    def _append(self, entries: tuple[Entry, ...]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
+        # Unbuffered: on a full disk nothing is left over that closing would try to write.
+        with self._path.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             head = self._mended(file)
             lines, previous = [], head.hash
@@ -100,12 +122,21 @@ class AuditLog:
                 previous = line["hash"]
                 lines.append(json.dumps(line, sort_keys=True).encode() + b"\n")
             self._write_head(replace(head, coming=previous, lines=len(lines)))
-            file.write(b"".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-            self._write_head(_Head(head.number + len(lines), previous, file.tell()))
+            content = b"".join(lines)
+            try:
+                _write_all(file, content)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(head.size)  # half a line would take the room of the next try
+                raise
+            try:
+                self._write_head(_Head(head.number + len(lines), previous, head.size + len(content)))
+            except OSError as error:
+                # The lines are on the disk and announced: `_mended` counts them in next time.
+                if not is_full(error):
+                    raise
 
-    def _mended(self, file: BinaryIO) -> _Head:
+    def _mended(self, file: FileIO) -> _Head:
         """The head, after lines that were being written when the process was killed: all there, or none."""
         head = self._read_head()
         size = file.seek(0, os.SEEK_END)
@@ -307,6 +338,12 @@ def _line(entry: Entry, *, number: int, previous: str) -> dict[str, Any]:
         "previous": previous,
     }
     return line | {"hash": _hash(line)}
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _last_hash(tail: bytes) -> str | None:

@@ -131,8 +131,9 @@ def decode_update(
     Raises:
         ProtocolError: another type or length than the transport gives.
     """
-    arrived = unpack(wire, specs, transport=transport)
-    return arrived if transport == "float32" else base + arrived
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused by name
+        arrived = unpack(wire, specs, transport=transport)
+        return arrived if transport == "float32" else base + arrived
 
 
 def _size(spec: TensorSpec, *, transport: Transport) -> int:

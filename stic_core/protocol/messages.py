@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from stic_core.config import (
     AlgorithmConfig,
@@ -18,17 +20,21 @@ from stic_core.config import (
     FederationConfig,
     ImageConfig,
     ModelConfig,
+    SiteName,
     TrainingConfig,
     Transport,
 )
 from stic_core.data.clinical import COLUMNS
+from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
+from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
+from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 3
+VERSION = 4
 """Raised with every change that the other side would notice."""
 
 MESSAGE_KEY = "stic"
@@ -39,16 +45,24 @@ WEIGHTS_KEY = "weights"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
-Round = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Round = Annotated[int, Field(ge=1, le=10_001)]
+"""Up to the most that a configuration can ask for, and the last look after them."""
+
+PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}$")]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,400}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+"""`federated`, `ensemble`, `centralised`, or the site whose own model it is."""
+
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
+
+FEDERATED, ENSEMBLE = "federated", "ensemble"
+"""What the two models are called that are no site's own."""
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[3] = VERSION
+    version: Literal[4] = VERSION
 
 
 class RunPlan(BaseModel):
@@ -56,6 +70,8 @@ class RunPlan(BaseModel):
 
     Args:
         rounds: 0 where nothing is trained and a model is only evaluated.
+        sites: the admitted hospitals and their public keys, as `site.pub` holds them.
+        initial: digest of the weights that training begins with; None where nothing is trained.
         evaluates: digest of the model that is evaluated and not trained; None where one is trained.
         tensors: what travels, in the order of the flat array.
         clinical_columns: the clinical vector's columns, in order.
@@ -70,17 +86,26 @@ class RunPlan(BaseModel):
     training: TrainingConfig
     algorithm: AlgorithmConfig = FedAvgConfig()
     rounds: Count
-    seed: Count
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
     determinism: bool
     local_only: bool
     transport: Transport = "float32"
+    sites: dict[SiteName, PublicKey] = {}
+    initial: Digest | None = None
     evaluates: Digest | None = None
     tensors: tuple[TensorSpec, ...]
     clinical_columns: tuple[str, ...] = COLUMNS
 
     @classmethod
-    def of(cls, config: FederationConfig, tensors: tuple[TensorSpec, ...]) -> RunPlan:
-        """The plan that a federation's configuration makes."""
+    def of(
+        cls,
+        config: FederationConfig,
+        tensors: tuple[TensorSpec, ...],
+        *,
+        sites: Mapping[str, str] = MappingProxyType({}),
+        initial: str | None = None,
+    ) -> RunPlan:
+        """The plan that a federation's configuration makes, with the admitted sites and the first weights."""
         return cls(
             name=config.name,
             task=config.task,
@@ -93,8 +118,18 @@ class RunPlan(BaseModel):
             determinism=config.determinism,
             local_only=config.local_only,
             transport=config.transport,
+            sites=dict(sites),
+            initial=initial,
             tensors=tensors,
         )
+
+    @property
+    def held_out_models(self) -> int:
+        """How many models a site may be asked about on its held-out patients.
+
+        The best model, each site's own, and their ensemble.
+        """
+        return len(self.sites) + 2 if self.local_only else 1
 
     @property
     def digest(self) -> str:
@@ -150,29 +185,16 @@ class TrainLocal(_Message):
     weights_digest: Digest
 
 
-class HistogramRequest(_Message):
-    """Where do this model's scores lie on your validation patients?
-
-    Args:
-        weights_digest: of the weights that travel with it; None for an ensemble, without any.
-        members: digests of models that were asked for before, whose mean probability is meant.
-    """
-
-    kind: Literal["histogram-request"] = "histogram-request"
-    run_id: RunId
-    plan_digest: Digest
-    weights_digest: Digest | None
-    members: tuple[Digest, ...] = ()
-
-
 class EvaluateHeldOut(_Message):
     """Open the held-out set for this model, once; its weights travel with it.
 
     Args:
         model: `federated`, `ensemble`, or the site whose own model it is.
-        weights_digest, members: as for `HistogramRequest`.
+        weights_digest: of the weights that travel with it; None for an ensemble, without any.
+        members: digests of models that were evaluated before, whose mean probability is meant.
+        best_round: after how many rounds the federated model was had; None for any other.
+        signature: of the site whose own model it is (`own_model_statement`); None for any other.
         against: digest of a model that was evaluated before, to be compared on the same patients.
-        edges: inner bin edges of each class's score histogram.
         test_fingerprint: what the site said of its held-out set before training.
     """
 
@@ -180,10 +202,11 @@ class EvaluateHeldOut(_Message):
     run_id: RunId
     plan_digest: Digest
     weights_digest: Digest | None
-    members: tuple[Digest, ...] = ()
+    members: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
+    best_round: Count | None = None
+    signature: Signature | None = None
     against: Digest | None = None
-    model: str
-    edges: dict[str, tuple[Finite, ...]]
+    model: ModelName
     test_fingerprint: Digest
 
 
@@ -203,7 +226,7 @@ class Finish(_Message):
 
 
 Instruction = Annotated[
-    Describe | TrainRound | TrainLocal | HistogramRequest | EvaluateHeldOut | Finish,
+    Describe | TrainRound | TrainLocal | EvaluateHeldOut | Finish,
     Field(discriminator="kind"),
 ]
 
@@ -221,7 +244,13 @@ class SplitCounts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: Count
-    classes: dict[str, Count] | Suppressed
+    classes: dict[ClassName, Count] | Suppressed
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if isinstance(self.classes, dict) and sum(self.classes.values()) != self.n:
+            raise ValueError("patients: the classes do not add up to n")
+        return self
 
 
 class SiteDescription(_Message):
@@ -233,18 +262,29 @@ class SiteDescription(_Message):
         test_fingerprint: of the held-out set, registered before training.
         phantom: the site's patients are phantoms.
         backbone_digest: of the frozen backbone's weights.
+        lacks_models: earlier runs that it took part in and whose final model it does not have.
     """
 
     kind: Literal["site-description"] = "site-description"
-    patients: dict[Literal["train", "val", "test"], SplitCounts]
+    patients: dict[Split, SplitCounts]
     quarantined: Count
     fingerprint: Digest
     test_fingerprint: Digest
     image: ImageConfig
     phantom: bool
     backbone_digest: Digest
-    device: str
-    versions: dict[str, str]
+    device: Annotated[str, Field(max_length=32)]
+    versions: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]],
+        Field(max_length=16),
+    ]
+    lacks_models: Annotated[tuple[RunId, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if len(self.patients) < len(SPLITS):
+            raise ValueError("patients: a split is missing")
+        return self
 
 
 class RoundReport(_Message):
@@ -270,21 +310,26 @@ class RoundReport(_Message):
 
 
 class LocalReport(_Message):
-    """A site's own model, the best by its own validation; its weights travel with it."""
+    """A site's own model, the best by its own validation; its weights travel with it.
+
+    Args:
+        signature: by the site's key, so that the other sites know it for what it is
+            (`own_model_statement`); None in a simulation.
+    """
 
     kind: Literal["local-report"] = "local-report"
     epochs: Count
     best_epoch: Count
-    validation_loss: Finite | None
+    validation_loss: NotNegative | None
     compute_seconds: Seconds
     weights_digest: Digest
+    signature: Signature | None = None
 
-
-class HistogramReport(_Message):
-    """Validation of a model with its score histograms, one a class."""
-
-    kind: Literal["histogram-report"] = "histogram-report"
-    validation: ValidationReport
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.best_epoch > self.epochs:
+            raise ValueError("the best epoch comes after the last")
+        return self
 
 
 class HeldOutAnswer(_Message):
@@ -296,15 +341,26 @@ class HeldOutAnswer(_Message):
     """
 
     kind: Literal["held-out-answer"] = "held-out-answer"
-    model: str
+    model: ModelName
     report: HeldOutReport
     paired: PairedReport | None = None
 
+    @model_validator(mode="after")
+    def _same_patients(self) -> Self:
+        if self.paired is not None:
+            self.paired.check_beside(self.report)
+        return self
+
 
 class Acknowledged(_Message):
-    """Understood; nothing to say."""
+    """Understood.
+
+    Args:
+        kept_model: digest of the run's final model where the site has it on its disk.
+    """
 
     kind: Literal["acknowledged"] = "acknowledged"
+    kept_model: Digest | None = None
 
 
 class Unprepared(_Message):
@@ -327,7 +383,11 @@ class Refusal(_Message):
 
 
 class Failure(_Message):
-    """The site could not do it. The code says the kind; the detail stays in the site's log."""
+    """The site could not do it. The code says the kind; the detail stays in the site's log.
+
+    `NoRoomError` means that its disk is full: the same question, asked again once there is room, gets
+    the answer that it would have had.
+    """
 
     kind: Literal["failure"] = "failure"
     code: Annotated[str, Field(pattern=r"^[A-Za-z]{1,64}$")]
@@ -337,7 +397,6 @@ Report = Annotated[
     SiteDescription
     | RoundReport
     | LocalReport
-    | HistogramReport
     | HeldOutAnswer
     | Acknowledged
     | Unprepared
@@ -352,6 +411,11 @@ _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 _T = TypeVar("_T")
 
 
+def own_model_statement(*, run_id: str, plan_digest: str, weights_digest: str) -> bytes:
+    """What a site signs of a model that it trained on its own."""
+    return f"stic-federated own model\n{run_id}\n{plan_digest}\n{weights_digest}".encode()
+
+
 def encode(message: Instruction | Report) -> str:
     """A message as JSON text; `decode_...(encode(m))` equals m."""
     return message.model_dump_json()
@@ -361,7 +425,7 @@ def decode_instruction(text: str) -> Instruction:
     """Read what a server asks.
 
     Raises:
-        ProtocolError: not a message of this version; names the field, never its value.
+        ProtocolError: not plain JSON, or not a message of this version; names the field, never its value.
     """
     return _decode(text, _INSTRUCTION)
 
@@ -370,19 +434,27 @@ def decode_report(text: str) -> Report:
     """Read what a site answers.
 
     Raises:
-        ProtocolError: not a message of this version; names the field, never its value.
+        ProtocolError: not plain JSON, or not a message of this version; names the field, never its value.
     """
     return _decode(text, _REPORT)
 
 
 def _decode(text: str, adapter: TypeAdapter[_T]) -> _T:
+    check_json(text)
     try:
-        return adapter.validate_json(text)
+        return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(whole message)"
+        # An unknown key stands in it too, and may be long.
+        field = ".".join(str(part) for part in first["loc"])[:100] or "(whole message)"
+        # What our own checks say holds no value either, and says more than that one of them failed.
+        kind = (
+            first["msg"].removeprefix("Value error, ")[:200]
+            if first["type"] == "value_error"
+            else first["type"]
+        )
         raise ProtocolError(
             f"a message does not fit protocol version {VERSION}",
-            got=f"{field}: {first['type']}",
+            got=f"{field}: {kind}",
             advice="Install the same version of stic-federated on both sides.",
         ) from None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stic_core.protocol.messages import RunPlan
+from stic_core.system.keys import line_fingerprint
 
 _LONG = 60
 """Characters of a value in a difference."""
@@ -32,7 +33,11 @@ def described(plan: RunPlan) -> list[tuple[str, str]]:
         else f"{plan.image.crop_mm:g} mm around the lesion",
         "optimiser": f"learning rate {training.learning_rate:g}, batches of {training.batch_size}",
         "weights sent": f"{len(plan.tensors)} tensors, {values:,} values, {plan.transport}",
+        "first weights": (plan.initial or plan.evaluates or "not named")[:12],
         "own model sent too": "yes, for comparison" if plan.local_only else "no",
+        "hospitals": "; ".join(f"{site} {line_fingerprint(key)}" for site, key in plan.sites.items())
+        or "not named",
+        "held-out patients": f"at most {plan.held_out_models} models are evaluated on them, each once",
         "clinical columns": ", ".join(plan.clinical_columns),
     }
     return list(facts.items())

@@ -20,33 +20,28 @@ from stic_core.statistics.auc import (
     unpaired_test,
 )
 from stic_core.statistics.calibration import (
+    LOSS_CAP,
     Group,
-    Recalibration,
     brier_sum,
-    calibration_groups,
+    capped_loss_sum,
     ece,
     log_loss_sum,
-    logistic_fit,
     recalibration,
     reliability,
-)
-from stic_core.statistics.edges import (
-    ROC_BINS,
-    SCORE_GRID,
-    ValidationHistogram,
-    even_edges,
-    quantile_edges,
-    validation_histogram,
 )
 from stic_core.statistics.histogram import (
     PooledAuc,
     ScoreHistogram,
+    auc_bounds,
+    cells_of,
+    counted,
     fine_counts,
     merged_starts,
     pooled_auc,
     pooled_roc,
     score_histogram,
 )
+from stic_core.statistics.logistic import Recalibration, logistic_fit
 from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified
 from stic_core.statistics.multiclass import macro, macro_interpolated, margins, micro, one_vs_rest, roc_points
 from stic_core.statistics.non_inferiority import MARGIN, NonInferiority, mean_difference
@@ -58,11 +53,14 @@ from stic_core.statistics.proportions import (
     newcombe,
     wilson,
 )
+from stic_core.statistics.score_grid import CELLS, EDGES, SCORE_GRID
 from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppressed
 
 __all__ = [
+    "CELLS",
+    "EDGES",
+    "LOSS_CAP",
     "MARGIN",
-    "ROC_BINS",
     "SCORE_GRID",
     "Absent",
     "Auc",
@@ -83,16 +81,17 @@ __all__ = [
     "Summary",
     "Suppressed",
     "TestResult",
-    "ValidationHistogram",
     "absent_class",
+    "auc_bounds",
     "brier_sum",
-    "calibration_groups",
+    "capped_loss_sum",
+    "cells_of",
     "clopper_pearson",
     "cochran_q",
+    "counted",
     "delong",
     "difference_test",
     "ece",
-    "even_edges",
     "fine_counts",
     "independent_proportions",
     "influence",
@@ -114,13 +113,11 @@ __all__ = [
     "placements",
     "pooled_auc",
     "pooled_roc",
-    "quantile_edges",
     "recalibration",
     "reliability",
     "roc_points",
     "score_histogram",
     "stratified",
     "unpaired_test",
-    "validation_histogram",
     "wilson",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
+from stic_core.statistics.bounds import Share, Some, Variance
 from stic_core.statistics.values import FORBID, Interval, NotEstimable
 
 Scores: TypeAlias = npt.NDArray[np.floating]
@@ -33,8 +34,8 @@ class Estimate:
         variance: of the value; not estimable where DeLong's is 0, as at 0 and 1.
     """
 
-    value: float
-    variance: float | NotEstimable
+    value: Share
+    variance: Variance | NotEstimable
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -71,8 +72,8 @@ class Auc(Estimate):
         positives, negatives: patients of the class, and of the others.
     """
 
-    positives: int
-    negatives: int
+    positives: Some
+    negatives: Some
 
 
 @dataclass(frozen=True)

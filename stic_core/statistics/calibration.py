@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from stic_core.statistics.auc import Mask, Scores
-from stic_core.statistics.histogram import ScoreHistogram, merged_starts
+from stic_core.statistics.auc import Scores
+from stic_core.statistics.bounds import Count, Finite, Some
+from stic_core.statistics.histogram import ScoreHistogram, mean_scores
+from stic_core.statistics.logistic import Recalibration, logistic_fit
 from stic_core.statistics.values import FORBID, NotEstimable
 
 BINS = 10
@@ -31,9 +33,9 @@ class Group:
         predicted: sum of their predicted probabilities.
     """
 
-    n: int
-    hits: int
-    predicted: float
+    n: Some
+    hits: Count
+    predicted: Finite
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -48,25 +50,24 @@ def brier_sum(probabilities: Scores, *, labels: npt.NDArray[np.integer]) -> floa
     return float(((probabilities - truth) ** 2).sum())
 
 
+LOSS_CAP = 10.0
+"""Most that one patient's -log p counts where it is released: p = 4.5e-5. Else one patient's value could be
+told from a sum over all of them."""
+
+
+def capped_loss_sum(logits: Scores, *, labels: npt.NDArray[np.integer]) -> float:
+    """`log_loss_sum` with each patient's part capped at `LOSS_CAP`."""
+    return float(np.minimum(_losses(logits, labels=labels), LOSS_CAP).sum())
+
+
 def log_loss_sum(logits: Scores, *, labels: npt.NDArray[np.integer]) -> float:
     """Sum over patients of -log of the true class's probability, from logits so that it is finite."""
+    return float(_losses(logits, labels=labels).sum())
+
+
+def _losses(logits: Scores, *, labels: npt.NDArray[np.integer]) -> Scores:
     log_p = special.log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    return float((-log_p[np.arange(len(log_p)), labels]).sum())
-
-
-def calibration_groups(probabilities: Scores, *, hit: Mask, min_cell: int) -> tuple[Group, ...]:
-    """Group (n,) probabilities into 10 bins, and merge neighbours until each holds `min_cell`."""
-    p = np.asarray(probabilities, dtype=np.float64)
-    bin_of = _bin(p)
-    starts = merged_starts(np.bincount(bin_of, minlength=BINS), minimum=min_cell)
-    group = np.searchsorted(starts, bin_of, side="right") - 1
-    groups = (
-        Group(
-            n=int((group == g).sum()), hits=int(hit[group == g].sum()), predicted=float(p[group == g].sum())
-        )
-        for g in range(len(starts))
-    )
-    return tuple(one for one in groups if one.n)
+    return -log_p[np.arange(len(log_p)), labels]
 
 
 def reliability(groups: Iterable[Group]) -> tuple[Group, ...]:
@@ -91,80 +92,14 @@ def ece(groups: Iterable[Group]) -> float | NotEstimable:
     return sum(abs(group.hits - group.predicted) for group in curve) / total
 
 
-@dataclass(frozen=True)
-class Recalibration:
-    """logit P(class) = intercept + slope x score; 0 and 1 are perfect.
-
-    Args:
-        slope_se, intercept_se: standard errors of the logistic regression.
-    """
-
-    slope: float
-    slope_se: float
-    intercept: float
-    intercept_se: float
-
-
 def recalibration(histograms: Sequence[ScoreHistogram]) -> Recalibration | NotEstimable:
     """Cox's slope and intercept (Biometrika 1958, 45:562) from score histograms of one class.
 
     Scores are log odds, so a calibrated model has slope 1 and intercept 0. Patients of a bin
     enter with the bin's mean score; a slope below 1 says that predictions are too extreme.
     """
-    rows = [
-        (total / (p + n), p, n)
-        for histogram in histograms
-        for p, n, total in zip(histogram.positives, histogram.negatives, histogram.sums, strict=True)
-        if p + n
-    ]
-    if not rows:
-        return NotEstimable("no patients")
-    x, p, n = np.array(rows, dtype=np.float64).T
-    return logistic_fit(x, hits=p, misses=n)
-
-
-def logistic_fit(x: Scores, *, hits: Scores, misses: Scores) -> Recalibration | NotEstimable:
-    """Logistic regression on one variable by Newton's method.
-
-    Args:
-        x: (b,) the variable in each group.
-        hits: (b,) patients of the class in each group.
-        misses: (b,) patients of other classes in each group.
-    """
-    with_class, without = x[hits > 0], x[misses > 0]
-    if not len(with_class) or not len(without):
-        return NotEstimable(
-            "no patient of this class" if not len(with_class) else "no patient of another class"
-        )
-    if with_class.min() >= without.max() or without.min() >= with_class.max():
-        return NotEstimable("the score separates the classes completely, so no slope is steep enough")
-    # Newton's steps behave on a standardised variable; the fit is taken back below.
-    weight = hits + misses
-    centre = float(x @ weight / weight.sum())
-    scale = float(np.sqrt((x - centre) ** 2 @ weight / weight.sum()))
-    design = np.stack([np.ones_like(x), (x - centre) / scale], axis=1)
-    beta = np.zeros(2)
-    information = np.eye(2)
-    for _ in range(100):
-        fitted = special.expit(design @ beta)
-        gradient = design.T @ (hits - weight * fitted)
-        information = (design * (weight * fitted * (1 - fitted))[:, None]).T @ design
-        if np.linalg.cond(information) > 1e12:
-            return NotEstimable("the logistic regression does not converge")
-        step = np.linalg.solve(information, gradient)
-        beta += step * min(1.0, 4.0 / float(np.abs(step).max() + 1e-300))
-        if np.abs(step).max() < 1e-10:
-            break
-    else:
-        return NotEstimable("the logistic regression does not converge")
-    back = np.array([[1.0, -centre / scale], [0.0, 1 / scale]])
-    (intercept, slope), covariance = back @ beta, back @ np.linalg.inv(information) @ back.T
-    return Recalibration(
-        slope=float(slope),
-        slope_se=float(np.sqrt(covariance[1, 1])),
-        intercept=float(intercept),
-        intercept_se=float(np.sqrt(covariance[0, 0])),
-    )
+    x, p, n = mean_scores(histograms)
+    return logistic_fit(x, hits=p, misses=n) if len(x) else NotEstimable("no patients")
 
 
 def _bin(p: Scores) -> npt.NDArray[np.intp]:

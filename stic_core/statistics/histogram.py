@@ -5,7 +5,7 @@ neighbours until each bin holds enough patients, and releases the counts. Sites 
 differently, so a bin is an interval: two bins that do not overlap say for certain which
 patient scores higher, two that overlap say nothing. The pairs that are certain give hard
 bounds on the AUC that pooled scores would give. The estimate between them spreads a merged
-bin evenly over the fine bins that it covers; within one fine bin a pair counts a half. For
+bin over the fine bins that it covers (`fine_counts`); within one fine bin a pair counts a half. For
 bins that are equal at all sites that is the middle of the bounds, the AUC of the tied score.
 """
 
@@ -18,8 +18,11 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from stic_core.statistics.auc import NO_VARIANCE, Auc, Mask, Scores, absent_class
+from stic_core.statistics.bounds import Count, Finite
+from stic_core.statistics.logistic import Recalibration, logistic_fit
 from stic_core.statistics.values import FORBID, NotEstimable
 
 
@@ -36,11 +39,11 @@ class ScoreHistogram:
         sums: sum of the scores in each released bin, for the slope of the calibration.
     """
 
-    edges: tuple[float, ...]
-    starts: tuple[int, ...]
-    positives: tuple[int, ...]
-    negatives: tuple[int, ...]
-    sums: tuple[float, ...]
+    edges: tuple[Finite, ...]
+    starts: tuple[Count, ...]
+    positives: tuple[Count, ...]
+    negatives: tuple[Count, ...]
+    sums: tuple[Finite, ...]
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
@@ -48,7 +51,8 @@ class ScoreHistogram:
         lengths = {len(self.starts), len(self.positives), len(self.negatives), len(self.sums)}
         if len(lengths) != 1 or not self.starts:
             raise ValueError(f"histogram: got columns of {sorted(lengths)} bins, expected one length above 0")
-        if not all(a < b for a, b in pairwise(self.edges)) or not np.isfinite(self.edges).all():
+        edges = np.asarray(self.edges, dtype=np.float64)
+        if not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
             raise ValueError("histogram edges: expected finite and strictly increasing")
         if self.starts[0] != 0 or not all(a < b for a, b in pairwise((*self.starts, len(self.edges) + 1))):
             raise ValueError("histogram bins: expected starts that increase from 0 and stay within the edges")
@@ -78,15 +82,27 @@ def score_histogram(
         min_cell: fewest patients in a released bin; with 1 or less nothing is merged. Fewer
             patients than this altogether give one bin, which the caller must not release.
     """
-    cell = np.searchsorted(np.asarray(edges, dtype=np.float64), scores, side="right")
-    bins = len(edges) + 1
+    cell = cells_of(scores, edges=edges)
+    starts = merged_starts(np.bincount(cell, minlength=len(edges) + 1), minimum=min_cell)
+    return counted(scores, positive=positive, edges=edges, starts=starts)
+
+
+def cells_of(scores: Scores, *, edges: Sequence[float] | Scores) -> npt.NDArray[np.intp]:
+    """The fine bin of each of (n,) scores."""
+    return np.searchsorted(np.asarray(edges, dtype=np.float64), scores, side="right")
+
+
+def counted(
+    scores: Scores, *, positive: Mask, edges: Sequence[float] | Scores, starts: Sequence[int]
+) -> ScoreHistogram:
+    """Count (n,) scores in bins that start at given fine bins; see `ScoreHistogram`."""
+    cell, bins = cells_of(scores, edges=edges), len(edges) + 1
     p = np.bincount(cell[positive], minlength=bins)
     n = np.bincount(cell[~positive], minlength=bins)
     sums = np.bincount(cell, weights=np.asarray(scores, dtype=np.float64), minlength=bins)
-    starts = merged_starts(p + n, minimum=min_cell)
     return ScoreHistogram(
         edges=tuple(float(edge) for edge in edges),
-        starts=starts,
+        starts=tuple(starts),
         positives=tuple(int(x) for x in np.add.reduceat(p, starts)),
         negatives=tuple(int(x) for x in np.add.reduceat(n, starts)),
         sums=tuple(float(x) for x in np.add.reduceat(sums, starts)),
@@ -145,7 +161,8 @@ def pooled_auc(
     positives, negatives = _patients(histograms)
     if positives == 0 or negatives == 0:
         return absent_class(positives=positives, negatives=negatives)
-    p, n = fine_counts(histograms)
+    slope = _slope(histograms)
+    p, n = fine_counts(histograms, slope=slope)
     above = (np.cumsum(n) - n / 2) / negatives
     below = 1 - (np.cumsum(p) - p / 2) / positives
     value = float(p @ above) / positives
@@ -156,7 +173,7 @@ def pooled_auc(
     for site, auc in zip(sites, exact, strict=False):
         if auc is not None:
             m, k = _patients(site)
-            own_p, own_n = fine_counts(site)
+            own_p, own_n = fine_counts(site, slope=slope)
             own_low, own_high = _certain_pairs(site)
             in_order += auc * m * k - float(own_p @ (np.cumsum(own_n) - own_n / 2))
             low += auc * m * k - own_low
@@ -170,17 +187,61 @@ def pooled_auc(
     )
 
 
-def fine_counts(histograms: Sequence[ScoreHistogram]) -> tuple[Scores, Scores]:
-    """Positives and negatives in each fine bin, summed; merged bins are spread evenly."""
+def fine_counts(histograms: Sequence[ScoreHistogram], *, slope: float | None = None) -> tuple[Scores, Scores]:
+    """Positives and negatives in each fine bin, summed.
+
+    The patients of a merged bin are spread evenly over it, those of the class rather to its upper
+    end: scores are log odds, and how steeply the share of the class rises with them is fitted on all
+    bins. An outer bin is open ended: it is spread so far that its mean score lies in its middle.
+
+    Args:
+        slope: how steeply, where it was fitted on more bins than these.
+    """
     grid = _grid(histograms)
     p, n = np.zeros(len(grid) + 1), np.zeros(len(grid) + 1)
+    slope = _slope(histograms) if slope is None else slope
+    centres = np.r_[grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]]
     for histogram in histograms:
-        lower, upper = _extent(histogram, grid)
-        width = upper - lower
-        share = np.repeat(1 / width, width)
-        p += share * np.repeat(np.asarray(histogram.positives, dtype=np.float64), width)
-        n += share * np.repeat(np.asarray(histogram.negatives, dtype=np.float64), width)
+        extents = _closed(histogram, grid, *_extent(histogram, grid))
+        for lower, upper, of_class, of_others in zip(
+            *extents, histogram.positives, histogram.negatives, strict=True
+        ):
+            share = _share(of_class, of_others, slope * centres[lower:upper])
+            p[lower:upper] += (of_class + of_others) / (upper - lower) * share
+            n[lower:upper] += (of_class + of_others) / (upper - lower) * (1 - share)
     return p, n
+
+
+def mean_scores(histograms: Sequence[ScoreHistogram]) -> tuple[Scores, Scores, Scores]:
+    """Mean score, patients of the class and of the others of each bin that holds any."""
+    rows = [
+        (total / (p + n), p, n)
+        for histogram in histograms
+        for p, n, total in zip(histogram.positives, histogram.negatives, histogram.sums, strict=True)
+        if p + n
+    ]
+    x, p, n = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    return x, p, n
+
+
+def _slope(histograms: Sequence[ScoreHistogram]) -> float:
+    """How steeply the log odds of the class rise with the score: at most as steeply as they say."""
+    x, p, n = mean_scores(histograms)
+    fit = logistic_fit(x, hits=p, misses=n) if len(x) else None
+    return min(max(fit.slope, 0.0), 1.0) if isinstance(fit, Recalibration) else 1.0
+
+
+def _share(of_class: int, of_others: int, rising: Scores) -> Scores:
+    """Share of the class in each cell of a bin, logistic in `rising`, with the bin's own mean."""
+    total = of_class + of_others
+    if len(rising) == 1 or of_class == 0 or of_others == 0:
+        return np.full(len(rising), of_class / max(total, 1))
+    low, high = -rising.max() - 40.0, 40.0 - rising.min()
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if expit(middle + rising).mean() * total < of_class else (low, middle)
+    share = expit((low + high) / 2 + rising)
+    return share * (of_class / total / share.mean())
 
 
 def pooled_roc(histograms: Sequence[ScoreHistogram]) -> tuple[Scores, Scores] | NotEstimable:
@@ -212,6 +273,30 @@ def _extent(histogram: ScoreHistogram, grid: Scores) -> tuple[npt.NDArray[np.int
     inner = np.asarray(histogram.edges, dtype=np.float64)[np.asarray(histogram.starts[1:], dtype=np.intp) - 1]
     inside = np.searchsorted(grid, inner) + 1
     return np.r_[0, inside].astype(np.intp), np.r_[inside, len(grid) + 1].astype(np.intp)
+
+
+def _closed(
+    histogram: ScoreHistogram, grid: Scores, lower: npt.NDArray[np.intp], upper: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The extents, the two open ones cut to twice the distance of their mean from their inner end."""
+    if len(lower) > 1:
+        means = np.asarray(histogram.sums) / np.maximum(
+            np.asarray(histogram.positives) + np.asarray(histogram.negatives), 1
+        )
+        first, last = (int(cell) for cell in np.searchsorted(grid, means[[0, -1]], side="right"))
+        lower[0] = min(max(2 * first - upper[0] + 1, 0), upper[0] - 1)
+        upper[-1] = max(min(2 * last - lower[-1] + 1, len(grid) + 1), lower[-1] + 1)
+    return lower, upper
+
+
+def auc_bounds(histograms: Sequence[ScoreHistogram]) -> tuple[float, float] | NotEstimable:
+    """Between these lies the AUC of any scores that the histograms count, for certain."""
+    positives, negatives = _patients(histograms)
+    if positives == 0 or negatives == 0:
+        return absent_class(positives=positives, negatives=negatives)
+    low, high = _certain_pairs(histograms)
+    pairs = positives * negatives
+    return low / pairs, high / pairs
 
 
 def _certain_pairs(histograms: Sequence[ScoreHistogram]) -> tuple[float, float]:

@@ -78,7 +78,9 @@ def meta_analysis(
     w = 1 / variance
     mean = w @ y / w.sum()
     q, df = float(w @ (y - mean) ** 2), len(a) - 1
-    tau2 = max(0.0, (q - df) / float(w.sum() - (w**2).sum() / w.sum()))
+    # sum(w) - sum(w^2) / sum(w), without the difference that is 0 where one weight is all but all of it.
+    others = np.array([np.delete(w, i).sum() for i in range(len(w))])
+    tau2 = max(0.0, (q - df) / float(w @ (others / w.sum())))
     return MetaAnalysis(
         fixed=_summary(y, w, level),
         random=_summary(y, 1 / (variance + tau2), level),

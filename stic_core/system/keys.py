@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -134,9 +134,35 @@ def load_public(path: Path) -> ec.EllipticCurvePublicKey:
 
 def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     """As `ssh-keygen -lf FILE.pub` shows it."""
-    line = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return line_fingerprint(public_line(key).decode())
+
+
+def line_fingerprint(line: str) -> str:
+    """The same of a key as a line of `site.pub`."""
     digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def sign(key: ec.EllipticCurvePrivateKey, statement: bytes) -> str:
+    """A signature of a statement (ECDSA, SHA-256), as hexadecimal text."""
+    return key.sign(statement, ec.ECDSA(hashes.SHA256())).hex()
+
+
+def signed_by(public: str, statement: bytes, *, signature: str) -> bool:
+    """Whether a statement was signed with the private half of a key.
+
+    Args:
+        public: as a line of `site.pub`.
+        signature: as `sign` gives it.
+    """
+    try:
+        key = serialization.load_ssh_public_key(public.encode())
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(bytes.fromhex(signature), statement, ec.ECDSA(hashes.SHA256()))
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+        return False
+    return True
 
 
 def load_certificates(path: Path, *, missing: str | None = None) -> Sequence[x509.Certificate]:

@@ -7,10 +7,13 @@ float16 in memory maps under a key of all that determines them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,11 +23,12 @@ import torch
 
 from stic_core.config import TrainingConfig
 from stic_core.data.dataset import SiteDataset
-from stic_core.errors import DataError
+from stic_core.errors import DataError, NoRoomError
 from stic_core.models.devices import computing_in
 from stic_core.models.pretrained import FEATURE_GRID, Backbone, backbone_digest
 from stic_core.models.stic import extract
 from stic_core.system.files import write_atomically
+from stic_core.system.room import allocate, free_in, is_full, readable
 from stic_core.tensors.array_types import AugmentedFeatures, PlainFeatures
 from stic_core.training.augmentation import sample_transforms, to_images, warp
 
@@ -109,7 +113,8 @@ def load_or_build(
         announce: told how many bytes will be written, before the first of them.
 
     Raises:
-        DataError: not enough room on the disk, or more than the limit.
+        DataError: more than the limit.
+        NoRoomError: not enough room on the disk.
     """
     recipe = recipe or Recipe()
     train = dataset.indices("train")
@@ -129,9 +134,9 @@ def load_or_build(
             grid=backbone.grid,
             images=images,
         )
+        _make_room(folder, needed, shapes, limit=recipe.limit_bytes)
         if announce:
             announce(needed)
-        _make_room(folder, needed, limit=recipe.limit_bytes)
         _build(
             folder,
             shapes,
@@ -158,7 +163,10 @@ def _key(
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _make_room(folder: Path, needed: int, *, limit: int | None) -> None:
+def _make_room(
+    folder: Path, needed: int, shapes: Mapping[str, tuple[int, ...]], *, limit: int | None
+) -> None:
+    """Have the files on the disk at their full size; those of a build that was interrupted count."""
     if limit is not None and needed > limit:
         raise DataError(
             "the cached features would take more space than this site allows",
@@ -167,17 +175,27 @@ def _make_room(folder: Path, needed: int, *, limit: int | None) -> None:
             advice="Raise cache_limit_gb in site.yaml, or lower training.views in federation.yaml.",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.05:
-        raise DataError(
+    there = sum(path.stat().st_blocks * 512 for path in folder.glob("*.f16"))
+    try:
+        if shutil.disk_usage(folder).free < (needed - there) * 1.05:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for name, shape in shapes.items():
+            if 0 not in shape:
+                allocate(folder / f"{name}.f16", math.prod(shape) * np.dtype(np.float16).itemsize)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        if not (folder / "done").exists():
+            shutil.rmtree(folder)  # else what was found would be missing elsewhere
+        raise NoRoomError(
             "not enough disk space for the cached features",
-            got=f"{free / 1e9:.1f} GB free",
-            expected=f"{needed / 1e9:.1f} GB",
+            got=free_in(folder.parent),
+            expected=readable(needed - (there if folder.exists() else 0)),
             advice="Free some space, or lower training.views in federation.yaml.",
-        )
+        ) from None
 
 
-def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+", "w+"]) -> np.ndarray:
+def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+"]) -> np.ndarray:
     if 0 in shape:  # a memory map cannot be empty
         return np.empty(shape, dtype=np.float16)
     return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)
@@ -197,10 +215,7 @@ def _build(
 ) -> None:
     """Write the maps; a restart goes on behind the last batch that is known to be on disk."""
     train = dataset.indices("train")
-    arrays = {
-        name: _open(folder / f"{name}.f16", shape, "r+" if (folder / f"{name}.f16").exists() else "w+")
-        for name, shape in shapes.items()
-    }
+    arrays = {name: _open(folder / f"{name}.f16", shape, "r+") for name, shape in shapes.items()}
     jobs = [(None, start) for start in range(0, len(dataset.images), _BATCH)]
     jobs += [(view, start) for view in range(config.views) for start in range(0, len(train), _BATCH)]
     mark = folder / "done"

@@ -97,7 +97,8 @@ def assemble(
 
     Raises:
         WeightsError: a pretrained backbone whose file is missing or wrong.
-        DataError: labels that the task lacks, or too little room for the features.
+        DataError: labels that the task lacks, or more features than the limit.
+        NoRoomError: too little room on the disk for the features.
     """
     network = make_network(model, classes=len(task.classes), seed=seed, compute=compute)
     if network.backbone.trains:

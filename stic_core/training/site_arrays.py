@@ -23,6 +23,9 @@ _NAME = re.compile(r"^round-(\d{5})\.safetensors$")
 _KEEP = 3
 """Rounds: a server resumes from one of its two newest checkpoints, and so asks for the last round or the one before."""
 
+KEPT_COPIES = _KEEP + 1
+"""On the disk at most: a further round is written before the oldest one goes."""
+
 _RUNS = 8
 """Runs that are kept: one that was interrupted may be resumed, one that was given up never says so."""
 

@@ -48,7 +48,7 @@ def test_a_saved_model_is_evaluated_as_the_run_evaluated_it(tmp_path: Path) -> N
         {name: participant(tmp_path / name, site=name, seed=int(name[-1])) for name in names}
     )
     federation = _federation(tmp_path)
-    trained = _run(federation, training_of(federation), sites)
+    trained = _run(federation, training_of(federation, sites=sites.public_keys), sites)
     sites.asked.clear()
     saved = read_model(trained.path / "model")
     # Another model in the configuration: what counts is the one that is evaluated.

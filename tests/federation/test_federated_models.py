@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from stic_core.config import FederationConfig
-from stic_core.models.parameters import get_flat, trainable_specs
-from stic_core.models.stic import initial_module
-from stic_core.protocol.messages import RunPlan, TrainRound
+from stic_core.protocol.messages import TrainRound
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -38,11 +37,12 @@ def _run(tmp_path: Path, *, model: dict, rounds: int = 2, training: dict | None 
         }
     )
     weights = tmp_path / "center1" / "tiny.safetensors"
-    module = initial_module(federation.model, classes=3, seed=0, weights=weights)
-    plan = RunPlan.of(federation, trainable_specs(module))
+    federation = federation.model_copy(update={"backbone_weights": {"tiny": weights}})
+    proposal = training_of(federation, sites=sites.public_keys)
+    plan = proposal.plan
     run, recorder = RunFolder.begin(federation, plan), Recorder()
     limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
-    execute(plan, get_flat(module), run=run, sites=sites, limits=limits, observer=recorder)
+    execute(plan, proposal.weights, run=run, sites=sites, limits=limits, observer=recorder)
     return run, sites, recorder
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_link import FleetLink
-from stic_core.errors import NotAdmittedError, RefusedError
+from stic_core.errors import NoRoomError, NotAdmittedError, RefusedError
 from stic_core.system.keys import load_private, make_key_pair
 from stic_server.admission.certificates import make_certificates
 from stic_server.admission.registry import admit
@@ -216,3 +217,38 @@ def test_a_stranger_is_told_whom_to_ask(line: Line) -> None:
     make_key_pair(line.folder / "stranger.key")
     with pytest.raises(NotAdmittedError, match="stic-server admit"):
         line.link(key="stranger.key")._sign_on()
+
+
+def test_a_site_without_room_for_its_log_takes_in_nothing(line: Line) -> None:
+    """It comes online once there is room; a question that comes when there is none stays at the server."""
+    link, room, asked = line.link(), threading.Event(), list[str]()
+    app = ClientApp()
+
+    @app.query()
+    def answer(message: Message, context: Context) -> Message:
+        asked.append(_text(message))
+        if len(asked) == 2:
+            raise NoRoomError("not even for this answer")  # asked again, and not answered with an error
+        return Message(message.content, reply_to=message)
+
+    served = threading.Thread(
+        target=lambda: link.serve(app, node_config={}, until=lambda: len(asked) == 3, ready=room.is_set)
+    )
+    served.start()
+    try:
+        until(lambda: link._observer.notes, what="it tries to connect")
+        assert line.grid.get_nodes() == []
+        room.set()
+        until(line.grid.get_nodes, what="it comes online")
+        first = line.ask("first")
+        until(lambda: line.grid.pull_messages([first]), what="it answers")
+        room.clear()
+        second = line.ask("second")
+        time.sleep(0.3)  # some looks at the server: nothing happens that could be waited for
+        assert asked == ["first"]
+    finally:
+        room.set()
+        served.join(PATIENCE_S)
+    (reply,) = line.grid.pull_messages([second])
+    assert _text(reply) == "second"
+    assert asked == ["first", "second", "second"]

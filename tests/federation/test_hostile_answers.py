@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stic_core.config import FederationConfig
-from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.config import FederationConfig, Transport
+from stic_core.data.dataset import Split
+from stic_core.models.parameters import trainable_specs
 from stic_core.models.stic import build_head
+from stic_core.protocol.compression import WireArray, encode_update
 from stic_core.protocol.messages import (
     Instruction,
     LocalReport,
     Report,
     RoundReport,
-    RunPlan,
     SiteDescription,
+    Unprepared,
 )
 from stic_core.tensors.flat import FlatArray, digest
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -31,7 +34,14 @@ Lie = Callable[[Report, FlatArray | None], tuple[Report, FlatArray | None]]
 SPECS = trainable_specs(build_head(channels=32, classes=3, seed=0))
 
 
-def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str], dict[str, Any]]:
+def _run(
+    folder: Path,
+    lie: Lie,
+    *,
+    sites: int = 3,
+    transport: Transport = "float32",
+    max_update_ratio: float | None = 100.0,
+) -> tuple[RunFolder, list[str], dict[str, Any]]:
     """A run in which the last site lies; its folder, the notes, the evaluation."""
     names = [f"center{number + 1}" for number in range(sites)]
     made = {name: participant(folder / name, site=name, seed=number) for number, name in enumerate(names)}
@@ -48,15 +58,21 @@ def _run(folder: Path, lie: Lie, *, sites: int = 3) -> tuple[RunFolder, list[str
             "model": {"backbone": "tiny"},
             "rounds": 2,
             "training": {"views": 1, "batch_size": 4},
+            "transport": transport,
             "runs": folder / "runs",
         }
     )
-    head = build_head(channels=32, classes=3, seed=0)
-    plan = RunPlan.of(federation, SPECS)
+    proposal = training_of(federation, sites=InProcessSites(made).public_keys)
+    plan = proposal.plan
     run, recorder = RunFolder.begin(federation, plan), Recorder()
-    limits = RunLimits(min_sites=2, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
+    limits = RunLimits(
+        min_sites=2,
+        join_timeout_s=PATIENCE_S,
+        round_timeout_s=PATIENCE_S,
+        max_update_ratio=max_update_ratio,
+    )
     document = execute(
-        plan, get_flat(head), run=run, sites=InProcessSites(made), limits=limits, observer=recorder
+        plan, proposal.weights, run=run, sites=InProcessSites(made), limits=limits, observer=recorder
     )
     return run, recorder.notes, document
 
@@ -91,30 +107,36 @@ def test_honest_sites_are_all_taken(tmp_path: Path) -> None:
     assert not [note for note in notes if "far outside" in note]
 
 
-@pytest.mark.parametrize("patients", [10**9, 10**400])
-def test_a_claim_of_a_billion_patients_is_left_out(tmp_path: Path, patients: int) -> None:
+@pytest.mark.parametrize(
+    ("patients", "split"),
+    [(10**6, "train"), (10**6, "val"), (10**6, "test"), (10**9, "train"), (10**400, "test")],
+    ids=["train", "val", "test", "billion", "endless"],
+)
+def test_a_claim_of_a_million_patients_is_left_out(tmp_path: Path, patients: int, split: Split) -> None:
     """It would be the whole average; more than `max_patients` takes no part, and the others go on."""
 
     def lie(report: Report, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
         if isinstance(report, SiteDescription):
-            train = report.patients["train"].model_copy(update={"n": patients})
-            report = report.model_copy(update={"patients": {**report.patients, "train": train}})
+            few = report.patients[split]
+            assert isinstance(few.classes, dict)
+            many = {name: n and patients - few.n + n for name, n in list(few.classes.items())[:1]}
+            found = few.model_copy(update={"n": patients, "classes": few.classes | many})
+            report = report.model_copy(update={"patients": {**report.patients, split: found}})
         return report, weights
 
     run, notes, _ = _run(tmp_path, lie)
     assert list(run.read_record()["sites"]) == ["center1", "center2"]
-    assert any(
-        note.startswith("center3 is excluded: it claims 1000000") and note.endswith("(max_patients)")
-        for note in notes
+    assert len([note for note in notes if note.startswith("center3") and "max_patients" in note]) == (
+        patients == 10**6
     )
 
 
 def test_more_patients_in_a_round_than_announced_are_refused(tmp_path: Path) -> None:
-    """A billion only when it comes to the average: refused in each round, by name."""
+    """A million only when it comes to the average: refused in each round, by name."""
 
     def lie(report: Report, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
         if isinstance(report, RoundReport):
-            report = report.model_copy(update={"examples": 10**9})
+            report = report.model_copy(update={"examples": 10**6})
         return report, weights
 
     run, notes, _ = _run(tmp_path, lie)
@@ -139,3 +161,31 @@ def test_a_model_for_comparison_that_is_none_reaches_no_other_site(
     _, notes, document = _run(tmp_path, _with(LocalReport, change))
     assert set(document["local_only"]) == {"center1", "center2"}
     assert any(note.startswith("center3: weights are not finite") for note in notes)
+
+
+def test_weights_that_could_not_be_sent_on_are_refused(tmp_path: Path) -> None:
+    """Finite at its site and beyond float16 in the average: named, where no ratio bounds an update."""
+
+    def lie(report: Report, weights: WireArray | None) -> tuple[Report, WireArray | None]:
+        if not isinstance(report, RoundReport) or weights is None:
+            return report, weights
+        base = np.zeros(sum(spec.size for spec in SPECS), dtype=np.float32)
+        update = encode_update(base + 1e30, base=base, specs=SPECS, transport="int8")
+        return report, update.wire
+
+    run, notes, _ = _run(tmp_path, lie, transport="int8", max_update_ratio=None)
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 2
+    assert len([note for note in notes if note.startswith("center3: its weights are larger")]) == 2
+
+
+def test_a_site_that_forgets_the_run_for_ever_is_left_out(tmp_path: Path) -> None:
+    """Told the plan again five times for a question, not until the round's time is up; the others go on."""
+
+    def lie(report: Report, weights: FlatArray | None) -> tuple[Report, FlatArray | None]:
+        return (Unprepared(), None) if isinstance(report, RoundReport) else (report, weights)
+
+    run, notes, document = _run(tmp_path, lie)
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 2
+    assert set(document["sites"]) == {"center1", "center2", "center3"}
+    # Two rounds and the last look, each once.
+    assert len([note for note in notes if note.startswith("center3 forgets the run")]) == 3

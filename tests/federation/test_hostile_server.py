@@ -21,7 +21,7 @@ from stic_client import flower_app
 from stic_client.flower_link import FleetLink, _run
 from stic_core.config import FederationConfig
 from stic_core.errors import UntrustedServerError
-from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.parameters import get_flat
 from stic_core.models.stic import build_head
 from stic_core.protocol.messages import (
     MESSAGE_KEY,
@@ -39,6 +39,7 @@ from stic_core.tensors.flat import digest
 from stic_core.tensors.npy import read_npy
 from stic_server.admission.certificates import make_certificates
 from stic_server.admission.registry import admit
+from stic_server.federation.plan import training_of
 from stic_server.flower_link import FleetServer, Listen
 from support.federation_kit import Recorder, free_port, participant
 
@@ -132,8 +133,7 @@ def _plan(**changes: object) -> RunPlan:
     federation = FederationConfig.model_validate(
         {"model": {"backbone": "tiny"}, "training": {"views": 1}, **changes}
     )
-    head = build_head(channels=32, classes=len(federation.task.classes), seed=0)
-    return RunPlan.of(federation, trainable_specs(head))
+    return training_of(federation).plan
 
 
 @pytest.mark.parametrize(
@@ -207,12 +207,13 @@ def test_a_malicious_tensor_is_refused(tmp_path: Path, kind: str) -> None:
     """Through the ClientApp as it runs at a hospital: nothing is executed, no text of the error travels."""
     site = participant(tmp_path / SITE, site=SITE, seed=1)
     plan = _plan()
-    report, _ = site.answer(Describe(run_id="r", plan=plan), None)
-    assert isinstance(report, SiteDescription)
     array = _array(tmp_path / "executed", kind)
     named = "0" * 64
     if kind == "NaN":  # honestly named, so that nothing but the values is wrong
         named = digest(read_npy(array.data), plan.tensors)
+    plan = plan.model_copy(update={"initial": named})
+    report, _ = site.answer(Describe(run_id="r", plan=plan), None)
+    assert isinstance(report, SiteDescription)
     question = TrainRound(run_id="r", plan_digest=plan.digest, round=1, weights_digest=named)
     content = RecordDict(
         {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ import pytest
 from stic_client.participation.participant import Participant
 from stic_core.config import FederationConfig, Transport
 from stic_core.errors import FederationError
-from stic_core.models.parameters import get_flat, trainable_specs
+from stic_core.models.parameters import trainable_specs
 from stic_core.models.saved import read_model
 from stic_core.models.stic import build_head
-from stic_core.protocol.messages import EvaluateHeldOut, RunPlan
+from stic_core.protocol.messages import EvaluateHeldOut
 from stic_core.tensors.flat import FlatArray
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -40,14 +42,19 @@ def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
 
 
 def _session(
-    federation: FederationConfig, sites: InProcessSites, *, recorder: Recorder | None = None
+    federation: FederationConfig,
+    sites: InProcessSites,
+    *,
+    recorder: Recorder | None = None,
+    admitted: Mapping[str, Participant] = MappingProxyType({}),
 ) -> tuple[Callable[[], dict], RunFolder]:
-    head = build_head(channels=32, classes=3, seed=federation.seed)
-    plan = RunPlan.of(federation, trainable_specs(head))
-    run = RunFolder.begin(federation, plan)
+    named = InProcessSites({**sites.participants, **admitted})
+    proposal = training_of(federation, sites=named.public_keys)
+    run = RunFolder.begin(federation, proposal.plan)
+    plan = run.read_plan() or proposal.plan
     limits = RunLimits(min_sites=federation.min_sites, join_timeout_s=PATIENCE_S, round_timeout_s=PATIENCE_S)
     session = partial(
-        execute, plan, get_flat(head), run=run, sites=sites, limits=limits, observer=recorder or Recorder()
+        execute, plan, proposal.weights, run=run, sites=sites, limits=limits, observer=recorder or Recorder()
     )
     return session, run
 
@@ -83,10 +90,10 @@ def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: 
     assert record["best_round"] == best == model["best_round"]
     assert record["model_digest"] == model["digest"] == document["model_digest"]
     assert set(document["local_only"]) == {"center1", "center2"}
-    assert document["sites"]["center1"]["accuracy"]["total"] == 12
-    assert document["ensemble"]["sites"]["center2"]["accuracy"]["total"] == 12
+    assert document["sites"]["center1"]["n"] == 12
+    assert document["ensemble"]["sites"]["center2"]["n"] == 12
     assert set(document["comparison"]) == {"center1", "center2", "ensemble"}
-    assert document["comparison"]["ensemble"]["pooled"]["n"] == 24
+    assert set(document["comparison"]["ensemble"]["sites"]) == {"center1", "center2"}
     kept = read_model(tmp_path / "center2" / "models" / run.run_id)
     assert kept.description.digest == record["model_digest"]
 
@@ -342,7 +349,7 @@ def test_a_site_that_comes_late_takes_part_from_the_next_round(tmp_path: Path, s
 
     sites.ask = arriving
     recorder = Recorder()
-    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder, admitted={"center3": third})
     document = session()
     two, three = ["center1", "center2"], ["center1", "center2", "center3"]
     assert [row["sites"] for row in run.read_rounds()] == [two, two, three]
@@ -364,10 +371,40 @@ def test_a_late_site_that_does_not_fit_is_asked_once(tmp_path: Path, sites: InPr
 
     sites.ask = arriving
     recorder = Recorder()
-    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder, admitted={"center3": third})
     session()
     assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3
     assert sum(note.startswith("center3 is excluded: its backbone") for note in recorder.notes) == 1
+
+
+def test_a_site_that_the_plan_does_not_name_waits_for_the_next_run(
+    tmp_path: Path, sites: InProcessSites
+) -> None:
+    """Admitted after the run began: its operators approved a list of hospitals, and it stays as it is."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    ask = sites.ask
+
+    def arriving(questions: dict, **kwargs: object) -> object:
+        sites.participants["center3"] = third
+        return ask(questions, **kwargs)
+
+    sites.ask = arriving
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path), sites, recorder=recorder)
+    session()
+    assert {site for row in run.read_rounds() for site in row["sites"]} == {"center1", "center2"}
+    assert sum(note.startswith("center3 is excluded") for note in recorder.notes) == 1
+
+
+def test_a_run_goes_on_after_a_site_was_admitted(tmp_path: Path, sites: InProcessSites) -> None:
+    """Interrupted, and a third hospital admitted meanwhile: the run keeps the plan that was approved."""
+    session, run = _session(_federation(tmp_path), sites)
+    before = run.read_plan()
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    _, again = _session(_federation(tmp_path), sites, admitted={"center3": third})
+    assert again.path == run.path
+    assert again.read_plan() == before
+    session()
 
 
 def test_the_last_look_needs_a_quorum_too(tmp_path: Path, sites: InProcessSites) -> None:

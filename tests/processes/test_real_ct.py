@@ -38,18 +38,28 @@ def _join(home: Home, site: str, row: Mapping[str, str], *, root: Path) -> None:
     """Enroll, prepare and admit a site as its data engineer and the operator would."""
     write_manifest(root, [dict(row)])
     client = ("stic-client", "--site", site)
-    ca, plan = home.path / "server" / "ca.crt", home.path / "plan.json"
+    ca = home.path / "server" / "ca.crt"
     for command in (
         (*client, "enroll", "--server", f"127.0.0.1:{home.port}", "--ca", str(ca), "--data", str(root)),
         (*client, "prepare"),
         ("stic-server", "admit", site, str(home.site(site) / "site.pub")),
-        ("stic-server", "plan", "--out", str(plan)),
-        (*client, "approve", str(plan), "--yes"),
     ):
-        result = home.run(*command)
-        assert result.returncode == 0, result.stderr
+        _run(home, *command)
     weights = write_tiny_weights(home.site(site) / "tiny.safetensors")
     home.edit(home.site(site) / "site.yaml", backbone_weights={"tiny": str(weights)}, device="cpu")
+
+
+def _approve(home: Home, *sites: str) -> None:
+    """Once all sites are admitted, which the plan names."""
+    plan = home.path / "plan.json"
+    _run(home, "stic-server", "plan", "--out", str(plan))
+    for site in sites:
+        _run(home, "stic-client", "--site", site, "approve", str(plan), "--yes")
+
+
+def _run(home: Home, *command: str) -> None:
+    result = home.run(*command)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("patient", [_computed, _real], ids=["computed", "real"])
@@ -68,6 +78,7 @@ def test_one_patient_each_joins_two_phantom_sites(tmp_path: Path, patient) -> No
             # The liver is 13 % of the first slice, at a median of 45 HU: grey 130 in the window.
             first = dataset.images[0, ..., 0]
             assert ((first >= 110) & (first <= 150)).mean() > 0.13
+    _approve(home, "center3", "center4")
     sites = ["center1", "center2", "center3", "center4"]
     with ExitStack() as stack:
         for site in sites:

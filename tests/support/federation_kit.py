@@ -29,10 +29,11 @@ from stic_core.models.pretrained import TinyBackbone
 from stic_core.models.saved import write_model
 from stic_core.models.stic import network_of
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import Instruction, decode_instruction, decode_report, encode
+from stic_core.protocol.messages import Instruction, decode_instruction, encode
+from stic_core.system.keys import make_key_pair
 from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
-from stic_server.federation.sites import Answer, Exchange, RunObserver
+from stic_server.federation.sites import Exchange, RunObserver, read_answer
 from stic_server.setup import NewFederation, initialise
 from support.accidents import Accident
 from support.programs import ForkedProgram, Process
@@ -102,6 +103,14 @@ class InProcessSites:
         self.participants = dict(participants)
         self.asked: list[Instruction] = []
 
+    @property
+    def public_keys(self) -> dict[str, str]:
+        """The participants' public keys by site, as a plan names them."""
+        return {
+            site: one.config.key.with_suffix(".pub").read_text().strip()
+            for site, one in self.participants.items()
+        }
+
     def present(self) -> list[str]:
         """All are there always."""
         return sorted(self.participants)
@@ -120,7 +129,7 @@ class InProcessSites:
             report, trained = self.participants[site].answer(
                 decode_instruction(encode(question)), None if weights is None else weights.copy()
             )
-            answers[site] = Answer(decode_report(encode(report)), trained)
+            answers[site] = read_answer(encode(report), trained)
         return Exchange(answers)
 
 
@@ -152,6 +161,8 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
             "models": folder / "models",
             "plans": folder / "plans",
             "between_rounds": folder / "between-rounds",
+            "held_out": folder / "held-out",
+            "key": folder / "site.key",
             "policy": {"plans": "any"},
             "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},
         }
@@ -164,6 +175,7 @@ def participant(
     """A participant with a prepared dataset of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     write_site_dataset(folder / "prepared", seed=seed, **({"counts": counts} if counts else {}))
+    make_key_pair(folder / "site.key")
     return Participant(site_config(folder, site=site))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp
 
 from stic_core.config import PolicyConfig
@@ -18,9 +19,7 @@ from stic_core.evaluation import (
     as_json,
     evaluation_document,
     paired_report,
-    score_edges,
     site_report,
-    validation_report,
 )
 from stic_core.evaluation.readers.release import numbered, release
 from stic_core.evaluation.readers.study import evaluate_readers
@@ -63,19 +62,10 @@ def ensemble(models: Sequence[Scores]) -> Scores:
     }
 
 
-def reports(
-    model: Scores, *, seed: int, splits: dict[str, dict[str, tuple[int, ...]]], policy: PolicyConfig
-) -> dict[str, HeldOutReport]:
-    """One model's report of each site, with bins from validation patients."""
-    validation = {
-        site: validation_report(
-            *held_out(seed + 50 + i, parts["val"]), classes=CLASSES, policy=policy, histograms=True
-        )
-        for i, (site, parts) in enumerate(splits.items())
-    }
-    edges = score_edges(validation, classes=CLASSES)
+def reports(model: Scores, *, policy: PolicyConfig) -> dict[str, HeldOutReport]:
+    """One model's report of each site."""
     return {
-        site: site_report(logits, labels, classes=CLASSES, edges=edges, policy=policy)
+        site: site_report(logits, labels, classes=CLASSES, policy=policy)
         for site, (logits, labels) in model.items()
     }
 
@@ -83,9 +73,30 @@ def reports(
 def paired(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, PairedReport]:
     """The first model against the second, by site."""
     return {
-        site: paired_report(first[site][0], second[site][0], labels, classes=CLASSES, policy=policy)
+        site: compared(first[site][0], second[site][0], labels, policy=policy)
         for site, (_, labels) in first.items()
     }
+
+
+def compared(
+    first: npt.NDArray[np.floating],
+    second: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    *,
+    policy: PolicyConfig,
+) -> PairedReport:
+    """Two models' logits on the same patients, each of which left on its own before."""
+    return paired_report(
+        first,
+        second,
+        labels,
+        classes=CLASSES,
+        policy=policy,
+        released=(
+            site_report(first, labels, classes=CLASSES, policy=policy),
+            site_report(second, labels, classes=CLASSES, policy=policy),
+        ),
+    )
 
 
 FEDERATED_SKILL = {"center1": 1.9, "center2": 1.7}
@@ -169,7 +180,6 @@ def write_sample_run(
     """
     splits = dict(SPLITS) | ({"center3": TINY} if tiny_site else {})
     policy = PolicyConfig(min_cell=min_cell)
-    seeds = {"federated": 1, "center1": 11, "center2": 21, "ensemble": 31, "centralised": 41}
     models = {
         "federated": scores(skill, seed=1, splits=splits),
         "center1": scores({"center1": 1.5, "center2": 0.9}, seed=11, splits=splits),
@@ -178,9 +188,7 @@ def write_sample_run(
     models["ensemble"] = ensemble([models["center1"], models["center2"]])
     if simulated:
         models["centralised"] = scores({"center1": 1.9, "center2": 1.8}, seed=41, splits=splits)
-    evaluated = {
-        name: reports(model, seed=seeds[name], splits=splits, policy=policy) for name, model in models.items()
-    }
+    evaluated = {name: reports(model, policy=policy) for name, model in models.items()}
     document = evaluation_document(
         model_digest=digest("model"),
         task="malignant",

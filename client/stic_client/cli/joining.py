@@ -65,6 +65,7 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             client_app(participant),
             node_config={},
             until=lambda: once and participant.finished is not None,
+            ready=participant.disk.can_log,
         )
 
 
@@ -115,9 +116,11 @@ def approve(
 ) -> None:
     """Review the plan of a run and approve it; this site takes part in no other run."""
     from stic_client.participation.approvals import PlanStore, read_plan
+    from stic_client.participation.looks_summary import looks_in_words
     from stic_core.protocol.plan_summary import described
 
-    store = PlanStore(site_of(context).load().plans)
+    config = site_of(context).load()
+    store = PlanStore(config.plans)
     if listed:
         for state, plans in (("waiting", store.waiting()), ("approved", store.approved())):
             for one in plans:
@@ -140,6 +143,7 @@ def approve(
         print(f"{name:21}{value}")
     for line in store.differences(found):
         print(f"{'differs':21}{line}")
+    print("\n" + looks_in_words(config.held_out, allowed=config.policy.held_out_models))
     if not yes and not sys.stdin.isatty():
         raise UsageError(
             "no terminal to ask for confirmation", advice="Review the plan above, then add --yes."
@@ -159,6 +163,10 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print every line as JSON, for programs.")] = False,
 ) -> None:
     """Verify the log of every message in and out, and summarise it."""
+    from stic_client.participation.looks_summary import looks_in_words
     from stic_core.protocol.audit_log import AuditLog, describe
 
-    print(describe(AuditLog(site_of(context).load().audit), run=run, as_json=as_json))
+    config = site_of(context).load()
+    print(describe(AuditLog(config.audit), run=run, as_json=as_json))
+    if not as_json:
+        print("\n" + looks_in_words(config.held_out, allowed=config.policy.held_out_models, run=run))

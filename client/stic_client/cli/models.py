@@ -9,7 +9,7 @@ import typer
 
 from stic_client.cli.options import app, site_of
 from stic_core import config_files
-from stic_core.errors import UsageError
+from stic_core.errors import DataError, UsageError
 from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
 
@@ -50,6 +50,34 @@ def predict(
     print(f"pages   {found.pages}")
     for refusal in found.refused:
         print(f"not scored: {refusal.message}")
+
+
+@app.command("model")
+def final_model(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(help="A run's id: print its model's folder; default: list all.")
+    ] = None,
+) -> None:
+    """Show which runs' final models are here, and which this site has not received; nothing is sent."""
+    from stic_client.participation.final_models import FinalModels
+
+    models = FinalModels(site_of(context).load().models)
+    here, lacking = models.here(), models.lacking()
+    if run is None:
+        for one in here:
+            print(f"here     {one}  {models.path(one)}")
+        for one in lacking:
+            print(f"missing  {one}")
+    elif run in here:
+        print(models.path(run))
+    else:
+        raise DataError(
+            f"the final model of run {run} is not here",
+            got="not received yet" if run in lacking else "a run that this site took no part in",
+            advice="It is sent when this site next takes part in a run of the same server; until then the "
+            "coordinator can send it with stic-server send-model, while the client of this site runs.",
+        )
 
 
 @app.command()

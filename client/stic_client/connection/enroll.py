@@ -46,6 +46,7 @@ policy:                     # what this site agrees to
   release: [training-loss, validation, accuracy, auc, confusion, histograms, calibration, comparison]
   min_cell: 5               # counts of fewer patients are not released
   min_class: 10             # an AUC needs this many patients with the class and this many without
+  held_out_models: 40       # so many models may ever be evaluated on the same held-out patients
 """
 
 

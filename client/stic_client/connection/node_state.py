@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from stic_core.errors import UsageError
 from stic_core.system.files import write_atomically
+from stic_core.system.room import is_full
 
 
 class NodeState:
@@ -43,8 +44,16 @@ class NodeState:
             lock.release()
 
     def remember(self, node_id: int | None) -> None:
-        """Keep the id for the client that follows on a crash; None once the server knows that it left."""
-        write_atomically(self._path, json.dumps({"node_id": node_id}))
+        """Keep the id for the client that follows on a crash; None once the server knows that it left.
+
+        On a full disk nothing is kept: after a crash the next client then waits until the server misses this one.
+        """
+        try:
+            write_atomically(self._path, json.dumps({"node_id": node_id}))
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._path.unlink(missing_ok=True)
 
     def left_behind(self) -> int | None:
         """The id of a client that was killed; None where the last one signed off, or none ever ran."""

@@ -1,39 +1,55 @@
 """A site's part in a run: instructions in, reports out. No transport, no Flower.
 
 It decides what the site takes part in, and logs every message. What goes wrong is answered
-with a code; the detail stays in the site's own log.
+with a code; the detail stays in the site's own log. While the site's disk is full the answer is
+`NoRoomError`, for which room in the log is set aside.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 
 import torch
 
 from stic_client.participation.approvals import PlanStore
+from stic_client.participation.disk import SiteDisk
+from stic_client.participation.final_models import Expected, FinalModels
 from stic_client.participation.policy import check_plan
+from stic_client.participation.shown_models import ShownModels
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import load_dataset
-from stic_core.errors import DataError, PlanPendingError, PlanRefusedError, SticError
+from stic_core.errors import (
+    DataError,
+    NoRoomError,
+    PlanPendingError,
+    PlanRefusedError,
+    ProtocolError,
+    SticError,
+)
 from stic_core.models.devices import pick_device
-from stic_core.models.saved import write_model
+from stic_core.privacy.looks import HeldOutLooks
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
-from stic_core.protocol.compression import WireArray, unpack
+from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
+    EvaluateHeldOut,
     Failure,
     Finish,
     Instruction,
+    LocalReport,
     Refusal,
     Report,
     RunPlan,
     SiteDescription,
     Unprepared,
+    own_model_statement,
 )
-from stic_core.site_run import LocalRun
+from stic_core.site_run import LocalRun, Work
+from stic_core.system.keys import load_private, sign
 from stic_core.system.observer import Observer
-from stic_core.tensors.flat import digest
+from stic_core.system.room import is_full
 from stic_core.training.setup import ComputeConfig, assemble
 from stic_core.training.site_arrays import arrays_of_run
 
@@ -58,12 +74,21 @@ class Participant:
         """Status of the last run that the server ended."""
         self._plans = plans or PlanStore(config.plans)
         self._run: LocalRun | None = None
-        self._audit = AuditLog(config.audit)
+        self._shown: ShownModels | None = None
+        self._models = FinalModels(config.models)
+        self.disk = SiteDisk(config, self.observer)
+        self._audit = AuditLog(config.audit, reserve=self.disk.log_reserve)
+        self._announced = ""
+        """The run that the operator was told of last."""
 
     def answer(self, instruction: Instruction, weights: WireArray | None) -> tuple[Report, WireArray | None]:
         """Do what is asked, or say why not; never raises what a user could cause.
 
         Both the question and the answer are in the audit log before the answer is given.
+
+        Raises:
+            NoRoomError: the disk is full to the last byte that was set aside for the log. Nothing may
+                leave; the same question can be asked again.
         """
         report, trained = self._attempt(instruction, weights)
         decision = {"refusal": "refused", "failure": "failed"}.get(report.kind, "answered")
@@ -73,10 +98,14 @@ class Participant:
                 self._entry("out", report, trained, instruction=instruction, decision="sent"),
             )
         except (OSError, DataError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                self.disk.full()
+                raise self.disk.no_room() from None
             # Else something would leave that nobody could look up afterwards.
             why = error if isinstance(error, DataError) else error.strerror
             self.observer.note(f"no request is answered: the audit log cannot be written ({why})")
             raise
+        self.disk.answered(report)
         return report, trained
 
     def _entry(
@@ -105,6 +134,8 @@ class Participant:
     ) -> tuple[Report, WireArray | None]:
         try:
             return self._answer(instruction, weights)
+        except NoRoomError as error:
+            return self.disk.full(error), None
         except PlanPendingError as error:
             return Refusal(reason=str(error)[:1000], pending=True), None
         except PlanRefusedError as error:
@@ -114,6 +145,8 @@ class Participant:
             self.observer.note(f"failed: {error}")
             return Failure(code=error.code), None
         except Exception as error:
+            if isinstance(error, OSError) and is_full(error):
+                return self.disk.full(), None
             # Whatever it says may quote data, so only its kind travels.
             LOG.exception("%s failed", instruction.kind)
             self.observer.note(f"{instruction.kind} failed with {type(error).__name__}; see the log")
@@ -128,20 +161,55 @@ class Participant:
             case _:
                 if self._run is None or self._run.run_id != instruction.run_id:
                     return Unprepared(), None
-                return self._run.answer(instruction, weights)
+                return self._work(self._run, instruction, weights)
+
+    def _work(
+        self, run: LocalRun, question: Work, weights: WireArray | None
+    ) -> tuple[Report, WireArray | None]:
+        shown = self._shown
+        assert shown is not None  # made together with the run
+        run.check(question)
+        shown.check(question)
+        if isinstance(question, EvaluateHeldOut) and run.look_of(question) is None:
+            run.looks.check_room(
+                run.held_out_patients,
+                plan=run.plan.digest,
+                of_plan=run.plan.held_out_models,
+                in_all=self.config.policy.held_out_models,
+            )
+        report, trained = run.answer(question, weights)
+        if isinstance(report, LocalReport):
+            shown.trained(report.weights_digest)
+            statement = own_model_statement(
+                run_id=run.run_id, plan_digest=run.plan.digest, weights_digest=report.weights_digest
+            )
+            key = load_private(self.config.key)
+            report = report.model_copy(update={"signature": sign(key, statement)})
+        return report, trained
 
     def _describe(self, question: Describe) -> SiteDescription:
         plan = question.plan
         check_plan(plan, self.config.policy)
         self._check_approved(plan)
-        self.observer.note(
-            f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
-            f"{plan.rounds} rounds, plan {plan.digest[:12]}"
-        )
+        if self._announced != question.run_id:  # a question may come again
+            self._announced = question.run_id
+            self.observer.note(
+                f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
+                f"{plan.rounds} rounds, plan {plan.digest[:12]}"
+            )
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
-        self._run = self._load(question.run_id, plan)
-        return self._run.describe()
+        self._shown = ShownModels(
+            self.config.held_out / "runs", run_id=question.run_id, plan=plan, note=self.observer.note
+        )
+        self._models.reserve(plan)
+        with self.disk.room_for_run(question):
+            self._run = run = self._load(question.run_id, plan)
+        digest, phantom = run.setup.backbone_digest, run.dataset.phantom
+        expected = Expected(plan=plan, backbone_digest=digest, phantom=phantom)
+        self._models.expect(question.run_id, expected)
+        lacking = [old for old in self._models.lacking() if old != question.run_id]
+        return run.describe().model_copy(update={"lacks_models": tuple(lacking)})
 
     def _check_approved(self, plan: RunPlan) -> None:
         policy = self.config.policy
@@ -190,29 +258,22 @@ class Participant:
             policy=self.config.policy,
             observer=self.observer,
             kept=arrays_of_run(self.config.between_rounds, run_id),
+            looks=HeldOutLooks(self.config.held_out),
         )
 
-    def _finish(self, instruction: Finish, weights: WireArray | None) -> Acknowledged:
-        run = self._run
-        if weights is not None and run is not None and run.run_id == instruction.run_id:
-            found = unpack(weights, run.plan.tensors, transport="float32")
-            if digest(found, run.plan.tensors) == instruction.weights_digest:
-                folder = self.config.models / run.run_id
-                write_model(
-                    folder,
-                    found,
-                    tensors=run.plan.tensors,
-                    task=run.plan.task,
-                    model=run.plan.model,
-                    image=run.plan.image,
-                    run_id=run.run_id,
-                    backbone_digest=run.setup.backbone_digest,
-                    best_round=instruction.best_round,
-                    phantom=run.dataset.phantom,
-                    plan_digest=run.plan.digest,
-                )
-                self.observer.note(f"the final model is in {folder}")
-                run.kept.discard()
-        self.observer.note(f"run {instruction.run_id} is {instruction.status}")
-        self.finished = instruction.status
-        return Acknowledged()
+    def _finish(self, question: Finish, weights: WireArray | None) -> Acknowledged:
+        if question.status == "complete":  # before the model, which may need the room
+            shutil.rmtree(self.config.between_rounds / question.run_id, ignore_errors=True)
+        kept = None
+        try:
+            if weights is not None:
+                kept = self._models.keep(question, weights)
+        except ProtocolError as error:
+            self.observer.note(f"the final model of run {question.run_id} was not kept: {error}")
+        if kept is not None:
+            self.observer.note(f"the final model is in {self._models.path(question.run_id)}")
+        self.observer.note(f"run {question.run_id} is {question.status}")
+        if self._run is None or self._run.run_id == question.run_id:  # else it is an earlier one's model
+            self.finished = question.status
+            self._models.release()
+        return Acknowledged(kept_model=kept)

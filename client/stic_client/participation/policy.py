@@ -30,6 +30,12 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
     for name, value, key, bound in bounds:
         if value > bound:
             raise PlanRefusedError(name, got=value, expected=f"at most {bound} (policy.{key})")
+    if plan.held_out_models > policy.held_out_models:
+        raise PlanRefusedError(
+            "models on the held-out patients",
+            got=plan.held_out_models,
+            expected=f"at most {policy.held_out_models} (policy.held_out_models)",
+        )
     if plan.clinical_columns != COLUMNS:
         raise PlanRefusedError(
             "clinical_columns", got="a different vocabulary", expected="the 20 columns of this version"

@@ -21,7 +21,9 @@ from stic_core.evaluation.document import Curve
 from stic_core.evaluation.figures import Json, PairedAccuracy, Proportion, auc_figure
 from stic_core.evaluation.readers.release import StudyFigures, figures_of, numbered, release
 from stic_core.evaluation.readers.study import Confusion, ReaderStudy, evaluate_readers, read_diagnoses
+from stic_core.evaluation.site import HeldOutReport
 from stic_core.models.saved import ModelDescription, read_model
+from stic_core.privacy.looks import HeldOutLooks, patients_of
 from stic_core.protocol.audit_log import AuditLog, Entry
 from stic_core.statistics import Absent, NotEstimable, TestResult
 from stic_core.system.files import PRIVATE, write_atomically, write_csv
@@ -134,7 +136,17 @@ def study_readers(
 
     write_atomically(page, render(study), mode=PRIVATE)
     if export is not None:
-        let_out = release(found, policy=config.policy, names=called, classes=task.classes, **facts)
+        look = HeldOutLooks(config.held_out).find(
+            description.digest, patients=patients_of(subjects), classes=task.classes
+        )
+        let_out = release(
+            found,
+            policy=config.policy,
+            names=called,
+            classes=task.classes,
+            model=None if look is None else HeldOutReport.model_validate(look.report),
+            **facts,
+        )
         _export(config, let_out.model_dump_json(indent=1) + "\n", path=export, run=description.run_id)
     return Written(result, page, export, study.figures, called)
 

@@ -97,6 +97,15 @@ def admitted(folder: Path) -> Sequence[AdmittedSite]:
     return found.sites
 
 
+def public_keys(folder: Path) -> dict[str, str]:
+    """The keys of the admitted sites by name, each as a line of `site.pub`, for a plan to name.
+
+    Raises:
+        UsageError: a file in the folder is not a site's public key.
+    """
+    return {site.name: public_line(site.key).decode().strip() for site in admitted(folder)}
+
+
 def revoked(folder: Path) -> Sequence[AdmittedSite]:
     """All keys that were revoked or replaced, with the names that they had.
 

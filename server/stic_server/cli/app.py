@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +22,11 @@ from stic_server.cli.keys import app as keys
 from stic_server.cli.options import ConfigOption, federation_file
 
 if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
     from stic_core.evaluation import Evaluation
+    from stic_server.federation.run_folder import RunFolder
+    from stic_server.federation.sites import RunObserver
 
 app = typer.Typer(
     name="stic-server",
@@ -82,7 +85,7 @@ app.add_typer(keys)
 @app.command()
 def start(config_file: ConfigOption = None) -> None:
     """Run the federation: wait for the sites, train, evaluate, write the report."""
-    _serve(federation_file(config_file))
+    _federate(federation_file(config_file))
 
 
 @app.command()
@@ -94,7 +97,33 @@ def evaluate(
     from stic_core.models.saved import read_model
 
     read_model(model)  # says what is wrong before anybody waits for a site
-    _serve(federation_file(config_file), evaluate=model.resolve())
+    _federate(federation_file(config_file), evaluate=model.resolve())
+
+
+@app.command("send-model")
+def send_model(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that is complete.")],
+    config_file: ConfigOption = None,
+) -> None:
+    """Send a run's final model to the sites that took part and have not stored it, as they come online."""
+    from stic_server.federation.final_model import finished
+    from stic_server.federation.run_folder import RunFolder
+
+    folder = RunFolder(run.resolve())
+    record = finished(folder)
+    if missing := sorted(set(record["sites"]) - set(record.get("model_at", ()))):
+        path = federation_file(config_file)
+
+        def work(grid: Grid, observer: RunObserver) -> RunFolder:
+            from stic_server.flower_app import send_final_model
+
+            observer.stage(f"sending the final model to {', '.join(missing)}")
+            return send_final_model(grid, path, run=folder, observer=observer)
+
+        _serve(path, work)
+    record = folder.read_record()
+    for site in sorted(record["sites"]):
+        print(f"{site:12}{'has the model' if site in record.get('model_at', ()) else 'lacks the model'}")
 
 
 @app.command()
@@ -109,10 +138,12 @@ def plan(
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
     from stic_core.protocol.plan_summary import described
+    from stic_server.admission.registry import public_keys
     from stic_server.federation.plan import propose
 
-    federation = config_files.load(federation_file(config_file), FederationConfig)
-    proposal = propose(federation, evaluate=evaluate)
+    path = federation_file(config_file)
+    federation = config_files.load(path, FederationConfig)
+    proposal = propose(federation, evaluate=evaluate, sites=public_keys(path.resolve().parent / "sites"))
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
     if out is not None:
@@ -120,7 +151,19 @@ def plan(
         print(f"{'written':21}{out}")
 
 
-def _serve(path: Path, *, evaluate: Path | None = None) -> None:
+def _federate(path: Path, *, evaluate: Path | None = None) -> None:
+    def work(grid: Grid, observer: RunObserver) -> RunFolder:
+        from stic_server.flower_app import run_federation
+
+        return run_federation(grid, path, observer=observer, evaluate=evaluate)
+
+    run = _serve(path, work)
+    show_evaluation(run.read_evaluation())
+    print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
+
+
+def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFolder:
+    """Listen while something is done with the sites."""
     federation, interval_scale = config_files.load(path, FederationConfig), config_files.interval_scale()
     with Terminal() as terminal:
         terminal.stage("starting")
@@ -133,7 +176,6 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
         from stic_server.cli.console import ConsoleObserver
-        from stic_server.flower_app import run_federation
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
 
@@ -157,11 +199,9 @@ def _serve(path: Path, *, evaluate: Path | None = None) -> None:
         terminal.note(f"listening on https://{listen.host}:{listen.port}")
         try:
             with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
-                run = server.execute(partial(run_federation, path=path, observer=observer, evaluate=evaluate))
+                return server.execute(lambda grid: work(grid, observer))
         finally:
             server.stop()
-    show_evaluation(run.read_evaluation())
-    print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
 
 
 @app.command()

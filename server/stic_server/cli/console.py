@@ -35,7 +35,8 @@ class ConsoleObserver(RunObserver):
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
         """One line a round."""
         pooled = row["val"].get("pooled")
-        seen = f"  validation loss {pooled['loss']:.3f}, accuracy {pooled['accuracy']:.2f}" if pooled else ""
+        seen = f"  validation loss {pooled['loss']:.3f}" if pooled else ""
+        seen += f", accuracy {pooled['accuracy']:.2f}" if pooled and "accuracy" in pooled else ""
         losses = [loss for loss in row["train_loss"].values() if loss is not None]
         trained = f"  training loss {sum(losses) / len(losses):.3f}" if losses else ""
         self._terminal.note(

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stic_core.errors import SiteReportError
-from stic_core.evaluation import HeldOutReport, PairedReport, as_json, evaluation_document, score_edges
+from stic_core.errors import FederationError, SiteReportError
+from stic_core.evaluation import HeldOutReport, PairedReport, as_json, evaluation_document
 from stic_core.protocol.messages import (
+    ENSEMBLE,
+    FEDERATED,
     EvaluateHeldOut,
     HeldOutAnswer,
-    HistogramReport,
-    HistogramRequest,
     LocalReport,
     TrainLocal,
 )
@@ -20,6 +20,7 @@ from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.screen_reports import check_held_out
 from stic_server.federation.sites import answers_of
 from stic_server.strategies.algorithm import Contribution
 from stic_server.strategies.screening import check
@@ -40,11 +41,17 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What is asked about: weights that travel, or an ensemble of models that the sites have seen."""
+    """What is asked about: weights that travel, or an ensemble of models that the sites have seen.
+
+    Args:
+        best_round, signature: as in `EvaluateHeldOut`.
+    """
 
     name: str
     weights: FlatArray | None = None
     members: tuple[str, ...] = ()
+    best_round: int | None = None
+    signature: str | None = None
 
 
 class HeldOutEvaluation:
@@ -74,32 +81,43 @@ class HeldOutEvaluation:
         plan = self._participants.plan
         backbone = next(iter(self._participants.descriptions.values())).backbone_digest
         self._participants.observer.stage("evaluating the federated model on held-out patients")
-        edges = self._edges(_Model("federated", best.weights))
         model_digest = self._run.write_model(
             best.weights,
             plan,
             backbone_digest=backbone,
             best_round=best.round,
-            histogram_edges=edges,
             phantom=self._participants.phantom,
         )
-        federated = self._evaluate(_Model("federated", best.weights), edges=edges)
+        federated = self._evaluate(_Model(FEDERATED, best.weights, best_round=best.round))
+        if not federated.reports:
+            raise FederationError(
+                "no site evaluated the federated model",
+                advice="The lines above say why; the run is resumed here at the next start.",
+            )
         local: dict[str, ModelResult] = {}
         extra: dict[str, ModelResult] = {}
         if plan.local_only:
             own = self._train_local(initial)
-            for site, weights in own.items():
+            for site, model in own.items():
                 self._participants.observer.stage(f"evaluating {site}'s own model on held-out patients")
-                local[site] = self._evaluate(_Model(site, weights), against=model_digest)
+                local[site] = self._evaluate(model, against=model_digest)
             if len(own) > 1:
                 self._participants.observer.stage(
                     "evaluating the ensemble of the sites' own models on held-out patients"
                 )
-                members = tuple(digest(weights, plan.tensors) for weights in own.values())
-                extra["ensemble"] = self._evaluate(_Model("ensemble", members=members), against=model_digest)
+                members = tuple(
+                    digest(model.weights, plan.tensors) for model in own.values() if model.weights is not None
+                )
+                extra[ENSEMBLE] = self._evaluate(_Model(ENSEMBLE, members=members), against=model_digest)
         for name, weights in (others or {}).items():
             self._participants.observer.stage(f"evaluating the {name} model on held-out patients")
             extra[name] = self._evaluate(_Model(name, weights), against=model_digest)
+        for name in [
+            name for found in (local, extra) for name, result in found.items() if not result.reports
+        ]:
+            self._participants.observer.note(f"no site evaluated model {name}; it is left out")
+            local.pop(name, None)
+            extra.pop(name, None)
         document = evaluation_document(
             model_digest=model_digest,
             task=plan.task.name,
@@ -112,15 +130,8 @@ class HeldOutEvaluation:
         )
         return as_json(document)
 
-    def _evaluate(
-        self,
-        model: _Model,
-        *,
-        edges: dict[str, tuple[float, ...]] | None = None,
-        against: str | None = None,
-    ) -> ModelResult:
-        """Ask every site; a model whose weights the sites have seen does not travel again."""
-        edges = self._edges(model) if edges is None else edges
+    def _evaluate(self, model: _Model, *, against: str | None = None) -> ModelResult:
+        """Ask every site."""
         plan = self._participants.plan
         weights_digest = None if model.weights is None else digest(model.weights, plan.tensors)
         questions = {
@@ -129,38 +140,29 @@ class HeldOutEvaluation:
                 plan_digest=plan.digest,
                 weights_digest=weights_digest,
                 members=model.members,
+                best_round=model.best_round,
+                signature=model.signature,
                 against=against,
                 model=model.name,
-                edges=edges,
                 test_fingerprint=description.test_fingerprint,
             )
             for site, description in self._participants.descriptions.items()
         }
         exchange = self._participants.ask_each(questions, weights=model.weights)
-        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer)
+
+        def check_answer(site: str, answer: HeldOutAnswer) -> None:
+            described = self._participants.descriptions[site]
+            check_held_out(
+                site, answer, question=questions[site], described=described, classes=plan.task.classes
+            )
+
+        found = answers_of(exchange, HeldOutAnswer, observer=self._participants.observer, check=check_answer)
         return ModelResult(
             {site: answer.report for site, (answer, _) in found.items()},
             {site: answer.paired for site, (answer, _) in found.items() if answer.paired is not None},
         )
 
-    def _edges(self, model: _Model) -> dict[str, tuple[float, ...]]:
-        """Inner bin edges of each class, from where the validation scores lie."""
-        plan = self._participants.plan
-        question = HistogramRequest(
-            run_id=self._participants.run_id,
-            plan_digest=plan.digest,
-            weights_digest=None if model.weights is None else digest(model.weights, plan.tensors),
-            members=model.members,
-        )
-        found = answers_of(
-            self._participants.ask(question, weights=model.weights),
-            HistogramReport,
-            observer=self._participants.observer,
-        )
-        reports = {site: report.validation for site, (report, _) in found.items()}
-        return score_edges(reports, classes=plan.task.classes)
-
-    def _train_local(self, initial: FlatArray) -> dict[str, FlatArray]:
+    def _train_local(self, initial: FlatArray) -> dict[str, _Model]:
         self._participants.observer.stage("training each site's own model, for comparison")
         question = TrainLocal(
             run_id=self._participants.run_id,
@@ -192,5 +194,5 @@ class HeldOutEvaluation:
             except SiteReportError as error:
                 self._participants.observer.note(f"{error} Its own model is excluded.")
             else:
-                out[site] = weights
+                out[site] = _Model(site, weights, signature=report.signature)
         return out

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.saved import SavedModel, read_model, warm_start
 from stic_core.models.stic import initial_module
+from stic_core.protocol.compression import downlink, rounded
 from stic_core.protocol.messages import RunPlan
 from stic_core.tasks import TASKS, Task
-from stic_core.tensors.flat import FlatArray
+from stic_core.tensors.flat import FlatArray, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +31,28 @@ class Proposal:
     note: str = ""
 
 
-def propose(federation: FederationConfig, *, evaluate: Path | None = None) -> Proposal:
+def propose(
+    federation: FederationConfig,
+    *,
+    evaluate: Path | None = None,
+    sites: Mapping[str, str] = MappingProxyType({}),
+) -> Proposal:
     """What a federation is to do: train, or evaluate a model and train nothing.
 
     Args:
         evaluate: folder of the model that is evaluated; None trains.
+        sites: public keys of the admitted sites, by name.
 
     Raises:
         WeightsError, DataError, UsageError: see `training_of` and `evaluation_of`.
     """
-    return training_of(federation) if evaluate is None else evaluation_of(federation, read_model(evaluate))
+    if evaluate is None:
+        return training_of(federation, sites=sites)
+    return evaluation_of(federation, read_model(evaluate), sites=sites)
 
 
-def training_of(federation: FederationConfig) -> Proposal:
-    """A run that trains.
+def training_of(federation: FederationConfig, *, sites: Mapping[str, str] = MappingProxyType({})) -> Proposal:
+    """A run that trains; its plan names the first weights as they travel.
 
     Raises:
         WeightsError: a backbone that trains and whose file is missing.
@@ -53,19 +64,20 @@ def training_of(federation: FederationConfig) -> Proposal:
         seed=federation.seed,
         weights=federation.backbone_weights.get(federation.model.backbone),
     )
-    plan = RunPlan.of(federation, trainable_specs(module))
-    initial = get_flat(module)
-    if federation.warm_start is None:
-        return Proposal(plan, initial)
-    initial, fresh = warm_start(
-        read_model(federation.warm_start), initial=initial, tensors=plan.tensors, model=plan.model
-    )
-    return Proposal(
-        plan, initial, f"warm start from {federation.warm_start}; fresh: {', '.join(fresh) or 'nothing'}"
-    )
+    tensors, initial, note = trainable_specs(module), get_flat(module), ""
+    if federation.warm_start is not None:
+        initial, fresh = warm_start(
+            read_model(federation.warm_start), initial=initial, tensors=tensors, model=federation.model
+        )
+        note = f"warm start from {federation.warm_start}; fresh: {', '.join(fresh) or 'nothing'}"
+    initial = rounded(initial, tensors, transport=downlink(federation.transport))
+    plan = RunPlan.of(federation, tensors, sites=sites, initial=digest(initial, tensors))
+    return Proposal(plan, initial, note)
 
 
-def evaluation_of(federation: FederationConfig, saved: SavedModel) -> Proposal:
+def evaluation_of(
+    federation: FederationConfig, saved: SavedModel, *, sites: Mapping[str, str] = MappingProxyType({})
+) -> Proposal:
     """A run that trains nothing and evaluates a model on each site's held-out patients.
 
     Raises:
@@ -77,6 +89,7 @@ def evaluation_of(federation: FederationConfig, saved: SavedModel) -> Proposal:
             update={"task": _task_of(federation, saved), "model": about.architecture, "image": about.image}
         ),
         about.tensors,
+        sites=sites,
     )
     return Proposal(
         plan.model_copy(

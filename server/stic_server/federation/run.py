@@ -6,17 +6,22 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from stic_core.models.saved import read_model
-from stic_core.protocol.messages import Finish, RunPlan
+from stic_core.protocol.messages import RunPlan
 from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.evaluation import HeldOutEvaluation
+from stic_server.federation.final_model import (
+    FINISH_TIMEOUT_S,
+    finish_of,
+    note_missing,
+    record_kept,
+    send_missing,
+    send_model,
+)
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder, now
 from stic_server.federation.sites import RunLimits, RunObserver, Sites
 from stic_server.federation.training import Rounds
-
-_FINISH_TIMEOUT_S = 20.0
 
 
 def execute(
@@ -48,10 +53,18 @@ def execute(
     """
     began = time.monotonic()
     if run.read_record()["status"] == "complete":
-        return _finished_before(plan, run, sites=sites, observer=observer)
+        # Its server was killed after the evaluation: the sites may not know that it is over.
+        observer.note(f"run {run.run_id} was already complete; writing its report")
+        everyone, again = run.read_record()["sites"], limits.ask_again_s
+        send_model(
+            run, everyone, sites=sites, observer=observer, patience_s=FINISH_TIMEOUT_S, ask_again_s=again
+        )
+        return run.read_evaluation()
     participants = Participants(plan, run_id=run.run_id, sites=sites, limits=limits, observer=observer)
     participants.gather()
     run.update_record(sites=_described(participants), phantom=participants.phantom)
+    early = participants.descriptions
+    send_missing(early, run=run, sites=sites, observer=observer)
     if plan.evaluates is None:
         state = Rounds(participants, run).train(initial)
         assert state.best is not None  # at least one round was validated
@@ -74,33 +87,19 @@ def execute(
         wall_seconds=round(time.monotonic() - began, 3),
         participation={str(row["round"]): row["sites"] for row in run.read_rounds()},
     )
-    finish = Finish(run_id=run.run_id, status="complete", weights_digest=model_digest, best_round=best.round)
-    participants.ask(finish, weights=best.weights, timeout=_FINISH_TIMEOUT_S)
+    exchange = participants.ask(
+        finish_of(run), weights=best.weights, timeout=FINISH_TIMEOUT_S, room_s=limits.finish_room_s
+    )
+    missing = participants.descriptions.keys() - record_kept(run, exchange)
+    full = [site for site, answer in exchange.answers.items() if answer.waits_for_room]
+    note_missing(run, missing, full=full, observer=observer)
+    late = {site: about for site, about in participants.descriptions.items() if site not in early}
+    send_missing(late, run=run, sites=sites, observer=observer)
     return document
 
 
 def _described(participants: Participants) -> dict[str, Any]:
     return {
-        site: description.model_dump(mode="json", exclude={"version", "kind"})
+        site: description.model_dump(mode="json", exclude={"version", "kind", "lacks_models"})
         for site, description in participants.descriptions.items()
     }
-
-
-def _finished_before(plan: RunPlan, run: RunFolder, *, sites: Sites, observer: RunObserver) -> dict[str, Any]:
-    """The evaluation of a run whose server was killed after it: the sites may not know that it is over."""
-    observer.note(f"run {run.run_id} was already complete; writing its report")
-    record = run.read_record()
-    deadline = time.monotonic() + _FINISH_TIMEOUT_S
-    while (here := set(sites.present()) & set(record["sites"])) < set(record["sites"]):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.2)
-    weights = read_model(run.path / "model").weights
-    finish = Finish(
-        run_id=run.run_id,
-        status="complete",
-        weights_digest=digest(weights, plan.tensors),
-        best_round=record["best_round"],
-    )
-    sites.ask(dict.fromkeys(sorted(here), finish), weights=weights, timeout=_FINISH_TIMEOUT_S)
-    return run.read_evaluation()

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from stic_core.config import FederationConfig
 from stic_core.errors import DataError
 from stic_core.models.saved import write_model
@@ -59,16 +61,22 @@ class RunFolder:
 
     @classmethod
     def begin(cls, config: FederationConfig, plan: RunPlan) -> RunFolder:
-        """A new run, or the last one where it has the same plan and was not finished, report and all."""
+        """A new run, or the last one where it has the same plan and was not finished, report and all.
+
+        Sites that were admitted or revoked since are no other plan: the run keeps its own (`read_plan`).
+        """
         runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
         if runs:
             record = cls(runs[-1].parent).read_record()
             unfinished = record["status"] == "running" or record.get("report") == "owed"
-            if unfinished and record["plan_digest"] == plan.digest:
-                return cls(runs[-1].parent)
+            last = cls(runs[-1].parent)
+            before = last.read_plan() if unfinished else None
+            if before is not None and before.model_copy(update={"sites": plan.sites}) == plan:
+                return last
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         run = cls(config.runs / f"{config.name}-{stamp}")
         run.path.mkdir(parents=True)
+        write_atomically(run.path / "plan.json", plan.model_dump_json(indent=1) + "\n")
         run.write_record(
             {
                 "schema": SCHEMA,
@@ -90,6 +98,13 @@ class RunFolder:
             }
         )
         return run
+
+    def read_plan(self) -> RunPlan | None:
+        """`plan.json`, the plan as the sites approved it; None where another version wrote it, or none did."""
+        try:
+            return RunPlan.model_validate_json((self.path / "plan.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
 
     def read_record(self) -> dict[str, Any]:
         """`record.json`.

@@ -6,22 +6,51 @@ in its own process.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from stic_core.errors import NoRoomError, ProtocolError, SiteReportError
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import Failure, Instruction, Refusal, Report
+from stic_core.protocol.messages import Failure, Instruction, Refusal, Report, decode_report
 from stic_core.system.observer import Observer
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back from one site."""
+    """What came back from one site.
+
+    Args:
+        fault: why what came cannot be read, where it cannot; the report is then a failure, and ours.
+    """
 
     report: Report
     weights: WireArray | None = None
+    fault: str = ""
+
+    @property
+    def waits_for_room(self) -> bool:
+        """The site's disk is full: it answers as it would have once it is asked again and has room."""
+        return isinstance(self.report, Failure) and self.report.code == NoRoomError.__name__
+
+
+def unreadable(fault: str) -> Answer:
+    """Instead of an answer that breaks the protocol: that site's failure, and no other's."""
+    return Answer(Failure(code="ProtocolError"), fault=fault)
+
+
+def read_answer(text: str, weights: WireArray | None) -> Answer:
+    """What a site sent, checked; never raises for what a site could send.
+
+    Args:
+        text: JSON.
+        weights: that came along.
+    """
+    try:
+        return Answer(decode_report(text), weights)
+    except ProtocolError as error:
+        return unreadable(str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +134,10 @@ class AuditedSites:
     Args:
         sites: how they are reached.
         log: where it goes.
-        tensors: names of what weights hold.
+        tensors: names of what a run's weights hold, given its id.
     """
 
-    def __init__(self, sites: Sites, log: AuditLog, *, tensors: tuple[str, ...]) -> None:
+    def __init__(self, sites: Sites, log: AuditLog, *, tensors: Callable[[str], tuple[str, ...]]) -> None:
         self._sites, self._log, self._tensors = sites, log, tensors
 
     def present(self) -> list[str]:
@@ -138,7 +167,11 @@ class AuditedSites:
                     answer.report,
                     answer.weights,
                     question=questions[site],
-                    decision="refused" if isinstance(answer.report, Refusal) else "received",
+                    decision="unreadable"
+                    if answer.fault
+                    else "refused"
+                    if isinstance(answer.report, Refusal)
+                    else "received",
                 )
                 for site, answer in sorted(exchange.answers.items())
             )
@@ -162,7 +195,7 @@ class AuditedSites:
             weights,
             run=question.run_id,
             round_number=getattr(question, "round", 0),
-            tensors=self._tensors if weights is not None else (),
+            tensors=self._tensors(question.run_id) if weights is not None else (),
             decision=decision,
         )
 
@@ -188,8 +221,10 @@ class RunLimits:
         min_sites: fewer usable answers than this and the run cannot go on.
         join_timeout_s, round_timeout_s: seconds.
         approval_s: how long to wait for sites that have to approve the plan, once there are enough others.
-        ask_again_s: between questions to a site whose operator has to approve the plan.
-        max_patients: a site that claims more training patients is excluded.
+        ask_again_s: between questions to a site whose operator has to approve the plan, and before the second
+            question to one whose disk is full.
+        finish_room_s: for which a run that is over waits for sites whose disk is full to take its model.
+        max_patients: a site that claims more patients in a split is excluded.
         max_update_ratio: how many times the others' norm a site's update may be; None does not look.
     """
 
@@ -198,6 +233,7 @@ class RunLimits:
     round_timeout_s: float
     approval_s: float = 60.0
     ask_again_s: float = 5.0
+    finish_room_s: float = 120.0
     max_patients: int = 100_000
     max_update_ratio: float | None = 100.0
 
@@ -206,16 +242,34 @@ ReportT = TypeVar("ReportT")
 
 
 def answers_of(
-    exchange: Exchange, kind: type[ReportT], *, observer: RunObserver
+    exchange: Exchange,
+    kind: type[ReportT],
+    *,
+    observer: RunObserver,
+    check: Callable[[str, ReportT], None] | None = None,
 ) -> dict[str, tuple[ReportT, WireArray | None]]:
-    """The answers of one kind; a refusal, a failure or another kind is noted and left out."""
+    """The answers of one kind; a refusal, a failure or another kind is noted and left out.
+
+    Args:
+        check: of a site's report; where it raises a SiteReportError, that is noted and the answer left out.
+    """
     out: dict[str, tuple[ReportT, WireArray | None]] = {}
     for site, answer in sorted(exchange.answers.items()):
         report = answer.report
         if isinstance(report, kind):
-            out[site] = (report, answer.weights)
+            try:
+                if check is not None:
+                    check(site, report)
+            except SiteReportError as error:
+                observer.note(str(error))
+            else:
+                out[site] = (report, answer.weights)
+        elif answer.fault:
+            observer.note(f"{site}: its answer cannot be read ({answer.fault})")
         elif isinstance(report, Refusal):
             observer.note(f"{site} refused: {report.reason}")
+        elif answer.waits_for_room:
+            observer.note(f"{site}: its disk is still full; continuing without it")
         elif isinstance(report, Failure):
             observer.note(f"{site} failed with {report.code}; its own log has the details")
         else:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from stic_core.errors import FederationError, ProtocolError, SiteReportError
 from stic_core.evaluation import ValidationReport, as_json
 from stic_core.protocol.compression import WireArray, decode_update, downlink, pack, rounded
@@ -24,6 +26,7 @@ from stic_server.federation.round import (
     record_validation,
 )
 from stic_server.federation.run_folder import RunFolder
+from stic_server.federation.screen_reports import check_round
 from stic_server.federation.sites import Exchange, answers_of
 from stic_server.strategies import algorithm_of
 from stic_server.strategies.algorithm import WEIGHTS
@@ -60,7 +63,7 @@ class Rounds:
         for word in passed_over:
             self._participants.observer.note(word)
         if state is None:
-            state = FederationState(0, self._algorithm.init(self._travelled(initial)))
+            state = FederationState(0, self._algorithm.init(initial))
         else:
             self._participants.observer.note(
                 f"resuming run {self._participants.run_id} after round {state.completed}"
@@ -144,8 +147,10 @@ class Rounds:
         reports = {}
         for site, (report, answered) in found.items():
             try:
+                check_round(site, report, number=number, described=self._participants.descriptions[site])
                 weights = self._restored(site, answered, base=state.weights)
-                self._check_round(site, report, weights, number=number)
+                if weights is not None and report.weights_digest != digest(weights, plan.tensors):
+                    raise SiteReportError("its weights do not match the digest that it stated", site=site)
             except SiteReportError as error:
                 self._participants.observer.note(str(error))
             else:
@@ -170,10 +175,27 @@ class Rounds:
             return None
         plan = self._participants.plan
         try:
-            return decode_update(wire, plan.tensors, transport=plan.transport, base=base)
+            weights = decode_update(wire, plan.tensors, transport=plan.transport, base=base)
         except ProtocolError as error:
             raise SiteReportError(
                 "weights have the wrong dtype or shape", site=site, got=error.got, expected=error.expected
+            ) from None
+        if np.isfinite(weights).all():  # else screening says so
+            self._check_can_travel(site, weights)
+        return weights
+
+    def _check_can_travel(self, site: str, weights: FlatArray) -> None:
+        """An average of weights that the transport holds can be sent on; one site's must not prevent it."""
+        plan = self._participants.plan
+        try:
+            pack(weights, plan.tensors, transport=downlink(plan.transport))
+        except ProtocolError as error:
+            raise SiteReportError(
+                "its weights are larger than the transport holds",
+                site=site,
+                got=error.got,
+                expected=error.expected,
+                advice="Its training diverged: lower training.learning_rate, or use transport: float32.",
             ) from None
 
     def _losses(self) -> list[float | None]:
@@ -193,22 +215,6 @@ class Rounds:
             )
         return stops
 
-    def _check_round(self, site: str, report: RoundReport, weights: FlatArray | None, *, number: int) -> None:
-        if report.round != number:
-            raise SiteReportError(
-                "answered for the wrong round", site=site, got=report.round, expected=number
-            )
-        announced = self._participants.descriptions[site].patients["train"].n
-        if report.examples not in (0, announced):
-            raise SiteReportError(
-                "claims training patients that it did not announce",
-                site=site,
-                got=report.examples,
-                expected=announced,
-            )
-        if weights is not None and report.weights_digest != digest(weights, self._participants.plan.tensors):
-            raise SiteReportError("its weights do not match the digest that it stated", site=site)
-
     def _row(
         self,
         number: int,
@@ -217,7 +223,10 @@ class Rounds:
         reports: Mapping[str, SiteRound],
         diagnostics: Diagnostics,
     ) -> dict[str, Any]:
-        slowest = max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
+        # Nobody computed for longer than the round took, whatever it says.
+        slowest = min(
+            seconds, max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
+        )
         return {
             "round": number,
             "sites": sorted(diagnostics.train_loss),
@@ -247,6 +256,8 @@ class Rounds:
 
 def _figures(report: ValidationReport) -> dict[str, Any]:
     """One site's scores of a round; what it keeps back is said, not left out."""
-    if isinstance(report.loss_sum, float) and isinstance(report.correct, int):
-        return {"loss": report.loss_sum / report.n, "accuracy": report.correct / report.n, "n": report.n}
-    return {"n": report.n} | as_json(report.loss_sum)
+    if not isinstance(report.loss_sum, float):
+        return {"n": report.n} | as_json(report.loss_sum)
+    right = report.correct
+    accuracy = {"accuracy": right / report.n} if isinstance(right, int) else as_json(right)
+    return {"loss": report.loss_sum / report.n, "n": report.n} | accuracy

@@ -19,12 +19,11 @@ from stic_core.protocol.messages import (
     Report,
     RunPlan,
     decode_instruction,
-    decode_report,
     encode,
 )
 from stic_core.site_run import LocalRun
 from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
-from stic_server.federation.sites import Answer, Exchange, Traffic
+from stic_server.federation.sites import Exchange, Traffic, read_answer
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import SiteScores
 
@@ -90,7 +89,7 @@ class SimulatedSites:
                 site, decode_instruction(asked), None if weights is None else weights.copy()
             )
             said = encode(report)
-            answers[site] = Answer(decode_report(said), trained)
+            answers[site] = read_answer(said, trained)
             traffic[site] = Traffic(_size(asked, weights), _size(said, trained))
         return Exchange(answers, traffic)
 
@@ -115,15 +114,15 @@ class SimulatedSites:
                 )
                 return self._runs[site].describe(), None
             case Finish():
-                return Acknowledged(), None
+                # Its sites have no disks of their own: the run's folder is theirs.
+                return Acknowledged(kept_model=question.weights_digest), None
             case EvaluateHeldOut():
                 run = self._runs[site]
                 report = run.answer(question, weights)
+                look = run.look_of(question)
+                assert look is not None  # it has just been answered from
                 labels = run.setup.batches["test"].labels
-                self.scores.setdefault(question.model, {})[site] = (
-                    run.logits("test", question, weights),
-                    labels,
-                )
+                self.scores.setdefault(question.model, {})[site] = (look.scores, labels)
                 return report
             case _:
                 return self._runs[site].answer(question, weights)

@@ -29,8 +29,9 @@ from stic_core.evaluation.readers.study import (
     Rate,
     ReaderStudy,
 )
-from stic_core.evaluation.site import Accuracy
-from stic_core.privacy.release import released_rates, too_few
+from stic_core.evaluation.site import Accuracy, HeldOutReport
+from stic_core.privacy.confusion_cells import releasable
+from stic_core.privacy.release import too_few
 from stic_core.statistics import Absent, NotEstimable, Suppressed
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
@@ -167,6 +168,7 @@ def release(
     policy: PolicyConfig,
     names: Mapping[str, str],
     classes: Sequence[str],
+    model: HeldOutReport | None = None,
     **facts: Json,
 ) -> ReaderRelease:
     """Count what a policy lets out.
@@ -175,6 +177,8 @@ def release(
         policy: `min_cell` of the site; 1 keeps nothing back, for the site's own eyes.
         names: how each reader is called.
         classes: of the task.
+        model: what left of the model when a federation evaluated it on these patients, where one did;
+            no more leaves of it now.
         facts: `site`, `run_id`, `model_digest`, `test_fingerprint`, `task` and `phantom`.
     """
     nothing = too_few(study.n, policy=policy)
@@ -182,8 +186,20 @@ def release(
     def judge(performance: Performance) -> JudgeCounts:
         return _judge(performance, classes=classes, policy=policy, nothing=nothing)
 
-    def pair(comparison: Comparison) -> Discordant | Absent:
-        return nothing or Discordant(b=comparison.b, c=comparison.c)
+    readers: dict[str, dict[Condition, JudgeCounts]] = {
+        names[r]: {c: judge(by[c]) for c in CONDITIONS} for r, by in study.readers.items()
+    }
+    machine = judge(study.model) if model is None else _as_before(model, classes=classes)
+
+    def pair(comparison: Comparison, *judges: JudgeCounts) -> Discordant | Absent:
+        if nothing is not None:
+            return nothing
+        for one in judges:  # else one accuracy would give the other away
+            if not isinstance(one.accuracy, Accuracy):
+                return one.accuracy
+        if min(comparison.b, comparison.c) < policy.min_cell > 1:
+            return Suppressed(f"they differ on fewer than {policy.min_cell} patients one way or the other")
+        return Discordant(b=comparison.b, c=comparison.c)
 
     def test(found: statistics.TestResult | NotEstimable) -> QTest | Absent:
         if nothing is not None:
@@ -196,10 +212,16 @@ def release(
         classes=tuple(classes),
         min_cell=policy.min_cell,
         n=study.n,
-        readers={names[r]: {c: judge(by[c]) for c in CONDITIONS} for r, by in study.readers.items()},
-        model=judge(study.model),
-        helped={names[reader]: pair(found) for reader, found in study.helped.items()},
-        against_model={names[reader]: pair(found) for reader, found in study.against_model.items()},
+        readers=readers,
+        model=machine,
+        helped={
+            names[reader]: pair(found, *readers[names[reader]].values())
+            for reader, found in study.helped.items()
+        },
+        against_model={
+            names[reader]: pair(found, machine, readers[names[reader]]["alone"])
+            for reader, found in study.against_model.items()
+        },
         between={condition: test(found) for condition, found in study.between.items()},
         **facts,
     )
@@ -282,18 +304,43 @@ def _judge(
     if nothing:
         everywhere: dict[str, Accuracy | Absent] = dict.fromkeys(classes, nothing)
         return JudgeCounts(accuracy=nothing, sensitivity=everywhere, specificity=everywhere)
-    found, apart = released_rates(np.array(performance.confusion), policy=policy)
+    found = releasable(np.array(performance.confusion), min_cell=policy.min_cell)
     kept = Suppressed(f"fewer than {policy.min_cell} patients, or a count that would reveal so few")
     return JudgeCounts(
-        accuracy=_counts(performance.accuracy),
+        accuracy=_counts(performance.accuracy) if found.accuracy else kept,
         sensitivity={
-            name: _counts(performance.sensitivity[name]) if found[k] else kept
+            name: _counts(performance.sensitivity[name]) if found.cells[k, k] else kept
             for k, name in enumerate(classes)
         },
         specificity={
-            name: _counts(performance.specificity[name]) if apart[k] else kept
+            name: _counts(performance.specificity[name]) if found.columns[k] else kept
             for k, name in enumerate(classes)
         },
+    )
+
+
+def _as_before(report: HeldOutReport, *, classes: Sequence[str]) -> JudgeCounts:
+    """The model as a federation's evaluation released it."""
+    counts, confusion, wrong = report.class_counts, report.confusion, report.false_positives
+    kept = Suppressed("kept back when the federation evaluated the model")
+
+    def sensitivity(k: int, name: str) -> Accuracy | Absent:
+        right = confusion[k][k] if isinstance(confusion, tuple) else confusion
+        if not isinstance(right, int) or not isinstance(counts, dict):
+            return kept
+        return Accuracy(correct=right, total=counts[name])
+
+    def specificity(name: str) -> Accuracy | Absent:
+        false = wrong[name] if isinstance(wrong, dict) else wrong
+        if not isinstance(false, int) or not isinstance(counts, dict):
+            return kept
+        others = report.n - counts[name]
+        return Accuracy(correct=others - false, total=others)
+
+    return JudgeCounts(
+        accuracy=report.accuracy,
+        sensitivity={name: sensitivity(k, name) for k, name in enumerate(classes)},
+        specificity={name: specificity(name) for name in classes},
     )
 
 

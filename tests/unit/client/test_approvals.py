@@ -31,12 +31,16 @@ def _federation(**changes: object) -> FederationConfig:
 
 @pytest.fixture(scope="module")
 def plan() -> RunPlan:
-    """Of a small federation."""
-    return training_of(_federation()).plan
+    """Of a small federation that begins with zeros."""
+    made = training_of(_federation()).plan
+    zeros = np.zeros(sum(spec.size for spec in made.tensors), dtype=np.float32)
+    return made.model_copy(update={"initial": digest(zeros, made.tensors)})
 
 
 def _other(**changes: object) -> RunPlan:
-    return training_of(_federation(**changes)).plan
+    made = training_of(_federation(**changes)).plan
+    zeros = np.zeros(sum(spec.size for spec in made.tensors), dtype=np.float32)
+    return made.model_copy(update={"initial": digest(zeros, made.tensors)})
 
 
 # ---- the hash and the words --------------------------------------------------------------

@@ -11,8 +11,12 @@ from typer.testing import CliRunner
 from stic_client.cli import app
 from stic_client.connection.enroll import enroll
 from stic_client.ingest.manifest import read_manifest
-from stic_core.errors import UsageError
+from stic_client.participation.final_models import Expected, FinalModels
+from stic_core.config import FederationConfig
+from stic_core.errors import DataError, UsageError
 from stic_server.admission.certificates import make_certificates
+from stic_server.federation.plan import training_of
+from support.federation_kit import write_small_model, write_tiny_weights
 from support.ingest_files import PHASES, write_series, write_slices
 from support.public_cohort_files import miniature as miniature  # noqa: PLC0414 - a fixture is found by its name
 
@@ -87,3 +91,21 @@ def test_checkerboards_are_on_request(site: Path) -> None:
     write_manifest(site, [write_slices(site, subject="P1") | {"split": "test"}])
     assert "checkerboards:" not in _run("--site", "s1", "prepare", "--workers", "0")
     assert "checkerboards:" in _run("--site", "s1", "prepare", "--workers", "0", "--checkerboards")
+
+
+def test_the_final_models_are_shown(site: Path, tmp_path: Path) -> None:
+    """Those that are here with their folders, those that are expected, and for one run its folder or why not."""
+    folder = tmp_path / "sites" / "s1" / "models"
+    backbone = write_tiny_weights(tmp_path / "tiny.safetensors")
+    write_small_model(folder / "run-1", backbone=backbone)
+    plan = training_of(FederationConfig.model_validate({"model": {"backbone": "tiny"}})).plan
+    FinalModels(folder).expect("run-2", Expected(plan=plan, backbone_digest="0" * 64, phantom=True))
+    assert [line.split() for line in _run("--site", "s1", "model").splitlines()] == [
+        ["here", "run-1", str(folder / "run-1")],
+        ["missing", "run-2"],
+    ]
+    assert _run("--site", "s1", "model", "run-1") == f"{folder / 'run-1'}\n"
+    for run, got in (("run-2", "not received yet"), ("run-3", "a run that this site took no part in")):
+        with pytest.raises(DataError) as raised:
+            _run("--site", "s1", "model", run)
+        assert raised.value.got == got

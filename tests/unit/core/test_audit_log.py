@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stic_core.errors import DataError
+from stic_core.protocol import audit_log
 from stic_core.protocol.audit_log import AuditLog, Entry, describe, summarise
+from stic_core.system.room import Reserve
+from support.small_disk import SmallDisk
 
 
 def _entry(number: int, *, direction: str = "out", kind: str = "round-report") -> Entry:
@@ -129,3 +135,58 @@ def test_a_run_is_summed_up(log: AuditLog) -> None:
     assert "the chain of hashes is whole" in describe(log, run=None, as_json=False)
     assert len(describe(log, run="run-1", as_json=True).splitlines()) == 6
     assert json.loads(describe(log, run="run-1", as_json=True).splitlines()[0])["number"] == 1
+
+
+def _appended(log: AuditLog, number: int) -> bool:
+    try:
+        log.append(replace(_entry(number), content={"reason": "x" * 8000}))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
+
+
+def test_a_full_disk_uses_up_the_reserve_and_leaves_the_chain_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are written into room that is given up bit by bit; with none left nothing of a message is in the log."""
+    disk = SmallDisk(tmp_path, monkeypatch)
+    reserve = Reserve(tmp_path / "audit.reserve", size=3 << 16, what="the audit log")
+    log = AuditLog(tmp_path / "audit.jsonl", reserve=reserve)
+    log.append(_entry(1))
+    reserve.fill()
+    disk.fill()
+    written = 1
+    while _appended(log, written + 1):
+        written += 1
+    assert written > 20
+    assert not reserve.left
+    assert not _appended(log, written + 1)
+    assert [line["round"] for line in log.read()] == list(range(1, written + 1))
+    disk.clear()
+    log.append(_entry(written + 1))
+    assert [line["round"] for line in log.read()] == list(range(1, written + 2))
+
+
+def test_a_head_that_has_no_room_does_not_take_lines_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines are on the disk and announced: they count, once, for this program and the next."""
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append(_entry(1))
+    heads = 0
+    write = audit_log.write_atomically
+
+    def second_has_no_room(*args: object) -> None:
+        nonlocal heads
+        heads += 1
+        if heads == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*args)
+
+    monkeypatch.setattr(audit_log, "write_atomically", second_has_no_room)
+    log.append(_entry(2))
+    assert [line["round"] for line in log.read()] == [1, 2]
+    AuditLog(tmp_path / "audit.jsonl").append(_entry(3))
+    assert [line["round"] for line in log.read()] == [1, 2, 3]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from stic_core.config import TrainingConfig
 from stic_core.data.dataset import SiteDataset, load_dataset
-from stic_core.errors import DataError
+from stic_core.errors import NoRoomError
 from stic_core.models.parameters import get_flat
 from stic_core.models.pretrained import load_backbone
 from stic_core.models.stic import build_head, extract
@@ -19,6 +21,7 @@ from stic_core.training.feature_cache import FeatureCache, load_or_build, sample
 from stic_core.training.objectives import class_weights
 from stic_core.training.trainer import Trainer, predict
 from support.federation_kit import write_site_dataset, write_tiny_weights
+from support.small_disk import SmallDisk
 
 CPU = torch.device("cpu")
 TASK = TASKS["malignant"]
@@ -81,15 +84,22 @@ def test_an_interrupted_build_goes_on(dataset: SiteDataset, monkeypatch: pytest.
     np.testing.assert_array_equal(resumed.augmented, whole.augmented)
 
 
+@pytest.mark.parametrize("counted", [True, False])
 def test_a_full_disk_is_said_before_anything_is_built(
-    dataset: SiteDataset, monkeypatch: pytest.MonkeyPatch
+    dataset: SiteDataset, monkeypatch: pytest.MonkeyPatch, counted: bool
 ) -> None:
-    """The needed and the free gigabytes are in the message."""
-    from types import SimpleNamespace
-
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match="not enough disk space"):
-        _cache(dataset, views=5)
+    """Whether the system counts too few free bytes or, for a quota, refuses to give them; nothing stays behind."""
+    if counted:
+        monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    else:
+        SmallDisk(dataset.folder, monkeypatch).fill()
+    before = set((dataset.folder / "features").iterdir())
+    told: list[int] = []
+    with pytest.raises(NoRoomError) as raised:
+        _cache(dataset, views=5, announce=told.append)
+    assert raised.value.expected == "0.6 MB"  # (15 + 5 * 9) * 3 maps of 32 x 7 x 7 float16
+    assert not told
+    assert set((dataset.folder / "features").iterdir()) == before
 
 
 def test_augmentation_stays_in_its_ranges() -> None:

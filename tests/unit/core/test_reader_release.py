@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stic_core.config import PolicyConfig
 from stic_core.errors import DataError
@@ -17,7 +14,6 @@ from stic_core.evaluation.figures import PairedAccuracy, Proportion
 from stic_core.evaluation.readers.release import figures_of, numbered, read_release, release
 from stic_core.evaluation.readers.study import ReaderStudy, evaluate_readers
 from stic_core.evaluation.readers.wording import helped_sentences, model_sentences, several
-from stic_core.privacy.confusion_cells import hidden_cells, releasable_columns
 from stic_core.statistics import clopper_pearson, mcnemar
 from support.sample_run import write_reader_release, write_sample_run
 
@@ -30,52 +26,6 @@ FACTS = {
     "task": "malignant",
     "phantom": True,
 }
-
-
-def agreeing(counts: np.ndarray, *, hidden: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Every confusion matrix that agrees with what is released, one after the other by brute force."""
-    k = len(counts)
-    rows = []
-    for row in range(k):
-        places = np.flatnonzero(hidden[row])
-        left = int(counts[row, places].sum())
-        ways = [way for way in itertools.product(range(left + 1), repeat=len(places)) if sum(way) == left]
-        found = np.repeat(counts[row][None], len(ways), axis=0)
-        found[:, places] = np.array(ways, dtype=np.int64).reshape(len(ways), len(places))
-        rows.append(found)
-    every = np.array([np.stack(way) for way in itertools.product(*rows)])
-    diagonal = np.trace(every, axis1=1, axis2=2) == np.trace(counts)
-    off = every.sum(axis=1) - np.diagonal(every, axis1=1, axis2=2)
-    wanted = counts.sum(axis=0) - np.diag(counts)
-    return every[diagonal & (off[:, columns] == wanted[columns]).all(axis=1)]
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.integers(0, 4), min_size=6, max_size=6), st.lists(st.integers(0, 9), min_size=3, max_size=3)
-)
-def test_released_columns_leave_every_hidden_cell_open(off: list[int], diagonal: list[int]) -> None:
-    """By brute force: no hidden cell that rows and diagonal leave open is settled by the columns."""
-    counts = np.diag(diagonal)
-    counts[~np.eye(3, dtype=bool)] = off
-    hidden = hidden_cells(counts, min_cell=5)
-    if counts[hidden].sum() > 16:
-        return  # too many ways to list
-    columns = releasable_columns(counts, hidden=hidden)
-    before = agreeing(counts, hidden=hidden, columns=np.zeros(3, dtype=bool))
-    after = agreeing(counts, hidden=hidden, columns=columns)
-    for row, column in np.argwhere(hidden):
-        if len(np.unique(before[:, row, column])) > 1:
-            assert len(np.unique(after[:, row, column])) > 1
-    # And nothing is kept back without need: one class more would settle a cell.
-    for extra in np.flatnonzero(~columns):
-        more = columns.copy()
-        more[extra] = True
-        told = agreeing(counts, hidden=hidden, columns=more)
-        assert any(
-            len(np.unique(told[:, row, column])) == 1 < len(np.unique(before[:, row, column]))
-            for row, column in np.argwhere(hidden)
-        )
 
 
 def study(confusions: dict[str, list[list[int]]]) -> ReaderStudy:

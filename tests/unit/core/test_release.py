@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from stic_core.config import PolicyConfig
-from stic_core.privacy.confusion_cells import hidden_cells, releasable_columns
 from stic_core.privacy.release import (
     class_counts,
-    released_confusion,
-    released_rates,
+    rounded,
     small_class,
+    small_count,
     tells_mean,
     too_few,
     too_few_for_auc,
@@ -82,44 +80,15 @@ def test_an_auc_over_all_classes_needs_min_class() -> None:
     assert too_few_for_auc(10, policy=POLICY) is None
 
 
-def test_a_confusion_leaves_without_hidden_cells() -> None:
-    """Shown cells keep their place and their count; hidden ones are values with a reason, never 0."""
-    confusion = np.array([[20, 9, 1], [8, 30, 7], [6, 9, 10]])
-    hidden = hidden_cells(confusion, min_cell=5)
-    found = released_confusion(confusion, policy=POLICY)
-    assert hidden.any()
-    for place in np.ndindex(3, 3):
-        cell = found[place[0]][place[1]]
-        assert isinstance(cell, Suppressed) if hidden[place] else cell == confusion[place]
-    whole = released_confusion(confusion, policy=PolicyConfig(min_cell=1))
-    assert whole == tuple(tuple(row) for row in confusion.tolist())
+@pytest.mark.parametrize(
+    ("count", "n", "kept"), [(0, 10, True), (4, 10, True), (5, 10, False), (6, 10, True), (5, 9, True)]
+)
+def test_a_count_is_bounded_on_both_sides(count: int, n: int, kept: bool) -> None:
+    """Those counted and the rest of them are `min_cell` or more each."""
+    assert (small_count(count, of=n, policy=POLICY) is not None) is kept
+    assert small_count(count, of=n, policy=PolicyConfig(min_cell=1)) is None
 
 
-def test_rates_follow_the_cells_that_they_give_away() -> None:
-    """A hidden diagonal hides its sensitivity; few told apart from a class hide its specificity."""
-    confusion = np.array([[3, 10, 11], [6, 8, 6], [7, 7, 9]])
-    hidden = hidden_cells(confusion, min_cell=5)
-    sensitivity, specificity = released_rates(confusion, policy=POLICY)
-    assert sensitivity.tolist() == [not gone for gone in np.diag(hidden)]
-    assert not sensitivity[0]
-    assert specificity.tolist() == releasable_columns(confusion, hidden=hidden).tolist()
-    both = released_rates(confusion, policy=PolicyConfig(min_cell=1))
-    assert all(rate.all() for rate in both)
-
-
-def test_few_told_apart_from_a_class_stay() -> None:
-    """The first column gives no hidden cell away, but only four patients are told apart from its class."""
-    confusion = np.array([[40, 9, 9], [20, 2, 0], [20, 1, 1]])
-    hidden = hidden_cells(confusion, min_cell=5)
-    assert releasable_columns(confusion, hidden=hidden)[0]
-    assert not released_rates(confusion, policy=POLICY)[1][0]
-    assert released_rates(confusion, policy=PolicyConfig(min_cell=4))[1][0]
-    one = np.array([[3, 3, 6], [6, 0, 1], [5, 0, 0]])
-    assert releasable_columns(one, hidden=hidden_cells(one, min_cell=2))[0]
-    assert not released_rates(one, policy=PolicyConfig(min_cell=2))[1][0]
-
-
-def test_with_min_cell_one_every_rate_leaves() -> None:
-    """A policy that hides nothing releases a specificity of 0 too: nobody was told apart from the first class."""
-    both = released_rates(np.array([[3, 0], [2, 0]]), policy=PolicyConfig(min_cell=1))
-    assert [rate.tolist() for rate in both] == [[True, True], [True, True]]
+def test_sums_leave_with_four_digits() -> None:
+    """So that a number cannot hold a message about each of its patients."""
+    assert [rounded(x) for x in (0.0, 41.23456, 0.000123456, 98765.4)] == [0.0, 41.23, 0.0001235, 98770.0]

@@ -25,7 +25,6 @@ from stic_core.statistics import (
     Recalibration,
     TestResult,
     brier_sum,
-    calibration_groups,
     clopper_pearson,
     cochran_q,
     delong,
@@ -244,24 +243,6 @@ def test_calibration_sums_are_sklearns() -> None:
     assert brier_sum(p, labels=labels) / 90 == pytest.approx(expected)
     assert np.isfinite(log_loss_sum(logits * 1e6, labels=labels))
     assert log_loss_sum(np.zeros((0, 3)), labels=np.zeros(0, dtype=int)) == 0.0
-
-
-def test_ece_by_hand() -> None:
-    """Two bins of two and three patients, done by hand."""
-    p = np.array([0.61, 0.65, 0.91, 0.95, 0.99])
-    groups = calibration_groups(p, hit=np.array([True, False, True, True, False]), min_cell=1)
-    assert [group.n for group in groups] == [2, 3]
-    assert ece(groups) == pytest.approx((abs(1 - 1.26) + abs(2 - 2.85)) / 5)
-
-
-def test_calibration_groups_hold_enough_patients() -> None:
-    """Merged groups hold the minimum, and lose no patient."""
-    logits, labels = sample(6, 40)
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    groups = calibration_groups(p[:, 0], hit=labels == 0, min_cell=5)
-    assert min(group.n for group in groups) >= 5
-    assert sum(group.n for group in groups) == 40
-    assert sum(group.predicted for group in groups) == pytest.approx(p[:, 0].sum())
 
 
 def test_logistic_fit_is_statsmodels() -> None:

@@ -1,0 +1,207 @@
+"""The ledger of looks: which models were evaluated on which of a site's held-out patients, and what left of each.
+
+A figure that is harmless alone may tell a patient's secret beside another one. So everything that
+leaves about the held-out patients is judged together, over models, runs, restarts and configurations:
+
+- Each model is looked at once. What left is kept, and given again unchanged.
+- A site's operator sets how many models may look at the same patients (`policy.held_out_models`),
+  and a plan how many of a run may. One more is refused.
+- A model that groups nearly the same patients as one before, or a set that is nearly the same, could
+  be subtracted from it. Where fewer than `min_cell` patients make the difference, its figures stay.
+
+A look is one file; it holds scores and diagnoses of patients, and stays at the hospital.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stic_core import statistics
+from stic_core.errors import DataError, PlanRefusedError
+from stic_core.privacy.score_bins import Starts, moved
+from stic_core.system.files import PRIVATE, write_atomically
+
+LabelArray = npt.NDArray[np.integer]
+
+
+class Look(BaseModel):
+    """One model on one set of held-out patients.
+
+    Args:
+        at: when, UTC.
+        plan: hash of the plan that it was looked at under.
+        name: what the server calls the model.
+        model: digest of its weights, or of an ensemble's members (`ensemble_key`).
+        patients: a hash of each patient's pseudonym, in the order of the rows.
+        labels: (n,) class indices.
+        logits: (n, k).
+        starts: of each class's bins of scores.
+        report: what left of it.
+        compared: what left of comparisons with it, by the other model's digest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: str
+    run_id: str
+    plan: str
+    name: str
+    model: str
+    classes: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: tuple[int, ...]
+    logits: tuple[tuple[float, ...], ...]
+    starts: tuple[Starts, ...]
+    report: dict[str, Any]
+    compared: dict[str, dict[str, Any]] = {}
+
+    @property
+    def scores(self) -> statistics.Scores:
+        """The logits as an array of (n, k)."""
+        return np.array(self.logits, dtype=np.float64).reshape(len(self.patients), len(self.classes))
+
+
+class HeldOutLooks:
+    """The looks at one site.
+
+    Args:
+        folder: holds a file for each look; None keeps them in memory, where all data are in one place anyway.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._looks: dict[str, Look] = {}
+        if folder is not None and folder.is_dir():
+            self._looks = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+
+    def __iter__(self) -> Iterator[Look]:
+        """All of them, the oldest first."""
+        return iter(sorted(self._looks.values(), key=lambda look: look.at))
+
+    def find(self, model: str, *, patients: Sequence[str], classes: Sequence[str]) -> Look | None:
+        """The look of a model at exactly these patients, where there was one."""
+        return self._looks.get(_key(model, patients=patients, classes=classes))
+
+    def at(self, patients: Iterable[str]) -> list[Look]:
+        """The looks at any of these patients, the oldest first."""
+        wanted = set(patients)
+        return [look for look in self if not wanted.isdisjoint(look.patients)]
+
+    def check_room(self, patients: Iterable[str], *, plan: str, of_plan: int, in_all: int) -> None:
+        """Refuse one look more than was agreed.
+
+        Args:
+            plan: hash of the plan that asks.
+            of_plan: how many models the plan may look at.
+            in_all: how many models may look at the same patients.
+
+        Raises:
+            PlanRefusedError: says which of the two numbers.
+        """
+        looks = self.at(patients)
+        used = sum(look.plan == plan for look in looks)
+        if used >= of_plan:
+            raise PlanRefusedError(
+                "one more model on the held-out patients",
+                got=f"{used} under this plan",
+                expected=f"at most {of_plan}, as approved",
+            )
+        if len(looks) >= in_all:
+            raise PlanRefusedError(
+                "one more model on the held-out patients",
+                got=f"{len(looks)} so far, in all runs",
+                expected=f"at most {in_all} (policy.held_out_models)",
+            )
+
+    def keep(self, look: Look) -> None:
+        """Write a look down, before anything of it leaves."""
+        key = _key(look.model, patients=look.patients, classes=look.classes)
+        if self._folder is not None:
+            write_atomically(self._folder / f"{key}.json", look.model_dump_json(), mode=PRIVATE)
+        self._looks[key] = look
+
+    def nearest(
+        self,
+        logits: statistics.Scores,
+        *,
+        patients: Sequence[str],
+        starts: Sequence[Starts],
+        min_cell: int,
+    ) -> tuple[bool, bool]:
+        """Whether an earlier look differs by fewer than `min_cell` patients, but by some.
+
+        Args:
+            logits: (n, k) of the model that is looked at now.
+            patients: as in `Look`.
+            starts: of each class's bins of scores.
+
+        Returns:
+            Whether it does in the predicted classes, and in the bins of a class's scores.
+        """
+        answers, groups = logits.argmax(axis=1), _groups(logits, starts)
+        near_answers = near_scores = False
+        for look in self.at(patients):
+            before, now = _common(look.patients, patients)
+            others = len(look.patients) + len(patients) - 2 * len(now)
+            earlier = look.scores
+            near_answers |= 0 < others + moved(earlier.argmax(axis=1)[before], answers[now]) < min_cell
+            near_scores |= any(
+                0 < others + moved(one[before], other[now]) < min_cell
+                for one in _groups(earlier, look.starts)
+                for other in groups
+            )
+        return near_answers, near_scores
+
+
+def patients_of(subjects: Iterable[str]) -> tuple[str, ...]:
+    """What stands for a patient in the ledger: the same whichever way the dataset was prepared."""
+    return tuple(hashlib.sha256(subject.encode()).hexdigest()[:32] for subject in subjects)
+
+
+def ensemble_key(members: Iterable[str]) -> str:
+    """What stands for an ensemble where a model's digest would: a hash of its members' digests."""
+    return hashlib.sha256("\n".join(["ensemble", *sorted(members)]).encode()).hexdigest()
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+
+
+def _key(model: str, *, patients: Sequence[str], classes: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join([model, *classes, "", *patients]).encode()).hexdigest()[:40]
+
+
+def _groups(logits: statistics.Scores, starts: Sequence[Starts]) -> list[LabelArray]:
+    """Each patient's bin, for each class."""
+    scores = statistics.margins(logits)
+    return [
+        np.searchsorted(of_class, statistics.cells_of(scores[:, k], edges=statistics.EDGES), side="right") - 1
+        for k, of_class in enumerate(starts)
+    ]
+
+
+def _common(before: Sequence[str], now: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Rows of the same patients in both."""
+    place = {patient: row for row, patient in enumerate(now)}
+    rows = [(row, place[patient]) for row, patient in enumerate(before) if patient in place]
+    return [row for row, _ in rows], [row for _, row in rows]
+
+
+def _read(path: Path) -> Look:
+    try:
+        return Look.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{path.parent.name}/{path.name}, a look at held-out patients, cannot be read",
+            got=type(error).__name__,
+            advice="Restore it from a backup: without it the site cannot know what it has told of these patients.",
+        ) from None
