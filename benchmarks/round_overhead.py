@@ -119,8 +119,12 @@ def site(folder: Path, name: str, port: int) -> None:
     )
 
 
-def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
-    """The server's process, and the sites' as its children."""
+def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) -> dict[str, object]:
+    """The server's process, and the sites' as its children.
+
+    Args:
+        port: where it listens; None is one that is free.
+    """
     from flwr.serverapp import Grid
 
     from stic_server import flower_app
@@ -137,7 +141,7 @@ def server(folder: Path, *, sites: int, rounds: int) -> dict[str, object]:
     names = [f"site{number}" for number in range(sites)]
     for name in names:
         admit(folder / "sites", name=name, public_key=make_key_pair(folder / "keys" / f"{name}.key"))
-    port = _free_port()
+    port = port or _free_port()
     listener = FleetServer(
         Listen("127.0.0.1", port, folder / "server.crt", folder / "server.key", folder / "ca.crt")
     )
@@ -194,6 +198,13 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+def quiet_flower() -> None:
+    """Flower says something of every message."""
+    import logging
+
+    logging.getLogger("flwr").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(
@@ -203,9 +214,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--as-site", nargs=3, metavar=("NAME", "FOLDER", "PORT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    import logging
-
-    logging.getLogger("flwr").addFilter(lambda record: record.levelno >= logging.ERROR)
+    quiet_flower()
     if arguments.as_site:
         name, folder, port = arguments.as_site
         site(Path(folder), name, int(port))

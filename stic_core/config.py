@@ -161,13 +161,15 @@ class ListenConfig(_Frozen):
         host: address to bind; 0.0.0.0 is every interface.
         port: TCP port; sites need this one and no other.
         names: host names and addresses that sites use; the certificate carries them.
-        max_body_mb: a request with a larger body is refused.
+        max_body_mb: a request with a larger body is refused, and a site whose unread answers are larger.
+        health_port: TCP port on 127.0.0.1 where `GET /health` says that the server is alive; none without.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8443
     names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     max_body_mb: Annotated[int, Field(ge=1, le=4096)] = 256
+    health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class FederationConfig(_Frozen):

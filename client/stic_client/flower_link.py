@@ -50,7 +50,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
 from stic_client.connection.sign_on import Admission, SignOn
-from stic_client.connection.tls import why
+from stic_client.connection.tls import refuses_key, why
 from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
@@ -68,7 +68,7 @@ class _RunOverError(Exception):
 
 
 class _UnknownNodeError(Exception):
-    """The server does not know this node id (any more)."""
+    """The server does not know this node id, or this site's key (any more)."""
 
 
 class FleetLink:
@@ -325,6 +325,8 @@ class FleetLink:
         try:
             return method(request)
         except httpx.TransportError as error:
+            if refuses_key(error):
+                raise _UnknownNodeError from None
             raise NotReachedError(why(error, self._address)) from None
         except httpx.HTTPStatusError as error:
             status = error.response.status_code

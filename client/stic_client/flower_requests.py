@@ -5,6 +5,7 @@ Beside `flower_link` the only module of this side that touches Flower's internal
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from stic_client.connection.sign_on import Admission
-from stic_client.connection.tls import connection, why
+from stic_client.connection.tls import connection, refuses_key, why
 from stic_core.errors import ProtocolError
 
 _OBJECT_TIMEOUT_S, _SMALL_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 20.0, 15.0
@@ -39,11 +40,13 @@ class SignedClient(FleetHttpClient):
         self, address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey, timeout: float = _OBJECT_TIMEOUT_S
     ) -> None:
         super().__init__(f"https://{address}")
+        self._reach = partial(SignedClient, address, ca=ca, timeout=timeout)
+        self._connect = partial(connection, address, ca=ca, timeout=timeout)
+        self._former = [self._client]
         self._sign_with(key)
-        self._client.close()
-        self._client = connection(address, ca=ca, timeout=timeout)
 
     def _sign_with(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._client = self._connect(key=key)
         self._interceptors = (
             RuntimeVersionHttpInterceptor(component_name="SuperNode"),
             NodeAuthHttpInterceptor(key, key.public_key()),
@@ -57,14 +60,19 @@ class SignedClient(FleetHttpClient):
         Raises:
             ProtocolError: what answers is no server of ours.
         """
-        before, known = (self._interceptors, self._public_key), False
+        with self._reach(key=key) as other:
+            if other.ask_admission() != "admitted":
+                return False
+        # A heartbeat may be under way over the connections before: they are closed with this client.
+        self._former.append(self._client)
         self._sign_with(key)
-        try:
-            known = self.ask_admission() == "admitted"
-        finally:
-            if not known:
-                self._interceptors, self._public_key = before
-        return known
+        return True
+
+    def close(self) -> None:
+        """Close every connection."""
+        for client in self._former:
+            client.close()
+        super().close()
 
     def sign_on_request(self, *, heartbeat_interval: float) -> ActivateNodeRequest:
         """To be told of every so many seconds."""
@@ -73,15 +81,19 @@ class SignedClient(FleetHttpClient):
     def ask_admission(self) -> Admission:
         """Whether the server knows the key; nothing changes there.
 
-        Signing on could look to the coordinator like a site that came and went. So the question
-        is a sign-on that cannot succeed: its heartbeat interval is out of range, which the server
-        looks at only after it found the key.
+        A key that it does not know is refused in TLS. Beyond that, signing on could look to the
+        coordinator like a site that came and went. So the question is a sign-on that cannot succeed:
+        its heartbeat interval is out of range, which the server looks at only after it found the key.
 
         Raises:
             ProtocolError: what answers is no server of ours.
         """
         try:
             self.ActivateNode(self.sign_on_request(heartbeat_interval=0))
+        except httpx.TransportError as error:
+            if refuses_key(error):
+                return "unknown"
+            raise
         except httpx.HTTPStatusError as error:
             if error.response.status_code == 401:
                 return "unsigned"

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import uvicorn
-from cryptography.hazmat.primitives import serialization
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import (
@@ -55,12 +54,15 @@ from flwr.superlink.main import create_app
 from flwr.superlink.servicer.fleet import fleet_handlers
 
 from stic_core.errors import ListenError
+from stic_core.system.site_certificates import public_pem
 from stic_server.admission.registry import AdmittedSite, Presence, admitted, scan
-from stic_server.flower_replies import assemble, own_replies_only
-from stic_server.http.connection_limits import BoundedConnection, show_certificate
-from stic_server.http.listener import ConnectionLimiter, open_listeners
+from stic_server.flower_replies import assemble, for_one_site
+from stic_server.http import health
+from stic_server.http.connection_limits import SiteConnection
+from stic_server.http.listener import Entrance, open_listeners
 from stic_server.http.request_guard import Guard
 from stic_server.http.signatures import Signatures
+from stic_server.reply_store import ReplyStore
 
 LOG = logging.getLogger(__name__)
 
@@ -75,11 +77,12 @@ class LocalGrid(Grid):
 
     Args:
         state: SuperLink's.
+        replies: what the sites have sent.
         run: the Flower run that messages belong to.
     """
 
-    def __init__(self, state: InMemoryLinkState, run: Run) -> None:
-        self._state, self._run = state, run
+    def __init__(self, state: InMemoryLinkState, replies: ReplyStore, run: Run) -> None:
+        self._state, self._replies, self._run = state, replies, run
         self.bytes_down: Counter[int] = Counter()
         self.bytes_up: Counter[int] = Counter()
         """Contents of all messages so far, by node."""
@@ -148,7 +151,7 @@ class LocalGrid(Grid):
         replies = []
         for message_id in message_ids:
             head = self._reply_to(message_id)
-            reply, size = assemble(self._state, head) if head is not None else (None, 0)
+            reply, size = assemble(self._replies, head) if head is not None else (None, 0)
             if head is not None and reply is not None:
                 self.bytes_up[head.metadata.src_node_id] += size
                 replies.append(reply)
@@ -160,8 +163,9 @@ class LocalGrid(Grid):
         for message_id in message_ids:
             head = self._reply_to(message_id)
             self._state.delete_messages(message_ins_ids={message_id})
-            for name in (message_id, head.metadata.message_id if head is not None else ""):
-                self._state.object_store.delete(name)
+            self._state.object_store.delete(message_id)
+            if head is not None:
+                self._replies.drop(head.metadata.message_id)
 
     def _reply_to(self, message_id: str) -> Message | None:
         with self._state.lock:
@@ -186,7 +190,8 @@ class Listen:
     """Where to listen, with which certificate.
 
     Args:
-        max_body_mb: a request with a larger body is refused.
+        max_body_mb: a request with a larger body is refused, and a site whose unread answers are larger.
+        health_port: of this machine alone, where `GET /health` is answered; None for none.
     """
 
     host: str
@@ -195,6 +200,38 @@ class Listen:
     key: Path
     ca: Path
     max_body_mb: int = 256
+    health_port: int | None = None
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn behind our own entrance: it serves connections, and accepts none.
+
+    Args:
+        listeners: of the sites' port.
+        healths: of the health port, where there is one.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        entrance: Entrance,
+        *,
+        listeners: list[socket.socket],
+        healths: list[socket.socket],
+    ) -> None:
+        super().__init__(config)
+        self._entrance, self._listeners, self._healths = entrance, listeners, healths
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Once the app is ready, connections are accepted."""
+        await super().startup(sockets)
+        await self._entrance.open(self._listeners)
+        self.servers += [await health.serve_health(listener) for listener in self._healths]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """First the entrance."""
+        await self._entrance.close()
+        await super().shutdown(sockets)
 
 
 class FleetServer:
@@ -214,7 +251,6 @@ class FleetServer:
         # Flower refuses a heartbeat interval shorter than this.
         least = HEARTBEAT_MIN_INTERVAL * min(1.0, interval_scale)
         fleet_handlers.HEARTBEAT_MIN_INTERVAL = least  # pyright: ignore[reportPrivateImportUsage]
-        self.limiter = ConnectionLimiter()
         config = SuperLinkLifespanConfig(
             control_address="",
             health_server_address=None,
@@ -240,33 +276,27 @@ class FleetServer:
             runtime_dependency_install=False,
         )
         app = create_app(config, SuperLinkLifespan)
-        app.dependency_overrides[get_linkstate] = own_replies_only
+        self._replies = ReplyStore(most_bytes=listen.max_body_mb * _MB)
+        app.dependency_overrides[get_linkstate] = for_one_site(self._replies)
         state = app.state.linkstate_factory.state()
         assert isinstance(state, InMemoryLinkState)  # what Flower makes of its name for a database in RAM
         self._state = state
-        self._uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note),
-                host=listen.host,
-                port=listen.port,
-                ssl_certfile=str(listen.certificate),
-                ssl_keyfile=str(listen.key),
-                http=BoundedConnection,
-                loop="asyncio",  # connections are counted where it accepts them
-                ws="none",
-                backlog=128,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=2,
-            )
+        self._config = uvicorn.Config(
+            Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note),
+            http=SiteConnection,
+            loop="asyncio",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=2,
         )
+        self.entrance = Entrance(listen.certificate, listen.key, protocol=self._connection)
+        self._uvicorn: _Uvicorn | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="fleet-api")
-        self._listeners: list[socket.socket] = []
         self._names: dict[bytes, str] = {}
         self._last_seen: dict[str, float] = {}
-        self._shown = listen.certificate.read_bytes()
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -275,7 +305,17 @@ class FleetServer:
         Raises:
             ListenError: the address cannot be had.
         """
-        self._listeners = open_listeners(self._listen.host, self._listen.port, self.limiter)
+        listeners = open_listeners(self._listen.host, self._listen.port)
+        healths: list[socket.socket] = []
+        if self._listen.health_port is not None:
+            try:
+                healths = open_listeners(health.HOST, self._listen.health_port, key="listen.health_port")
+            except ListenError:
+                for listener in listeners:
+                    listener.close()
+                raise
+        self.entrance.renew()
+        self._uvicorn = _Uvicorn(self._config, self.entrance, listeners=listeners, healths=healths)
         self._thread.start()
         while not self._uvicorn.started:
             if not self._thread.is_alive():
@@ -283,13 +323,26 @@ class FleetServer:
             time.sleep(0.02)
 
     def _run(self) -> None:
-        self._uvicorn.run(sockets=self._listeners)
+        assert self._uvicorn is not None  # it is made before the thread starts
+        self._uvicorn.run(sockets=[])
+
+    def _connection(self) -> SiteConnection:
+        """A connection's HTTP."""
+        server = self._uvicorn
+        assert server is not None  # it accepted the connection
+        return SiteConnection(
+            admission=self.entrance,
+            config=self._config,
+            server_state=server.server_state,
+            app_state=server.lifespan.state,
+        )
 
     def stop(self) -> None:
         """Stop listening; requests under way get two seconds."""
         self._stopped.set()
-        self._uvicorn.should_exit = True
-        self._thread.join(4.0)
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+            self._thread.join(4.0)
 
     def admit(self, sites: Iterable[AdmittedSite], *, keep: Collection[str] = ()) -> None:
         """Admit exactly these sites; any other key is refused from now on.
@@ -297,7 +350,7 @@ class FleetServer:
         Args:
             keep: names that stay as they are.
         """
-        wanted = {_spki(site): site.name for site in sites}
+        wanted = {public_pem(site.key): site.name for site in sites}
         wanted |= {key: name for key, name in self._names.items() if name in keep}
         # First the new keys: a site that changed its key is known at every moment.
         for key in wanted.keys() - self._names.keys():
@@ -308,6 +361,7 @@ class FleetServer:
             self._expel(key)
         self._names = wanted
         self._signatures.admit(wanted)
+        self.entrance.admit(wanted)
 
     def _expel(self, key: bytes) -> None:
         """A key is unknown from its next request on; its node takes no more messages."""
@@ -316,6 +370,7 @@ class FleetServer:
             node_id = state.get_node_id_by_public_key(key)
             if node_id is not None:
                 state.delete_node(NOOP_FLWR_AID, node_id)
+                self._replies.drop_site(node_id)
                 # Flower never lets a key come back; an operator may have revoked it by mistake.
                 del state.node_public_key_to_node_id[key]
 
@@ -334,22 +389,11 @@ class FleetServer:
                     # A key that is being copied is not whole yet; it must not hide that another is revoked.
                     found = scan(folder)
                     self.admit(found.sites, keep=found.unreadable)
-                    self._renew()
                 except Exception as error:
                     if said != (said := str(error)):
                         LOG.exception("the folder of admitted sites cannot be read; trying again")
 
         threading.Thread(target=watching, daemon=True, name="admitted-sites").start()
-
-    def _renew(self) -> None:
-        """Show a certificate that was renewed; connections that are open keep the one before."""
-        listen = self._listen
-        content = listen.certificate.read_bytes()
-        context = self._uvicorn.config.ssl
-        if content == self._shown or context is None:
-            return
-        if show_certificate(context, certificate=listen.certificate, key=listen.key):
-            self._shown = content
 
     def presence(self) -> dict[str, Presence]:
         """Each admitted site: whether it is online, and its last sign of life."""
@@ -388,14 +432,9 @@ class FleetServer:
         threading.Thread(target=beat, daemon=True, name="task-heartbeat").start()
         outcome = SubStatus.FAILED
         try:
-            result = work(LocalGrid(state, run))
+            result = work(LocalGrid(state, self._replies, run))
             outcome = SubStatus.COMPLETED
         finally:
             stop.set()
             state.finish_task(task_id, outcome, "")
         return result
-
-
-def _spki(site: AdmittedSite) -> bytes:
-    """The key as Flower compares it."""
-    return site.key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

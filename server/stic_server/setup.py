@@ -47,6 +47,7 @@ listen:
   host: {host}
   port: {port}
   names: [{names}]          # host names and addresses that the sites use; they go into the certificate
+  # health_port: 8081       # GET http://127.0.0.1:8081/health, for a container's health check; no port without
 
 join_timeout_s: {join_timeout_s}       # how long to wait for min_sites
 join_grace_s: {join_grace_s}            # how much longer to wait for the other admitted sites

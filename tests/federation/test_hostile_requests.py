@@ -1,21 +1,22 @@
-"""Hostile input at the server's port: refused or bounded, and the server goes on serving."""
+"""An admitted site that sends what it likes to the server's port: refused or bounded, and the server goes on serving.
+
+What a stranger can send is in `test_strangers.py`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import datetime as dt
-import gc
-import os
 import random
-import resource
-import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,13 +25,15 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushM
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from stic_core.errors import NotAdmittedError
+from stic_client.connection.tls import pinned
 from stic_core.system.keys import load_private, make_key_pair
 from stic_server.admission.certificates import make_certificates
 from stic_server.admission.registry import admit
 from stic_server.flower_link import FleetServer, Listen
-from stic_server.http.connection_limits import LEAST_BYTES, BoundedConnection
-from stic_server.http.listener import MAX_PER_ADDRESS
+from stic_server.http import handshakes
+from stic_server.http.connection_limits import LEAST_BYTES, MAX_HEADERS, SiteConnection
+from stic_server.http.listener import CONNECTIONS_PER_SITE
+from stic_server.http.request_guard import AT_ONCE, SMALL_BODY, Guard
 from support.federation_kit import free_port
 from support.waiting import PATIENCE_S, until
 
@@ -38,11 +41,12 @@ Headers = list[tuple[str, str]]
 
 
 class Port:
-    """A running server, and how to reach it."""
+    """A running server, and how its admitted site center1 reaches it."""
 
     def __init__(self, folder: Path) -> None:
         make_certificates(folder, names=["127.0.0.1"])
-        admit(folder / "sites", name="center1", public_key=make_key_pair(folder / "center1.key"))
+        for name in ("center1", "center2"):
+            admit(folder / "sites", name=name, public_key=make_key_pair(folder / f"{name}.key"))
         self.folder, self.port, self.notes = folder, free_port(), list[str]()
         self.server = FleetServer(
             Listen("127.0.0.1", self.port, folder / "server.crt", folder / "server.key", folder / "ca.crt"),
@@ -50,31 +54,28 @@ class Port:
         )
         self.server.watch(folder / "sites")
         self.server.start()
-        self.context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        self.contexts = {
+            name: pinned(folder / "ca.crt", key=load_private(folder / f"{name}.key"))
+            for name in ("center1", "center2")
+        }
 
-    def connect(self, *, tls: bool = True) -> socket.socket:
+    def connect(self, *, name: str = "center1") -> ssl.SSLSocket:
         """A connection of its own."""
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
-        if not tls:
-            return plain
-        line = self.context.wrap_socket(plain, server_hostname="127.0.0.1", do_handshake_on_connect=False)
-        try:
-            line.do_handshake()
-        except OSError:
-            line.close()
-            raise
-        return line
+        return self.contexts[name].wrap_socket(plain, server_hostname="127.0.0.1")
 
-    def post(self, path: str, content: bytes, headers: Headers | None = None) -> int:
+    def post(
+        self, path: str, content: bytes, headers: Headers | None = None, *, name: str = "center1"
+    ) -> int:
         """Status of a request."""
         url = f"https://127.0.0.1:{self.port}{path}"
         named = [("content-type", "application/protobuf"), *(headers or [])]
-        with httpx.Client(verify=self.context, trust_env=False) as client:
+        with httpx.Client(verify=self.contexts[name], trust_env=False) as client:
             return client.post(url, content=content, headers=named).status_code
 
-    def signed(self, *, at: dt.datetime | None = None) -> Headers:
-        """What center1 sends with a request: the time, signed, as Flower's client does it."""
-        key = load_private(self.folder / "center1.key")
+    def signed(self, *, at: dt.datetime | None = None, name: str = "center1") -> Headers:
+        """What a site sends with a request: the time, signed, as Flower's client does it."""
+        key = load_private(self.folder / f"{name}.key")
         time_text = (at or dt.datetime.now(dt.UTC)).isoformat()
         return [
             ("flwr-public-key", base64.b64encode(public_key_to_bytes(key.public_key())).decode()),
@@ -84,30 +85,19 @@ class Port:
 
     def serves(self) -> bool:
         """Whether an honest request is still answered."""
-        with httpx.Client(verify=self.context, trust_env=False, timeout=PATIENCE_S) as client:
-            return client.get(f"https://127.0.0.1:{self.port}/health").status_code == 200
+        with httpx.Client(verify=self.contexts["center1"], trust_env=False, timeout=PATIENCE_S) as client:
+            return client.get(f"https://127.0.0.1:{self.port}/health").status_code == 404
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
     """A server in this process, on a port of its own, under TLS."""
-    made = Port(tmp_path_factory.mktemp("port"))
-    yield made
-    made.server.stop()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_garbage_before_tls(port: Port, seed: int) -> None:
-    """Bytes that are no TLS close that connection and no other."""
-    with port.connect(tls=False) as raw:
-        raw.sendall(random.Random(seed).randbytes(500))
-        raw.settimeout(PATIENCE_S)
-        try:
-            while raw.recv(1000):
-                pass
-        except ConnectionResetError:
-            pass
-    assert port.serves()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handshakes, "A_SECOND_PER_ADDRESS", 10_000)  # these tests come without a pause
+        patch.setattr(handshakes, "A_SECOND", 10_000)
+        made = Port(tmp_path_factory.mktemp("port"))
+        yield made
+        made.server.stop()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -136,55 +126,118 @@ def test_malformed_protobuf(port: Port, endpoint: str, content: bytes) -> None:
     assert port.serves()
 
 
-def test_a_signature_of_another_key_is_refused(port: Port, tmp_path: Path) -> None:
-    """A stranger with a key of its own cannot sign on, nor speak as a node that it is not."""
-    from stic_client.flower_link import FleetLink
-
-    make_key_pair(tmp_path / "stranger.key")
-
-    class Quiet:
-        def note(self, text: str) -> None:
-            """Nothing."""
-
-    link = FleetLink(
-        f"127.0.0.1:{port.port}",
-        ca=port.folder / "ca.crt",
-        key=load_private(tmp_path / "stranger.key"),
-        state=tmp_path / "node.json",
-        observer=Quiet(),
-    )
-    with pytest.raises(NotAdmittedError):
-        link.serve(None, node_config={}, until=lambda: True)  # pyright: ignore[reportArgumentType]
-
-
-# The ssl module leaves a socket to the garbage collector when its handshake is aborted.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_connections_are_bounded(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every connection taken, further ones are closed; with one free again, the server serves."""
-    monkeypatch.setattr(BoundedConnection, "max_connections", 20)
-    held = [port.connect() for _ in range(20)]
+def _closed(line: ssl.SSLSocket) -> bool:
+    """Whether the server ends a connection without a byte of HTTP."""
+    line.settimeout(PATIENCE_S)
     try:
-        refused = 0
-        for _ in range(5):
-            try:
-                with port.connect() as line:
-                    line.settimeout(PATIENCE_S)
-                    line.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-                    refused += line.recv(10) == b""
-            except OSError:
-                refused += 1
-        assert refused == 5
+        return line.recv(100) == b""
+    except (ConnectionResetError, ssl.SSLError):
+        return True
+
+
+def test_connections_of_a_site_are_bounded(port: Port) -> None:
+    """With its places taken, its further connections are closed; another site has its own places."""
+    until(lambda: not port.server.entrance._open, what="the connections of the tests before are gone")
+    held = [port.connect() for _ in range(CONNECTIONS_PER_SITE)]
+    try:
+        for line in held:
+            line.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert line.recv(12) == b"HTTP/1.1 404"
+        held += [port.connect() for _ in range(3)]
+        assert all(map(_closed, held[CONNECTIONS_PER_SITE:]))
+        assert port.post("/", b"", name="center2") == 404
     finally:
         for line in held:
             line.close()
-        gc.collect()  # here, under this test's filter, and not in whichever test comes later
-    until(lambda: not port.server._uvicorn.server_state.connections, what="those that were held are gone")
+    until(lambda: not port.server.entrance._open, what="those that were held are gone")
     assert port.serves()
+
+
+@pytest.mark.parametrize("field", [b"a: b\r\n", b"a: " + b"b" * 65_536], ids=["many headers", "one header"])
+def test_headers_without_end(port: Port, field: bytes) -> None:
+    """16 kB and no blank line: the connection ends, and nothing was answered or kept."""
+    with port.connect() as line:
+        line.sendall(b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\n")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError, ssl.SSLError):
+            for _ in range(0, 2 * MAX_HEADERS, len(field)):
+                line.sendall(field)
+        assert _closed(line)
+    assert port.serves()
+
+
+def test_headers_may_be_long(port: Port) -> None:
+    """Just below the bound, and a body in the same piece, is an ordinary request."""
+    with port.connect() as line:
+        begin = (
+            b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-length: 30000\r\n"
+            + _lines(port.signed())
+            + b"a: "
+        )
+        line.sendall(begin + b"b" * (MAX_HEADERS - len(begin) - 4) + b"\r\n\r\n" + b"c" * 30_000)
+        assert line.recv(12) == b"HTTP/1.1 415"  # read whole, and no protobuf
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in one piece", "one after the other"])
+def test_pipelining(port: Port, monkeypatch: pytest.MonkeyPatch, apart: bool) -> None:
+    """A request that does not wait for the answer to the one before ends the connection."""
+    answering, go_on = threading.Event(), threading.Event()
+    app = port.server._config.loaded_app
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            answering.set()
+            while not go_on.is_set():
+                await asyncio.sleep(0.01)
+        await app(scope, receive, send)
+
+    monkeypatch.setattr(port.server._config, "loaded_app", slow)
+    request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    with port.connect() as line:
+        if apart:
+            line.sendall(request)
+            assert answering.wait(PATIENCE_S)
+            line.sendall(request)
+        else:
+            line.sendall(request * 1000)
+        assert _closed(line)
+    go_on.set()
+    assert port.serves()
+
+
+def test_requests_of_a_site_at_once_are_bounded(port: Port) -> None:
+    """So many bodies under way: the next request is told to come again, and another site is not."""
+    begin = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-type: application/protobuf\r\ncontent-length: 1000\r\n"
+    lines = [port.connect(name="center2") for _ in range(AT_ONCE)]
+    try:
+        for line in lines:
+            line.sendall(begin + _lines(port.signed(name="center2")) + b"\r\na")
+        guard = port.server._config.app
+        assert isinstance(guard, Guard)
+        until(lambda: len(guard._under_way.get("center2", ())) == AT_ONCE, what="all are under way")
+        assert port.post("/v1/fleet/pull-messages", b"", port.signed(name="center2"), name="center2") == 503
+        assert port.notes[-1:] == ["center2: too much at once; it may try again"]
+    finally:
+        port.notes.clear()
+        for line in lines:
+            line.close()
+    until(lambda: not guard._under_way["center2"], what="nothing is under way")
+    assert (
+        port.post("/v1/fleet/pull-messages", b"", port.signed(name="center2"), name="center2") == 401
+    )  # nobody's node
+
+
+def test_only_content_may_be_large(port: Port) -> None:
+    """Announcements and questions have 2 kB: 413 for one that says it has more than 256."""
+    for path in ("push-messages", "pull-messages", "activate-node"):
+        with port.connect() as line:
+            begin = f"POST /v1/fleet/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {SMALL_BODY + 1}\r\n"
+            line.sendall(begin.encode() + _lines(port.signed()) + b"\r\n")
+            assert line.recv(12) == b"HTTP/1.1 413"
 
 
 def test_a_trickle_is_cut_off(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow-loris: headers, or a body, a byte at a time, are closed after a look or two."""
-    monkeypatch.setattr(BoundedConnection, "look_s", 0.5)
+    monkeypatch.setattr(SiteConnection, "look_s", 0.5)
     begin = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-type: application/protobuf\r\n"
     for start in (begin, begin + _lines(port.signed()) + b"content-length: 1000000\r\n\r\n"):
         with port.connect() as line:
@@ -211,9 +264,9 @@ def test_a_trickle_is_cut_off(port: Port, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_slow_but_honest_upload_passes(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that grows by 1 kB from one look to the next is slow and not a trickle: it is read and then judged."""
-    look, looks, sent = BoundedConnection._look, 0, threading.Semaphore(0)
+    look, looks, sent = SiteConnection._look, 0, threading.Semaphore(0)
 
-    def looking(connection: BoundedConnection) -> None:
+    def looking(connection: SiteConnection) -> None:
         nonlocal looks
         if connection._bytes < LEAST_BYTES and looks < 8:
             # This test's next piece is under way; on a busy machine a look would come before it.
@@ -223,8 +276,8 @@ def test_a_slow_but_honest_upload_passes(port: Port, monkeypatch: pytest.MonkeyP
         look(connection)
         sent.release()
 
-    monkeypatch.setattr(BoundedConnection, "look_s", 0.01)
-    monkeypatch.setattr(BoundedConnection, "_look", looking)
+    monkeypatch.setattr(SiteConnection, "look_s", 0.01)
+    monkeypatch.setattr(SiteConnection, "_look", looking)
     with port.connect() as line:
         line.settimeout(PATIENCE_S)
         begin = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-type: application/protobuf\r\n"
@@ -235,23 +288,24 @@ def test_a_slow_but_honest_upload_passes(port: Port, monkeypatch: pytest.MonkeyP
         assert line.recv(12) == b"HTTP/1.1 400"
 
 
-def test_whoever_has_no_key_is_refused_before_the_body_is_read(port: Port) -> None:
-    """With 200 MB announced and one byte sent, the answer is there: 401, or 413 for a stranger's sign-on."""
+def test_a_request_of_another_key_is_refused_before_the_body_is_read(port: Port) -> None:
+    """With 200 MB announced and one byte sent, the answer is there: unsigned, forged, a stranger's, another site's."""
     make_key_pair(port.folder / "stranger.key")
-    stranger = public_key_to_bytes(load_private(port.folder / "stranger.key").public_key())
-    named = dict(port.signed()) | {"flwr-public-key": base64.b64encode(stranger).decode()}
     forged = dict(port.signed()) | {"flwr-signature": base64.b64encode(b"\0" * 100).decode()}
-    for path, headers, status in (
-        ("push-object", {}, b"401"),
-        ("push-object", forged, b"401"),
-        ("push-object", named, b"401"),
-        ("activate-node", named, b"413"),
+    for path, headers in (
+        ("push-object", {}),
+        ("push-object", forged),
+        ("push-object", dict(port.signed(name="stranger"))),
+        ("push-object", dict(port.signed(name="center2"))),
+        ("activate-node", dict(port.signed(name="stranger"))),
+        ("activate-node", dict(port.signed(name="center2"))),
     ):
+        length = 200_000_000 if path == "push-object" else 1000
         with port.connect() as line:
-            begin = f"POST /v1/fleet/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 200000000\r\n"
+            begin = f"POST /v1/fleet/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n"
             line.sendall(begin.encode() + _lines(list(headers.items())) + b"\r\na")
             line.settimeout(PATIENCE_S)
-            assert line.recv(12) == b"HTTP/1.1 " + status
+            assert line.recv(12) == b"HTTP/1.1 401"
     assert port.serves()
 
 
@@ -330,56 +384,11 @@ def test_a_site_speaks_for_itself_alone(port: Port, endpoint: str, content: byte
 def test_what_flower_cannot_handle_is_refused(port: Port) -> None:
     """An admitted site pushes nothing at all, two replies in one request, a reply without a tree: 400."""
     key = base64.b64decode(port.signed()[0][1])
-    node = Node(node_id=port.server._state.get_node_id_by_public_key(key))
+    node = Node(node_id=port.server._state.get_node_id_by_public_key(key) or 0)
     empty = PushMessagesRequest(node=node)
     two = PushMessagesRequest(node=node)
     for _ in range(2):
         two.messages_list.add().metadata.src_node_id = node.node_id
     for content in (empty, two):
         assert port.post("/v1/fleet/push-messages", content.SerializeToString(), port.signed()) == 400
-    assert port.serves()
-
-
-def _connected(lines: list[socket.socket]) -> int:
-    """How many of these connections come about, whatever becomes of them then."""
-    poll, found = select.poll(), 0
-    for line in lines:
-        poll.register(line, select.POLLOUT)
-    while found < len(lines) and (ready := poll.poll(3000)):
-        for descriptor, _ in ready:
-            poll.unregister(descriptor)
-            found += 1
-    return found
-
-
-def test_idle_connections_by_the_thousand(port: Port) -> None:
-    """Without a handshake: an address gets its share, no more; a site elsewhere is served meanwhile.
-
-    1,500 take seconds; STIC_IDLE_CONNECTIONS=10000 is the ten thousand. Both ends are in this
-    process, so it can open half as many as it has file descriptors.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    many = min(int(os.environ.get("STIC_IDLE_CONNECTIONS", "1500")), soft // 2 - 300)
-    assert many > 2 * MAX_PER_ADDRESS, f"raise the limit on open files, {soft}, for this test"
-    held: list[socket.socket] = []
-    taken = port.server.limiter.taken
-    most = opened = 0
-    try:
-        for _ in range(0, many, 100):  # no more at once than the kernel queues
-            some = [socket.socket() for _ in range(100)]
-            held += some
-            for line in some:
-                line.setblocking(False)
-                line.connect_ex(("127.0.0.1", port.port))
-            opened += _connected(some)
-            most = max(most, taken["127.0.0.1"])
-        assert most == taken["127.0.0.1"] == MAX_PER_ADDRESS
-        assert opened > many * 0.9
-        transport = httpx.HTTPTransport(verify=port.context, local_address="127.0.0.2", trust_env=False)
-        with httpx.Client(transport=transport, timeout=PATIENCE_S) as elsewhere:
-            assert elsewhere.get(f"https://127.0.0.1:{port.port}/health").status_code == 200
-    finally:
-        for line in held:
-            line.close()
-    until(lambda: not taken["127.0.0.1"], what="the places are free again")
     assert port.serves()

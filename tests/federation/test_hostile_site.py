@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -22,6 +23,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_tree
 
 from stic_client.flower_link import FleetLink
+from stic_core.errors import ProtocolError
 from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Acknowledged, Failure, Finish, encode
 from stic_core.system.keys import load_private, make_key_pair
 from stic_server import flower_app
@@ -30,6 +32,7 @@ from stic_server.admission.registry import admit
 from stic_server.federation.sites import Exchange
 from stic_server.flower_app import FlowerSites
 from stic_server.flower_link import FleetServer, Listen, LocalGrid
+from stic_server.reply_store import ReplyStore
 from support.federation_kit import Recorder, free_port
 from support.waiting import PATIENCE_S
 
@@ -237,6 +240,63 @@ def _in_anothers_name(link: _Evil, reply: Message) -> None:
 
 def _never_whole(link: _Evil, reply: Message) -> None:
     link.announce(reply)
+
+
+def _leaves_rubbish(link: _Evil, reply: Message) -> None:
+    """Names without end under an honest announcement, chains over several requests, and content that nobody refers to."""
+    run, refused = reply.metadata.run_id, 0
+    tree = get_object_tree(reply)
+    pushed = link.announce(reply)
+    session = pushed.session_id
+    before = ObjectTree(object_id=_digest(0))
+    for number in range(1, 30):
+        chain = ObjectTree(object_id=_digest(number), children=[before])
+        before = ObjectTree(object_id=chain.object_id)
+        more = [ObjectTree(object_id=_digest(1000 * number + part)) for part in range(500)]
+        for root, children in ((tree.object_id, [*more, chain]), (chain.object_id, [chain, *more])):
+            with contextlib.suppress(ProtocolError):
+                link.announce(reply, tree=ObjectTree(object_id=root, children=children))
+                refused -= 1
+            refused += 1
+        name, content = _garbage("ConfigRecord", bytes([number]) * 100_000)
+        link.push(name, content, run=run, session=session)
+        link.push(name, content, run=run, session="")
+    assert refused >= 29  # those under the honest root; of the others Flower stores none and says nothing
+    FleetLink._send(link, reply, seconds=0.1)
+
+
+def _digest(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def test_what_nobody_asked_for_is_not_kept(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After thousands of names and megabytes the site holds what its one honest reply holds, and then nothing."""
+    most, servers = [(0, 0)], []
+    put = ReplyStore.put
+
+    def putting(store: ReplyStore, node: int, *arguments: Any, **options: Any) -> bool:
+        stored = put(store, node, *arguments, **options)
+        most[0] = max(most[0], store.held(node))
+        return stored
+
+    execute = FleetServer.execute
+
+    def executed(server: FleetServer, work: Callable[[Grid], Exchange]) -> Exchange:
+        servers.append(server)
+        return execute(server, work)
+
+    monkeypatch.setattr(ReplyStore, "put", putting)
+    monkeypatch.setattr(FleetServer, "execute", executed)
+    exchange, _ = federation.ask(_leaves_rubbish)
+    assert isinstance(exchange.answers["evil"].report, Acknowledged)
+    names, size = most[0]
+    assert 0 < names < 10
+    assert size < 10_000
+    (server,) = servers
+    assert server._replies._replies == {}
+    assert len(server._state.object_store) == 0
+    assert server._state._object_push_sessions == {}
+    assert server._state.message_res_store == {}
 
 
 @pytest.mark.parametrize("do", [_in_anothers_name, _never_whole], ids=["in another's name", "never whole"])

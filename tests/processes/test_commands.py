@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stic_client.connection.tls import pinned
+from stic_core.system.keys import load_private
 from stic_server.admission.certificates import make_certificates
 from support.federation_kit import Home, free_port, make_home
 from support.waiting import PATIENCE_S, await_line
@@ -66,6 +68,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Home:
         yield home
 
 
+def _context(home: Home) -> ssl.SSLContext:
+    """What the admitted site center1 connects with."""
+    return pinned(home.path / "server" / "ca.crt", key=load_private(home.site("center1") / "site.key"))
+
+
 def test_a_key_that_nobody_admitted_is_refused(serving: Home, tmp_path: Path) -> None:
     """A site with a key of its own making: one line, exit code 3."""
     stranger = Home(tmp_path, serving.port)
@@ -98,12 +105,20 @@ def test_a_server_with_another_ca_is_refused(serving: Home, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/docs", "/openapi.json", "/v1/control/start-run", "/v1/fleet/register-node", "/v1/fleet/get-fab"],
+    [
+        "/",
+        "/health",
+        "/docs",
+        "/openapi.json",
+        "/v1/control/start-run",
+        "/v1/fleet/register-node",
+        "/v1/fleet/get-fab",
+    ],
 )
 def test_nothing_but_a_sites_endpoints_is_there(serving: Home, path: str) -> None:
     """Control, runtime, registration, app bundles and documentation answer 404."""
     url = f"https://127.0.0.1:{serving.port}{path}"
-    context = ssl.create_default_context(cafile=str(serving.path / "server" / "ca.crt"))
+    context = _context(serving)
     with httpx.Client(verify=context, trust_env=False) as client:
         assert client.get(url).status_code == 404
         assert client.post(url, content=b"x").status_code == 404
@@ -111,7 +126,7 @@ def test_nothing_but_a_sites_endpoints_is_there(serving: Home, path: str) -> Non
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(serving: Home) -> None:
     """413 for a length over the limit, 411 for a body without one."""
-    context = ssl.create_default_context(cafile=str(serving.path / "server" / "ca.crt"))
+    context = _context(serving)
 
     def status(*headers: tuple[str, str]) -> int:
         connection = http.client.HTTPSConnection("127.0.0.1", serving.port, context=context, timeout=10)

@@ -31,7 +31,7 @@ def test_every_request_sent_twice_changes_nothing(tmp_path: Path, monkeypatch: p
     once, and each pull also before the next one, where it would take the site's next question.
     """
     home = make_home(tmp_path, rounds=3)
-    context = pinned(home.path / "server" / "ca.crt")
+    context = pinned(home.path / "server" / "ca.crt", key=load_private(home.site("center2") / "site.key"))
     replayed: Counter[tuple[str, int]] = Counter()
     pulls: list[httpx.Request] = []
     send = httpx.Client.send

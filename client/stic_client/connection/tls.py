@@ -1,27 +1,39 @@
-"""The way to the server: the one CA that is trusted, the proxy in between, and why it is not reached."""
+"""The way to the server: the one CA that is trusted, the key shown, the proxy in between, and why it is not reached."""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_core.errors import UntrustedServerError, UsageError
+from stic_core.system.site_certificates import site_certificate
 
 _CONNECT_S = 10.0
 
+_KEPT_S = 25.0
+"""An idle connection is used again within this time; the server closes it after 30 s."""
 
-def pinned(ca: Path) -> ssl.SSLContext:
+_REFUSALS = frozenset({"UNKNOWN_CA", "CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN"})
+"""What TLS calls a key that the server does not admit."""
+
+
+def pinned(ca: Path, *, key: ec.EllipticCurvePrivateKey | None = None) -> ssl.SSLContext:
     """A context that trusts one CA and nothing else.
+
+    Args:
+        key: the site's, which the server asks for; without one it ends the connection.
 
     Raises:
         UsageError: no certificate there.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(cafile=str(ca))
     except FileNotFoundError:
@@ -31,7 +43,18 @@ def pinned(ca: Path) -> ssl.SSLContext:
         ) from None
     except ssl.SSLError:
         raise UsageError(f"{ca} is not a certificate") from None
+    if key is not None:
+        _present(context, key)
     return context
+
+
+def _present(context: ssl.SSLContext, key: ec.EllipticCurvePrivateKey) -> None:
+    """Show a key in handshakes. OpenSSL reads it from a file; this one is in memory alone."""
+    descriptor = os.memfd_create("site-certificate")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(site_certificate(key))
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
 
 
 def proxy_of(address: str) -> str | None:
@@ -43,8 +66,10 @@ def proxy_of(address: str) -> str | None:
     return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}" if url is not None else None
 
 
-def connection(address: str, *, ca: Path, timeout: float) -> httpx.Client:
-    """A client for one server: its CA alone is trusted, no redirect is followed.
+def connection(
+    address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey | None, timeout: float
+) -> httpx.Client:
+    """A client for one server: its CA alone is trusted, the site's key is shown, no redirect is followed.
 
     A proxy that speaks TLS itself is trusted as this machine trusts (`SSL_CERT_FILE`).
 
@@ -57,9 +82,10 @@ def connection(address: str, *, ca: Path, timeout: float) -> httpx.Client:
         secure = ssl.create_default_context() if url.scheme == "https" else None
         proxy = httpx.Proxy(url, ssl_context=secure)
     return httpx.Client(
-        verify=pinned(ca),
+        verify=pinned(ca, key=key),
         proxy=proxy,
         trust_env=False,
+        limits=httpx.Limits(keepalive_expiry=_KEPT_S),
         # A way that is not there shows soon; an answer may take long on a slow line.
         timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_S)),
         follow_redirects=False,
@@ -84,6 +110,17 @@ def _proxy_url(address: str) -> httpx.URL | None:
             advice="Set it where the client is started; write special characters in the password as %XX.",
         )
     return url
+
+
+def refuses_key(error: httpx.TransportError) -> bool:
+    """Whether it is the server that ended a connection, because of the key that was shown.
+
+    With TLS 1.3 that comes with the first answer: to this side the connection was complete.
+    """
+    return any(
+        isinstance(cause, ssl.SSLError) and (cause.reason or "").rpartition("_ALERT_")[2] in _REFUSALS
+        for cause in _causes(error)
+    )
 
 
 def why(error: httpx.TransportError, address: str) -> str:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from stic_client.connection.tls import connection, proxy_of, why
+from stic_client.connection.tls import connection, proxy_of, refuses_key, why
 from stic_client.preflight.identity import dates
 from stic_client.preflight.outcome import Check
 from stic_core.config import SiteConfig
@@ -30,6 +32,8 @@ ONLINE = ("server", "certificate", "clock", "admitted", "protocol")
 """Names of the checks that need the server."""
 
 _TIMEOUT_S = 15.0
+_NOTHING_THERE = 404
+"""What a server of ours answers where Flower has no endpoint for a site."""
 
 Ask = Callable[[SiteConfig], str]
 """Asks the server about this site's key: `admitted`, `unknown` or `unsigned`.
@@ -43,8 +47,9 @@ class Greeting:
     """What the server's answer tells.
 
     Args:
-        certificate: as it came, verified already; None where a proxy hides it.
-        ahead_s: how far this machine's clock is ahead of the server's; None without a date.
+        certificate: as it came, verified already; None where it is not seen.
+        ahead_s: how far this machine's clock is ahead of the server's; None where the server admits
+            no key of this site, and answers nothing.
         uncertain_s: how far off that may be: HTTP dates have whole seconds.
     """
 
@@ -71,34 +76,49 @@ def check_online(config: SiteConfig, *, ask: Ask) -> Iterator[Check]:
 
 
 def greet(config: SiteConfig) -> Greeting:
-    """One GET of /health, with the proxy of the environment.
+    """A handshake and one GET, with the proxy of the environment and the site's key, if it has one.
 
     Raises:
         ConnectionError: not reached, or what answers is no server of ours.
         UntrustedServerError: its certificate is not from the pinned CA.
         UsageError: the pinned CA cannot be read.
     """
-    address = config.server.address
-    with connection(address, ca=config.server.ca, timeout=_TIMEOUT_S) as client:
+    address, shown = config.server.address, list[x509.Certificate]()
+
+    def look(event: str, found: dict[str, Any]) -> None:
+        # A key that is not admitted is refused before there is an answer: this is all that is seen.
+        if event.endswith("start_tls.complete"):
+            shown.extend(_peer(found["return_value"]))
+
+    with connection(address, ca=config.server.ca, key=_key_of(config), timeout=_TIMEOUT_S) as client:
         try:
             # A second request over the open connection: the handshake would count as clock error.
-            client.get(f"https://{address}/health")
+            client.get(f"https://{address}/", extensions={"trace": look})
             before = time.time()
-            answer = client.get(f"https://{address}/health")
+            answer = client.get(f"https://{address}/")
             after = time.time()
-            certificate = _peer(answer)  # a closed connection tells no more
         except httpx.TransportError as error:
+            if refuses_key(error):
+                return Greeting(shown[-1] if shown else None, None, 0.0)
             raise ConnectionError(why(error, address)) from None
-    if answer.status_code != 200:
+    if answer.status_code != _NOTHING_THERE:
         raise ConnectionError(f"it answers HTTP {answer.status_code}")
-    return Greeting(certificate, *_clock_difference(answer.headers.get("date"), before=before, after=after))
+    clock = _clock_difference(answer.headers.get("date"), before=before, after=after)
+    return Greeting(shown[-1] if shown else None, *clock)
 
 
-def _peer(answer: httpx.Response) -> x509.Certificate | None:
-    stream = answer.extensions.get("network_stream")
-    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+def _key_of(config: SiteConfig) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        return load_private(config.key)
+    except UsageError:  # a check of its own
+        return None
+
+
+def _peer(stream: Any) -> Iterator[x509.Certificate]:
+    tls = stream.get_extra_info("ssl_object")
     found = tls.getpeercert(True) if tls is not None else None
-    return x509.load_der_x509_certificate(found) if found else None
+    if found:
+        yield x509.load_der_x509_certificate(found)
 
 
 def _clock_difference(date: str | None, *, before: float, after: float) -> tuple[float | None, float]:
@@ -150,7 +170,7 @@ def _certificate(greeting: Greeting) -> Check:
 def check_clock(greeting: Greeting) -> Check:
     """This machine's clock against the server's; beyond the window every request is refused."""
     if greeting.ahead_s is None:
-        return Check("clock", "skipped", "the server's answer has no date")
+        return Check("clock", "skipped", "the server tells its time only to a site that it admits")
     ahead = greeting.ahead_s
     # What lies within the measurement's own error is no difference.
     surely = max(abs(ahead) - greeting.uncertain_s, 0.0)

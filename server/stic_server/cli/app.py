@@ -189,6 +189,7 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
                 key=folder / "server.key",
                 ca=folder / "ca.crt",
                 max_body_mb=listen.max_body_mb,
+                health_port=listen.health_port,
             ),
             note=terminal.note,
             interval_scale=interval_scale,

@@ -1,57 +1,108 @@
-"""What one connection may take from the server: a bounded number of them, and none that only trickles.
+"""What one connection of a site may take from the server.
 
 uvicorn closes a connection that idles between two requests; it waits for ever for a request
-that never becomes whole. Whoever opens thousands of connections, or sends a byte a minute,
-would hold the port against the hospitals.
+that never becomes whole, reads headers without end, and reads the next requests while it answers
+one. A site that is malicious, or whose program is broken, would hold the server against the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-MAX_CONNECTIONS = 512
-"""A site holds two or three; further connections are closed as they come."""
+from stic_core.system.site_certificates import presented_key
+
+MAX_HEADERS = 16 * 1024
+"""Bytes of a request before its body; ours have less than 1 kB."""
 
 LOOK_S = 10.0
 LEAST_BYTES = 1024
 """A connection that owes a request must send this much between two looks: 100 bytes a second."""
 
+KEY = "stic.key"
+"""Under a scope's `extensions`: the key that the connection was opened with, PEM."""
 
-class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with bounds."""
 
-    max_connections = MAX_CONNECTIONS
+class Admission(Protocol):
+    """Who may come in; see `listener.Entrance`."""
+
+    def enter(self, connection: SiteConnection, key: bytes, /) -> str | None:
+        """The site's name, None where there is no place."""
+        ...
+
+    def leave(self, connection: SiteConnection, key: bytes, /) -> None:
+        """The connection is closed."""
+        ...
+
+
+class SiteConnection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 for one admitted key, one request at a time, with bounds.
+
+    Args:
+        admission: asked before the first byte is parsed.
+        arguments: uvicorn's own.
+    """
+
     look_s = LOOK_S
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, admission: Admission, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._admission = admission
+        self._key = b""
         self._bytes = 0
+        self._headers_due, self._header_bytes = True, 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take the connection, if there is room."""
-        if len(self.connections) >= self.max_connections:
-            # uvicorn's own bookkeeping expects every connection to be known before it is lost.
-            super().connection_made(transport)
+        """The handshake is done: take the connection, if it is an admitted site's."""
+        super().connection_made(transport)
+        key = presented_key(transport.get_extra_info("ssl_object").getpeercert(True))
+        if self._admission.enter(self, key) is None:
             transport.abort()
             return
-        super().connection_made(transport)
+        self._key = key
         self._timer = self.loop.call_later(self.look_s, self._look)
 
     def data_received(self, data: bytes) -> None:
-        """Count, and pass on."""
+        """Count, and pass on: no more than headers may have, until they are whole."""
         self._bytes += len(data)
-        super().data_received(data)
+        while data and not self.transport.is_closing():
+            if not self._headers_due:
+                super().data_received(data)
+                return
+            room = MAX_HEADERS - self._header_bytes
+            if room == 0:
+                self.transport.abort()
+                return
+            piece, data = data[:room], data[room:]
+            self._header_bytes += len(piece)
+            super().data_received(piece)
+
+    def on_message_begin(self) -> None:
+        """A request begins; none may while another is not answered."""
+        if self.cycle is not None and not _answered(self.cycle):
+            self.transport.abort()
+            raise ConnectionAbortedError("pipelining")  # which ends the parser
+        super().on_message_begin()
+        self.scope["extensions"] = {KEY: self._key}  # pyright: ignore[reportGeneralTypeIssues]
+
+    def on_headers_complete(self) -> None:
+        """A body follows, of a length that the guard has looked at."""
+        self._headers_due, self._header_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next bytes are headers again."""
+        self._headers_due = True
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
+        """Stop looking, and free the place."""
         if self._timer is not None:
             self._timer.cancel()
+        self._admission.leave(self, self._key)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -75,23 +126,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._timer = self.loop.call_later(self.look_s, self._look)
 
 
-def show_certificate(context: ssl.SSLContext, *, certificate: Path, key: Path) -> bool:
-    """Show another certificate in the handshakes from now on.
-
-    The context itself is left alone: the event loop uses it while another thread calls this.
-
-    Returns:
-        False where certificate and key do not fit, as while the two files are being replaced.
-    """
-    fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        fresh.load_cert_chain(certificate, key)
-    except ssl.SSLError:
-        return False
-
-    def hello(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, current: ssl.SSLContext) -> None:
-        del name, current
-        connection.context = fresh
-
-    context.sni_callback = hello  # called for clients that name no server, too
-    return True
+def _answered(cycle: RequestResponseCycle) -> bool:
+    """Whether all of a response is on its way: the other side may have it before the app comes to its end."""
+    whole = cycle.response_started and not cycle.chunked_encoding and cycle.expected_content_length == 0
+    return cycle.response_complete or whole

@@ -1,98 +1,171 @@
-"""Before TLS: how many connections are open, and from where.
+"""The way in: strangers get a handshake that fails, admitted sites get HTTP.
 
-uvicorn hears of a connection only after its TLS handshake. Whoever opened thousands and never
-began one would take the process's file descriptors, and with them its checkpoints. So each
-connection is counted where it is accepted, and closed there when there are too many. (asyncio
-gives a handshake a minute.)
+asyncio's own server would give each connection that it accepts a minute for its handshake, and
+as many of them as come. Here each is counted before TLS, by address, and after TLS, by key.
 """
 
 from __future__ import annotations
 
-import resource
+import asyncio
+import logging
 import socket
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
+import ssl
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from stic_core.errors import ListenError
-from stic_server.http.connection_limits import MAX_CONNECTIONS
+from stic_server.http.connection_limits import SiteConnection
+from stic_server.http.handshakes import HANDSHAKE_S, HandshakeLimits, network_of
+from stic_server.http.tls import BEING_ACCEPTED, context_for
 
-MAX_PER_ADDRESS = MAX_CONNECTIONS // 2
-"""One address never takes every connection. Sites behind one proxy share an address, so it may take many."""
+LOG = logging.getLogger(__name__)
 
-_CLOSED_AT_ONCE = 200
+CONNECTIONS_PER_SITE = 8
+"""A site holds two; one that was cut off may leave some behind until they are missed."""
+
+_BACKLOG = 512
+_AT_ONCE, _PAUSE_S = 25, 0.05
+"""At most 500 connections are accepted a second, whatever becomes of them: 2 % of a core."""
+
+_GOODBYE_S = 5.0
 
 
-class ConnectionLimiter:
-    """How many connections are open, in all and by address.
+class Entrance:
+    """Accepts connections and lets in the admitted keys.
+
+    `admit` and `renew` may be called from any thread; the rest runs in the loop that `open` ran in.
 
     Args:
-        most: in all; half of the files that this process may open at the most, since
-            checkpoints need files, too.
-        most_per_address: of one address.
+        certificate: the server's, and its key; files that may be replaced.
+        protocol: makes a connection's HTTP.
     """
 
-    def __init__(self, most: int = MAX_CONNECTIONS, most_per_address: int = MAX_PER_ADDRESS) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = most if soft == resource.RLIM_INFINITY else min(most, soft // 2)
-        self._most_per_address = most_per_address
-        self.taken: Counter[str] = Counter()
+    def __init__(self, certificate: Path, key: Path, *, protocol: Callable[[], SiteConnection]) -> None:
+        self._files, self._protocol = (certificate, key), protocol
+        self._keys: Mapping[bytes, str] = {}
+        self._shown: tuple[bytes, Mapping[bytes, str]] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: Sequence[socket.socket] = ()
+        self._open: dict[bytes, set[SiteConnection]] = {}
+        self.limits = HandshakeLimits()
 
-    def take(self, address: str) -> bool:
-        """Whether there was a place, which is taken now."""
-        if self.taken.total() >= self._most or self.taken[address] >= self._most_per_address:
-            return False
-        self.taken[address] += 1
-        return True
+    def admit(self, keys: Mapping[bytes, str]) -> None:
+        """Let in exactly these keys (PEM, SubjectPublicKeyInfo); connections of others end now."""
+        self._keys = dict(keys)  # looked at after each handshake, whichever context that began with
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the server has ended
+                self._loop.call_soon_threadsafe(self._part)
+        self.renew()
 
-    def leave(self, address: str) -> None:
-        """A place is free again."""
-        self.taken[address] -= 1
-        if not self.taken[address]:
-            del self.taken[address]
+    def renew(self) -> None:
+        """Look at the certificate again; connections that are open keep the one before."""
+        certificate, key = self._files
+        wanted = (certificate.read_bytes(), self._keys)
+        if wanted == self._shown:
+            return
+        try:
+            self._context = context_for(self._keys, certificate=certificate, key=key)
+        except ssl.SSLError:
+            if self._context is None:
+                raise
+            LOG.info("certificate and key are being replaced; looking again")
+        else:
+            self._shown = wanted
+
+    async def open(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept from now on, in this loop."""
+        self._loop, self._listeners = asyncio.get_running_loop(), listeners
+        for listener in listeners:
+            self._start(self._accept(listener))
+
+    async def close(self) -> None:
+        """Accept no more; handshakes under way end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+
+    def enter(self, connection: SiteConnection, key: bytes) -> str | None:
+        """Count a connection whose handshake is done; the site's name, None where there is no place for it."""
+        name = self._keys.get(key)
+        mine = self._open.get(key, set())
+        if name is None or len(mine) >= CONNECTIONS_PER_SITE:
+            return None
+        self._open[key] = mine | {connection}
+        if connection.client is not None:
+            self.limits.know(network_of(connection.client[0]))
+        return name
+
+    def leave(self, connection: SiteConnection, key: bytes) -> None:
+        """It is closed."""
+        if left := self._open.get(key, set()) - {connection}:
+            self._open[key] = left
+        else:
+            self._open.pop(key, None)
+
+    def _part(self) -> None:
+        for key in self._open.keys() - self._keys.keys():
+            for connection in self._open[key]:
+                connection.transport.abort()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop, accepted = asyncio.get_running_loop(), 0
+        while True:
+            try:
+                connection, peer = await loop.sock_accept(listener)
+            except OSError:  # no file descriptor is free, or the other side is gone already
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            address = network_of(str(peer[0]))
+            if self.limits.begin(address):
+                self._start(self._greet(connection, address))
+            else:
+                _drop(connection)
+            accepted += 1
+            if accepted % _AT_ONCE == 0:  # accepting does not wait while others are in the queue
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _greet(self, connection: socket.socket, address: str) -> None:
+        """One handshake; what comes of it is the protocol's, if it is a site's."""
+        BEING_ACCEPTED.set(connection)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=_GOODBYE_S,
+            )
+        except OSError:  # an SSLError is one; nobody here is told of a stranger
+            pass
+        finally:
+            self.limits.end(address)
 
 
-class _Accepted(socket.socket):
-    """A connection that says when it is closed."""
-
-    on_close: Callable[[], None] | None = None
-
-    def close(self) -> None:
-        """Free the place, once."""
-        on_close, self.on_close = self.on_close, None
-        super().close()
-        if on_close is not None:
-            on_close()
+def _drop(connection: socket.socket) -> None:
+    """Close, and keep nothing of it in the kernel either."""
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
-class LimitedListener(socket.socket):
-    """A listening socket that accepts no more connections than the limiter allows.
+def open_listeners(host: str, port: int, *, key: str = "listen.port") -> list[socket.socket]:
+    """Listen on every address that a host name stands for.
 
-    asyncio calls `accept`; uvloop would not, so the server runs on asyncio's own loop.
-    """
-
-    limiter: ConnectionLimiter
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection for which there is a place; those before it are closed.
-
-        Raises:
-            ConnectionAbortedError: many had no place; asyncio looks at the others first, and comes back.
-        """
-        for _ in range(_CLOSED_AT_ONCE):
-            plain, peer = super().accept()
-            address = str(peer[0])
-            if self.limiter.take(address):
-                connection = _Accepted(plain.family, plain.type, plain.proto, fileno=plain.detach())
-                connection.on_close = partial(self.limiter.leave, address)
-                return connection, peer
-            plain.close()
-        raise ConnectionAbortedError
-
-
-def open_listeners(host: str, port: int, limiter: ConnectionLimiter) -> list[socket.socket]:
-    """Bind every address that a host name stands for; uvicorn listens on them and closes them.
+    Args:
+        key: of federation.yaml, where the port can be changed.
 
     Raises:
         ListenError: an address cannot be had.
@@ -101,19 +174,20 @@ def open_listeners(host: str, port: int, limiter: ConnectionLimiter) -> list[soc
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, proto, _, address in dict.fromkeys(found):
-            listener = LimitedListener(family, kind, proto)
+            listener = socket.socket(family, kind, proto)
             listeners.append(listener)
-            listener.limiter = limiter
+            listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(address)
+            listener.listen(_BACKLOG)
     except OSError as error:
         for listener in listeners:
             listener.close()
         raise ListenError(
             f"cannot listen on {host}:{port}",
             got=error.strerror,
-            advice="Stop what is using it, perhaps another stic-server, or change listen.port in federation.yaml.",
+            advice=f"Stop what is using it, perhaps another stic-server, or change {key} in federation.yaml.",
         ) from None
     return listeners

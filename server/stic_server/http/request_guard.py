@@ -1,7 +1,7 @@
 """What stands before SuperLink's app: it hears a site's requests to a site's endpoints, and nothing else.
 
-All of it is decided from a request's first lines, before its body is read: whoever has no
-admitted key cannot make the server hold a body in memory.
+All of it is decided from a request's first lines, before its body is read. Whoever comes here has
+shown an admitted key in TLS already; the request has to be signed with the same one.
 """
 
 from __future__ import annotations
@@ -11,33 +11,40 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from stic_server.http.connection_limits import KEY
 from stic_server.http.signatures import Signatures
 
 LOG = logging.getLogger(__name__)
 
-HEALTH = "/health"
-SIGN_ON = "/v1/fleet/activate-node"
 ENDPOINTS = frozenset(
-    {HEALTH, SIGN_ON}
-    | {
-        f"/v1/fleet/{name}"
-        for name in (
-            "deactivate-node",
-            "send-node-heartbeat",
-            "pull-messages",
-            "push-messages",
-            "push-object",
-            "pull-object",
-            "confirm-message-received",
-        )
-    }
+    f"/v1/fleet/{name}"
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
 )
 """What a site needs; everything else is 404."""
 
-STRANGERS_BODY = 16 * 1024
-"""A key that is not admitted may ask to sign on, and is told no; that takes half a kilobyte."""
+CONTENT = "/v1/fleet/push-object"
+"""The one request that carries content."""
+
+SMALL_BODY = 256 * 1024
+"""Of every other request; ours have 2 kB at most."""
+
+AT_ONCE = 4
+"""Requests of one site; ours makes two at most, and one that was cut off may be waited for meanwhile."""
+
+BODIES_AT_ONCE = 2
+"""Of the largest bodies, so many may be under way from one site."""
 
 _SAY_EVERY_S = 60.0
+_DIGITS = 20
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,9 +56,9 @@ class Guard:
     """The outermost layer.
 
     It answers 404 for what is no Fleet endpoint, 405 for another method, 411 and 413 for a body
-    without a length or over the limit, 401 for a request that no admitted site signed or whose
-    signature was used before, 429 for a site that asks too often, and 500, with no word of why,
-    for what Flower could not handle.
+    without a length or over the limit, 401 for a request that the connection's own site did not
+    sign or whose signature was used before, 429 for a site that asks too often, 503 for one that
+    sends too much at once, and 500, with no word of why, for what Flower could not handle.
 
     Args:
         app: SuperLink's.
@@ -64,63 +71,76 @@ class Guard:
         self, app: AsgiApp, *, max_body: int, signatures: Signatures, note: Callable[[str], None]
     ) -> None:
         self._app, self._max_body, self._signatures, self._note = app, max_body, signatures, note
+        self._under_way: dict[str, list[int]] = {}
         self._said: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] != "http" or scope["path"] == HEALTH:
+        if scope["type"] == "lifespan":  # the server's own start and end
             await self._app(scope, receive, send)
             return
-        status = self._judge(scope)
+        length = _length(scope)
+        status, site = self._judge(scope, length)
         if status is not None:
             await _answer(send, status)
             return
+        bodies = self._under_way.setdefault(site, [])
+        bodies.append(length)
         try:
             await self._app(scope, receive, send)
         except Exception as error:
             # Flower has answered 500 by now; the text may quote what a site sent.
             LOG.info("a request to %s failed", scope["path"], exc_info=True)
             self._say("server", f"a request to {scope['path']} failed with {type(error).__name__}")
+        finally:
+            bodies.remove(length)
 
-    def _judge(self, scope: Scope) -> int | None:
-        """The status that refuses a request, None for one that is let through."""
+    def _judge(self, scope: Scope, length: int) -> tuple[int | None, str]:
+        """The status that refuses a request, None for one that is let through; and whose it is."""
         path, headers = scope["path"], scope["headers"]
         if path not in ENDPOINTS:
-            return 404
+            return 404, ""
         if scope["method"] != "POST":
-            return 405
-        length = dict(headers).get(b"content-length", b"")
+            return 405, ""
         # Without a length the size is unknown before it is read: HTTP's 411.
-        if not length.isdigit():
-            return 411
-        if int(length) > self._max_body:
-            return 413
-        signer = self._signatures.look(headers)
+        if length < 0:
+            return 411, ""
+        if length > (self._max_body if path == CONTENT else min(self._max_body, SMALL_BODY)):
+            return 413, ""
+        signer = self._signatures.look(headers, key=scope["extensions"][KEY])
         match signer.verdict:
             case "fresh":
-                return None
-            case "stranger" if path == SIGN_ON:
-                return 413 if int(length) > STRANGERS_BODY else None
+                return self._too_much(signer.site, length), signer.site
             case "repeated":
                 self._say(
-                    signer.site or "",
+                    signer.site,
                     f"{signer.site}: the same signed request came twice; the second was rejected",
                 )
-                return 401
+                return 401, signer.site
             case "too many":
-                self._say(signer.site or "", f"{signer.site}: too many requests; rejected for 5 minutes")
-                return 429
+                self._say(signer.site, f"{signer.site}: too many requests; rejected for 5 minutes")
+                return 429, signer.site
             case _:
-                return 401
+                return 401, ""
+
+    def _too_much(self, site: str, length: int) -> int | None:
+        bodies = self._under_way.get(site, ())
+        if len(bodies) < AT_ONCE and sum(bodies) + length <= BODIES_AT_ONCE * self._max_body:
+            return None
+        self._say(site, f"{site}: too much at once; it may try again")
+        return 503
 
     def _say(self, who: str, text: str) -> None:
         now = time.monotonic()
         if now - self._said.get(who, -_SAY_EVERY_S) >= _SAY_EVERY_S:
             self._said[who] = now
             self._note(text)
+
+
+def _length(scope: Scope) -> int:
+    """Of the body that is announced; -1 where none is."""
+    text = dict(scope["headers"]).get(b"content-length", b"")
+    return int(text) if text.isdigit() and len(text) < _DIGITS else -1
 
 
 async def _answer(send: Send, status: int) -> None:

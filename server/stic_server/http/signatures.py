@@ -29,7 +29,7 @@ REMEMBERED_S = 330.0
 MOST_PER_SITE = 100_000
 """Requests of one site in that time, 300 a second; more are refused, so that memory is bounded."""
 
-Verdict = Literal["fresh", "stranger", "unsigned", "repeated", "too many"]
+Verdict = Literal["fresh", "unsigned", "repeated", "too many"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,12 @@ class Signer:
     """What the headers of a request say of its sender.
 
     Args:
-        verdict: `fresh` is an admitted site; `stranger` names a key that is not admitted, and its
-            signature was not looked at.
+        verdict: `fresh` is an admitted site; `unsigned` may be anybody.
         site: the admitted site, where there is one.
     """
 
     verdict: Verdict
-    site: str | None = None
+    site: str = ""
 
 
 class _Site:
@@ -90,8 +89,13 @@ class Signatures:
             sites[pem] = known if known is not None and known.name == name else _Site(name, key)
         self._sites = sites
 
-    def look(self, headers: Iterable[tuple[bytes, bytes]]) -> Signer:
-        """Judge a request by its headers; a signature that passes is used up."""
+    def look(self, headers: Iterable[tuple[bytes, bytes]], *, key: bytes) -> Signer:
+        """Judge a request by its headers; a signature that passes is used up.
+
+        Args:
+            key: that the connection was opened with, PEM; a request signed with another, whoever's,
+                is unsigned.
+        """
         found: dict[bytes, bytes] = {}
         for name, value in headers:
             if name in (PUBLIC_KEY, SIGNATURE, TIMESTAMP):
@@ -106,8 +110,8 @@ class Signatures:
         except (KeyError, binascii.Error):
             return Signer("unsigned")
         site = self._sites.get(pem)
-        if site is None:
-            return Signer("stranger")
+        if site is None or pem != key:
+            return Signer("unsigned")
         try:
             site.key.verify(signature, timestamp, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
