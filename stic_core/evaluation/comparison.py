@@ -180,9 +180,7 @@ def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
     n, b, c = sum(n for n, _ in known), sum(d.b for _, d in known), sum(d.c for _, d in known)
     return PairFigures(
         n=n,
-        accuracy=paired_accuracy(b=b, c=c, n=n)
-        if known
-        else _first([r.discordant for r in order]),
+        accuracy=paired_accuracy(b=b, c=c, n=n) if known else _first([r.discordant for r in order]),
         auc={name: _pooled_difference(order, name) for name in order[0].classes},
     )
 
