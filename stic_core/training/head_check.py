@@ -22,7 +22,7 @@ from stic_core.tensors.array_types import ClinicalMatrix, ScoreMatrix
 MOST_BY_A_COLUMN = 15.0
 """Log odds between two classes that one yes or no may move."""
 
-LEAST_BY_IMAGES = 0.05
+LEAST_BY_IMAGES = 0.001
 """Share of the variance of the logits that the images make."""
 
 
