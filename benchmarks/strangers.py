@@ -11,8 +11,10 @@ much. Attackers run with `nice 19` and make at most `--rate` attempts a second, 
 
 The last line of the output is JSON. `ratio` is the median round under attack over the median quiet
 round beside it, `control_ratio` the same for the control; `rss_growth_mb` is the server's most
-resident memory under attack over the most of the quiet rounds and of the control before it (the
-server's own buffers come and go by hundreds of MB); `rss_mb` are the most of each phase, in order.
+resident memory under attack over the most of the quiet rounds and of the control before it;
+`rss_mb` are the most of each phase, in order. The server's process gives freed blocks of 1 MB and
+more back at once (MALLOC_MMAP_THRESHOLD_); else the buffers of its messages, which glibc keeps by
+hundreds of MB, would hide what an attack takes.
 """
 
 from __future__ import annotations
@@ -253,7 +255,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     # More rounds than are measured: a phase begins in the middle of one.
     rounds = phases * (options.rounds + 30)
     server = subprocess.Popen(
-        [*this, "--as-server", str(folder), str(port), str(rounds)], stdout=subprocess.DEVNULL
+        [*this, "--as-server", str(folder), str(port), str(rounds)],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
     )
     dead = subprocess.Popen(["nice", "-n", "19", *this, "--as-sink", str(other)])
     within = options.rounds * options.patience
