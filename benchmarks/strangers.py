@@ -233,6 +233,7 @@ def attack(kind: str, port: int, options: argparse.Namespace) -> Any:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     said: dict[str, Any] = {}
     try:
+        assert process.stdout is not None
         process.stdout.readline()  # it says that it begins
         began = time.monotonic()
         yield said

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from stic_client.participation.participant import Participant
+from stic_client.participation.shown_models import ShownModels
 from stic_core.config import FederationConfig
 from stic_core.errors import NoRoomError
-from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.saved import read_model
-from stic_core.models.stic import build_head
 from stic_core.protocol.audit_log import AuditLog
-from stic_core.protocol.messages import Acknowledged, Describe, Finish, RunPlan, SiteDescription
+from stic_core.protocol.messages import Acknowledged, Describe, Finish, SiteDescription, TrainRound
 from stic_server.federation.final_model import finish_of, send_missing, send_model
+from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -70,9 +70,8 @@ def _session(
             **changes,
         }
     )
-    head = build_head(channels=32, classes=3, seed=federation.seed)
-    plan = RunPlan.of(federation, trainable_specs(head))
-    run = RunFolder.begin(federation, plan)
+    proposal = training_of(federation, sites=sites.public_keys)
+    run = RunFolder.begin(federation, proposal.plan)
     limits = RunLimits(
         min_sites=2,
         join_timeout_s=PATIENCE_S,
@@ -83,8 +82,8 @@ def _session(
     )
     session = partial(
         execute,
-        plan,
-        get_flat(head),
+        proposal.plan,
+        proposal.weights,
         run=run,
         sites=sites,
         limits=limits,
@@ -153,9 +152,9 @@ def test_a_disk_that_is_full_in_a_round_is_waited_for(
 
 
 def test_the_final_model_and_the_log_have_room_set_aside(tmp_path: Path, disk: SmallDisk) -> None:
-    """A disk that is full from the first round on costs nothing: the model is kept, everything is logged."""
+    """A disk that is full at the end of a run costs nothing: the model is kept, everything is logged."""
     sites, coordinator = _sites(tmp_path), Coordinator()
-    _during(sites, "train-round", disk.fill, round_number=1)
+    _during(sites, "finish", disk.fill)
     session, run = _session(tmp_path, sites, observer=coordinator)
     session()
     assert not coordinator.waited
@@ -314,3 +313,24 @@ def test_a_site_that_stays_full_does_not_end_a_round_of_the_others(tmp_path: Pat
     session()
     assert [row["sites"] for row in run.read_rounds()] == [list(SITES), ["center1"], list(SITES)]
     assert run.read_record()["model_at"] == list(SITES)
+
+
+def test_what_a_site_was_shown_is_on_its_disk_before_it_answers(tmp_path: Path, disk: SmallDisk) -> None:
+    """Asked again on a full disk, the question is no more answered than the first time; with room it is, and kept."""
+    folder, federation = (
+        tmp_path / "center2",
+        FederationConfig.model_validate({"model": {"backbone": "tiny"}}),
+    )
+    plan = training_of(federation).plan
+    assert plan.initial is not None
+    question = TrainRound(run_id="r", plan_digest=plan.digest, round=1, weights_digest=plan.initial)
+    shown = ShownModels(folder, run_id="r", plan=plan, note=print)
+    folder.mkdir()
+    disk.fill()
+    for act in 2 * [partial(shown.check, question), partial(shown.trained, "0" * 64)]:
+        with pytest.raises(OSError, match="No space"):
+            act()
+        assert not list(folder.iterdir())
+    disk.clear()
+    shown.check(question)
+    assert [path.name for path in folder.iterdir()] == ["r.json"]

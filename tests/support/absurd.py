@@ -50,7 +50,8 @@ ABSURD = (
 def changed(text: str) -> Iterator[tuple[str, str]]:
     """Each with a name such as `report.n = NaN`: every place absurd, every key missing, twice or beside another.
 
-    Of a list the first and the last element are changed, and the list itself.
+    Of a list the first and the last element are changed, and the list itself; of classes, splits and others
+    that are alike, the first.
 
     Args:
         text: JSON of an honest answer.
@@ -72,7 +73,9 @@ def changed(text: str) -> Iterator[tuple[str, str]]:
 def _paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     yield path
     if isinstance(value, dict):
-        for key, part in value.items():
+        parts = list(value.values())
+        alike = all(isinstance(part, dict) and sorted(part) == sorted(parts[0]) for part in parts)
+        for key, part in list(value.items())[: 1 if alike else None]:
             yield from _paths(part, (*path, key))
     elif isinstance(value, list):
         for index in sorted({0, len(value) - 1} & set(range(len(value)))):

@@ -90,16 +90,20 @@ class ShownModels:
                 case EvaluateHeldOut():
                     self._shown.evaluating = True
                     self._check_held_out(question)
-        except PlanRefusedError:
+            if self._shown != before:
+                self._save()
+        except (PlanRefusedError, OSError):  # on a full disk the same question comes again
             self._shown = before
             raise
-        if self._shown != before:
-            self._save()
 
     def trained(self, weights_digest: str) -> None:
         """The site trained a model of its own."""
-        self._shown.own = weights_digest
-        self._save()
+        before, self._shown.own = self._shown.own, weights_digest
+        try:
+            self._save()
+        except OSError:
+            self._shown.own = before
+            raise
 
     def _check_first(self, weights_digest: str) -> None:
         if weights_digest != self._plan.initial:

@@ -1,0 +1,130 @@
+"""The ledger of looks: once a model, within two budgets, and nothing that could be subtracted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stic_core.config import PolicyConfig
+from stic_core.errors import DataError, PlanRefusedError
+from stic_core.evaluation import HeldOutReport, Near, site_report
+from stic_core.privacy.looks import HeldOutLooks, Look, ensemble_key, now, patients_of
+from stic_core.privacy.release import score_counts
+from stic_core.statistics import Suppressed, margins
+from support.samples import held_out
+
+CLASSES = ("HCC", "ICC", "META")
+POLICY = PolicyConfig()
+
+
+def look_at(
+    looks: HeldOutLooks,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    model: str,
+    plan: str = "p",
+    patients: tuple[str, ...] | None = None,
+) -> HeldOutReport:
+    """Look at a model as a site does, and keep the look."""
+    patients = patients or patients_of(f"P{row}" for row in range(len(labels)))
+    starts = tuple(one for one, _ in score_counts(margins(logits), labels, policy=POLICY))
+    near = looks.nearest(logits, patients=patients, starts=starts, min_cell=POLICY.min_cell)
+    report = site_report(logits, labels, classes=CLASSES, policy=POLICY, near=Near(*near))
+    looks.keep(
+        Look(
+            at=now(),
+            run_id="r",
+            plan=plan,
+            name="federated",
+            model=model,
+            classes=CLASSES,
+            patients=patients,
+            labels=tuple(map(int, labels)),
+            logits=tuple(tuple(map(float, row)) for row in logits),
+            starts=starts,
+            report=report.model_dump(mode="json"),
+        )
+    )
+    return report
+
+
+def test_a_look_is_found_again_as_it_was(tmp_path: Path) -> None:
+    """After a restart: the same answer for the same model, patients and task, and for no other."""
+    logits, labels = held_out(1, (20, 20, 20))
+    report = look_at(HeldOutLooks(tmp_path), logits, labels, model="m")
+    patients = patients_of(f"P{row}" for row in range(60))
+    again = HeldOutLooks(tmp_path)
+    found = again.find("m", patients=patients, classes=CLASSES)
+    assert found is not None
+    assert HeldOutReport.model_validate(found.report) == report
+    assert (found.scores == logits).all()
+    assert again.find("n", patients=patients, classes=CLASSES) is None
+    assert again.find("m", patients=patients[:-1], classes=CLASSES) is None
+    assert again.find("m", patients=patients, classes=("A", "B", "C")) is None
+    (path,) = tmp_path.glob("*.json")
+    assert path.stat().st_mode & 0o077 == 0
+    assert "P1" not in path.read_text().replace("P10", "")
+
+
+def test_the_plans_number_and_the_hospitals_are_both_kept(tmp_path: Path) -> None:
+    """Two under one plan; five in all; patients in common count, whichever way they were prepared."""
+    looks = HeldOutLooks(tmp_path)
+    patients = patients_of(f"P{row}" for row in range(60))
+    for number in range(2):
+        looks.check_room(patients, plan="p", of_plan=2, in_all=5)
+        look_at(looks, *held_out(number, (20, 20, 20)), model=f"m{number}")
+    with pytest.raises(PlanRefusedError):
+        looks.check_room(patients, plan="p", of_plan=2, in_all=5)
+    for number in range(2, 5):
+        looks.check_room(patients[:30], plan=f"p{number}", of_plan=2, in_all=5)
+        look_at(looks, *held_out(number, (20, 20, 20)), model=f"m{number}", plan=f"p{number}")
+    with pytest.raises(PlanRefusedError):
+        HeldOutLooks(tmp_path).check_room(patients[59:], plan="q", of_plan=2, in_all=5)
+    HeldOutLooks(tmp_path).check_room(patients_of(["another"]), plan="q", of_plan=2, in_all=5)
+
+
+def test_a_model_that_moves_few_patients_tells_nothing(tmp_path: Path) -> None:
+    """One patient's answer changed: the difference of two releases would be that patient."""
+    looks = HeldOutLooks(tmp_path)
+    logits, labels = held_out(3, (30, 30, 30), skill=1.2)
+    whole = look_at(looks, logits, labels, model="m")
+    assert isinstance(whole.histograms, dict)
+    changed = logits.copy()
+    changed[4, (int(logits[4].argmax()) + 1) % 3] += 12.0
+    report = look_at(looks, changed, labels, model="tweaked")
+    assert isinstance(report.accuracy, Suppressed)
+    assert isinstance(report.confusion, Suppressed)
+    assert isinstance(report.histograms, Suppressed)
+    assert isinstance(report.calibration, Suppressed)
+    assert all(isinstance(auc, Suppressed) for auc in report.auc.values())
+    # A model that is another one is told in full.
+    other = look_at(looks, *held_out(4, (30, 30, 30), skill=1.2), model="other")
+    assert isinstance(other.histograms, dict)
+
+
+def test_a_set_with_one_patient_more_tells_nothing(tmp_path: Path) -> None:
+    """The same model, and one patient added: what was told of the first set could be subtracted."""
+    looks = HeldOutLooks(tmp_path)
+    logits, labels = held_out(5, (30, 30, 30), skill=1.2)
+    few = patients_of(f"P{row}" for row in range(89))
+    look_at(looks, logits[:-1], labels[:-1], model="m", patients=few)
+    report = look_at(looks, logits, labels, model="m")
+    assert isinstance(report.accuracy, Suppressed)
+    assert isinstance(report.histograms, Suppressed)
+
+
+def test_an_ensemble_is_its_members_in_any_order() -> None:
+    """So that it is looked at once."""
+    assert ensemble_key(["a", "b"]) == ensemble_key(["b", "a"]) != ensemble_key(["a"])
+
+
+def test_a_damaged_look_is_an_error(tmp_path: Path) -> None:
+    """A site that forgot what it told would tell it again."""
+    look_at(HeldOutLooks(tmp_path), *held_out(1, (20, 20, 20)), model="m")
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(DataError):
+        HeldOutLooks(tmp_path)
