@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from stic_core.config import FederationConfig, ImageConfig
+from stic_core.data.dataset import SPLITS
 from stic_core.evaluation import ValidationReport
 from stic_core.protocol.audit_log import AuditLog, entry_of
 from stic_core.protocol.messages import (
@@ -70,8 +71,12 @@ class Echo:
         match instruction:
             case Describe():
                 self._plan = instruction.plan
+                classes = self._plan.task.classes
                 return SiteDescription(
-                    patients={"train": SplitCounts(n=1, classes={})},
+                    patients={
+                        split: SplitCounts(n=few * len(classes), classes=dict.fromkeys(classes, few))
+                        for split, few in zip(SPLITS, (1, 0, 0), strict=True)
+                    },
                     quarantined=0,
                     fingerprint="0" * 64,
                     test_fingerprint="0" * 64,
@@ -86,7 +91,7 @@ class Echo:
                 report = RoundReport(
                     round=instruction.round,
                     validation=ValidationReport(n=0, loss_sum=NOBODY, correct=NOBODY),
-                    examples=1,
+                    examples=len(self._plan.task.classes),
                     train_loss=1.0,
                     steps=0,
                     weights_digest=digest(weights, self._plan.tensors),

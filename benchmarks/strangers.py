@@ -3,16 +3,18 @@
     python benchmarks/strangers.py [--rounds 10] [--rate 1000] [--same-address] [--only NAME]
 
 The run is that of round_overhead.py: real processes, TLS, 12.9 MB each way, sites that answer at
-once. After quiet rounds come, for each attack, as many under the attack and as many in which the
-same attacker attacks another process that only accepts and closes: on a machine with few cores the
-attacker takes computing time from the rounds whatever it attacks, and that control says how much.
-Attackers run with `nice 19` and make at most `--rate` attempts a second, from 127.0.0.2; with
+once. Each attack has four phases of as many rounds: quiet; a control, in which the attacker attacks
+another process that only accepts and closes; the attack; and quiet again. On a machine with few
+cores the attacker takes computing time from the rounds whatever it attacks: the control says how
+much. Attackers run with `nice 19` and make at most `--rate` attempts a second, from 127.0.0.2; with
 `--same-address` from the sites' own address, as behind one proxy.
 
 The last line of the output is JSON. `ratio` is the median round under attack over the median quiet
 round beside it, `control_ratio` the same for the control; `rss_growth_mb` is the server's most
-resident memory under attack over the most of the quiet rounds before; `rss_mb` are the most in the
-quiet rounds before, under attack, in the control, and in the quiet rounds after.
+resident memory under attack over the most of the quiet rounds and of the control before it;
+`rss_mb` are the most of each phase, in order. The server's process gives freed blocks of 1 MB and
+more back at once (MALLOC_MMAP_THRESHOLD_); else the buffers of its messages, which glibc keeps by
+hundreds of MB, would hide what an attack takes.
 """
 
 from __future__ import annotations
@@ -254,7 +256,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     # More rounds than are measured: a phase begins in the middle of one.
     rounds = phases * (options.rounds + 30)
     server = subprocess.Popen(
-        [*this, "--as-server", str(folder), str(port), str(rounds)], stdout=subprocess.DEVNULL
+        [*this, "--as-server", str(folder), str(port), str(rounds)],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
     )
     dead = subprocess.Popen(["nice", "-n", "19", *this, "--as-sink", str(other)])
     within = options.rounds * options.patience
@@ -267,10 +271,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         before, memory = watch.phase(options.rounds, within=within)
         found: dict[str, Any] = {}
         for kind in kinds:
-            with attack(kind, port, options) as said:
-                under, most = watch.phase(options.rounds, within=within)
             with attack(kind, other, options):
                 control, control_memory = watch.phase(options.rounds, within=within)
+            with attack(kind, port, options) as said:
+                under, most = watch.phase(options.rounds, within=within)
             after, quiet_memory = watch.phase(options.rounds, within=within)
             quiet = statistics.median(before + after)
             found[kind] = {
@@ -279,8 +283,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "control_seconds": round(statistics.median(control), 3),
                 "ratio": round(statistics.median(under) / quiet, 2),
                 "control_ratio": round(statistics.median(control) / quiet, 2),
-                "rss_growth_mb": round(max(0.0, most - memory), 1),
-                "rss_mb": [round(one, 1) for one in (memory, most, control_memory, quiet_memory)],
+                "rss_growth_mb": round(max(0.0, most - max(memory, control_memory)), 1),
+                "rss_mb": [round(one, 1) for one in (memory, control_memory, most, quiet_memory)],
                 **said,
             }
             print(json.dumps({kind: found[kind]}), file=sys.stderr)

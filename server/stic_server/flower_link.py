@@ -436,5 +436,6 @@ class FleetServer:
             outcome = SubStatus.COMPLETED
         finally:
             stop.set()
-            state.finish_task(task_id, outcome, "")
+            state.finish_task(task_id, outcome, "")  # from here on nothing more is taken
+            self._replies.clear()
         return result

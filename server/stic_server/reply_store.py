@@ -143,6 +143,11 @@ class ReplyStore:
         with self._lock:
             self._replies = {name: one for name, one in self._replies.items() if one.node != node}
 
+    def clear(self) -> None:
+        """The run is over."""
+        with self._lock:
+            self._replies.clear()
+
     def held(self, node: int) -> tuple[int, int]:
         """How many names and how many bytes of a site are kept."""
         with self._lock:

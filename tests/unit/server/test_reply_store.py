@@ -105,7 +105,7 @@ def test_announcements_without_end() -> None:
 
 
 def test_what_a_site_left_goes_with_it() -> None:
-    """With the site's admission, or with the question; the others' stay."""
+    """With the site's admission, with the question, or with the run; the others' stay."""
     store = ReplyStore(most_bytes=100)
     for node in (1, 2):
         store.announce(node, _name(node), {_name(node): (), PART: ()})
@@ -114,6 +114,9 @@ def test_what_a_site_left_goes_with_it() -> None:
     assert store.held(1) == (0, 0)
     assert store.held(2) == (2, 4)
     store.drop(_name(2))
+    assert store.held(2) == (0, 0)
+    store.announce(2, WHOLE, SMALL)
+    store.clear()
     assert store.held(2) == (0, 0)
 
 
