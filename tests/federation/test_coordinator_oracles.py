@@ -89,7 +89,9 @@ def coordinator(tmp_path: Path) -> Coordinator:
     return Coordinator(tmp_path)
 
 
-def of_columns(columns: np.ndarray, *, state: float = 1.0, bias: tuple[float, float, float] = (0, 0, 0)) -> FlatArray:
+def of_columns(
+    columns: np.ndarray, *, state: float = 1.0, bias: tuple[float, float, float] = (0, 0, 0)
+) -> FlatArray:
     """Weights whose first class rises with clinical columns.
 
     Args:
