@@ -46,7 +46,7 @@ TYPES = (
     "stic_core.models.saved.SavedModel",
     "stic_core.models.saved.ModelDescription",
     "stic_core.prediction.RestoredModel",
-    "stic_core.evaluation.site.HeldOutReport",
+    "stic_core.evaluation.reports.HeldOutReport",
     "stic_core.statistics.auc.Estimate",
     "stic_core.statistics.auc.Auc",
     "stic_core.statistics.auc.AucTest",

@@ -8,16 +8,14 @@ from stic_core.evaluation.comparison import PairedReport, paired_report, pool_pa
 from stic_core.evaluation.document import Evaluation, evaluation_of, read_evaluation
 from stic_core.evaluation.figures import as_json
 from stic_core.evaluation.pooling import pool, site_figures
-from stic_core.evaluation.site import (
+from stic_core.evaluation.reports import (
     Accuracy,
     BinnedScores,
     CalibrationSums,
     HeldOutReport,
-    Near,
     ValidationReport,
-    site_report,
-    validation_report,
 )
+from stic_core.evaluation.site import Near, site_report, validation_report
 from stic_core.evaluation.table import figure, held_out_table
 from stic_core.evaluation.wording import (
     difference,

@@ -19,7 +19,7 @@ from stic_core.evaluation.document import (
 )
 from stic_core.evaluation.figures import AucFigure
 from stic_core.evaluation.pooling import Reports, macro_figure, pool, site_figures
-from stic_core.evaluation.site import Accuracy, HeldOutReport, ValidationReport
+from stic_core.evaluation.reports import Accuracy, HeldOutReport, ValidationReport
 from stic_core.statistics import Absent, Auc, AucTest, Estimate, IndependentProportions, NotEstimable
 
 

@@ -15,7 +15,8 @@ from stic_core.errors import DataError
 from stic_core.evaluation import consistency
 from stic_core.evaluation.document import PairFigures
 from stic_core.evaluation.figures import paired_accuracy
-from stic_core.evaluation.site import Accuracy, HeldOutReport, LabelArray, LogitArray, checked
+from stic_core.evaluation.reports import Accuracy, HeldOutReport
+from stic_core.evaluation.site import LabelArray, LogitArray, checked
 from stic_core.privacy.release import NOBODY, too_few, withheld
 from stic_core.statistics import Absent, Auc, AucTest, NotEstimable, Suppressed
 from stic_core.statistics.bounds import Count, Difference, Some

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 from stic_core import statistics
-from stic_core.evaluation.site import Accuracy
+from stic_core.evaluation.reports import Accuracy
 from stic_core.statistics import Absent, Auc, Estimate, Interval, NotEstimable, PooledAuc
 from stic_core.statistics.values import FORBID
 

@@ -22,7 +22,7 @@ from stic_core.evaluation.document import (
     ReliabilityBin,
 )
 from stic_core.evaluation.figures import AucFigure, Proportion, auc_figure, proportion
-from stic_core.evaluation.site import Accuracy, BinnedScores, CalibrationSums, HeldOutReport
+from stic_core.evaluation.reports import Accuracy, BinnedScores, CalibrationSums, HeldOutReport
 from stic_core.privacy.release import NOBODY
 from stic_core.statistics import (
     Absent,

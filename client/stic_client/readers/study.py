@@ -21,7 +21,7 @@ from stic_core.evaluation.document import Curve
 from stic_core.evaluation.figures import Json, PairedAccuracy, Proportion, auc_figure
 from stic_core.evaluation.readers.release import StudyFigures, figures_of, numbered, release
 from stic_core.evaluation.readers.study import Confusion, ReaderStudy, evaluate_readers, read_diagnoses
-from stic_core.evaluation.site import HeldOutReport
+from stic_core.evaluation.reports import HeldOutReport
 from stic_core.models.saved import ModelDescription, read_model
 from stic_core.privacy.looks import HeldOutLooks, patients_of
 from stic_core.protocol.audit_log import AuditLog, Entry

@@ -29,7 +29,7 @@ from stic_core.evaluation.readers.study import (
     Rate,
     ReaderStudy,
 )
-from stic_core.evaluation.site import Accuracy, HeldOutReport
+from stic_core.evaluation.reports import Accuracy, HeldOutReport
 from stic_core.privacy.confusion_cells import releasable
 from stic_core.privacy.release import too_few
 from stic_core.statistics import Absent, NotEstimable, Suppressed
