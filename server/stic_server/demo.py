@@ -58,6 +58,9 @@ def run_demo(folder: Path, *, runs: Path, seed: int, full: bool) -> None:
     for centre in CENTRES:
         _set_up_site(home, centre, port=federation.listen.port)
         _step(home, "stic-client", "--site", centre, "prepare")
+    for centre in CENTRES:
+        # Nobody's patients: a demo that is run again after an upgrade may look at them again.
+        shutil.rmtree(home / "sites" / centre / "held-out", ignore_errors=True)
     plan = home / "plan.json"  # it names the admitted sites
     _step(home, "stic-server", "plan", "--out", str(plan))
     for centre in CENTRES:
