@@ -51,7 +51,7 @@ from stic_core.statistics import log_loss_sum, margins
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
-from stic_core.training.head_check import check_head
+from stic_core.training.head_check import check_weights, fault_of_scores
 from stic_core.training.objectives import Objective, objective_of
 from stic_core.training.setup import TrainingSetup
 from stic_core.training.site_arrays import SiteArrays
@@ -302,7 +302,9 @@ class LocalRun:
                 expected=question.test_fingerprint[:12],
             )
         weights = None if question.members else self._checked(question, wire)
-        look = self.look_of(question) or self._look(question, weights)
+        look = self.look_of(question)
+        if look is None or look.report is None:
+            look = self._look(question, weights)
         return HeldOutAnswer(
             model=question.model,
             report=HeldOutReport.model_validate(look.report),
@@ -311,41 +313,51 @@ class LocalRun:
 
     def _look(self, question: EvaluateHeldOut, weights: FlatArray | None) -> Look:
         """Open the held-out set for a model, and write down what may leave of it."""
-        model = _key_of(question)
         labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
-        if weights is None:
-            logits = self._ensemble(question.members)
-        else:
+        if weights is not None:
             self.setup.load_weights(weights)
-            logits = self._predict("test").astype(np.float64)
-            check_head(self.setup.module, logits, self.setup.batches["test"].clinical, name=question.model)
-        bins = score_counts(margins(logits), labels, policy=self.policy)
-        starts, patients = tuple(one for one, _ in bins), self.held_out_patients
-        near = self.looks.nearest(logits, patients=patients, starts=starts, min_cell=self.policy.min_cell)
-        report = site_report(logits, labels, classes=classes, policy=self.policy, near=Near(*near))
-        look = Look(
+            check_weights(self.setup.module, name=question.model)
+        opened = Look(
             at=looks.now(),
             run_id=self.run_id,
             plan=self.plan.digest,
             name=question.model,
-            model=model,
+            model=_key_of(question),
             classes=classes,
-            patients=patients,
-            labels=tuple(int(label) for label in labels),
-            logits=tuple(tuple(map(float, row)) for row in logits),
-            starts=starts,
-            report=report.model_dump(mode="json"),
+            patients=self.held_out_patients,
+        )
+        self.looks.keep(opened)  # before anything is computed: whatever comes of it, it is a look
+        if weights is None:
+            logits = self._ensemble(question.members)
+        else:
+            logits = self._predict("test").astype(np.float64)
+            clinical = self.setup.batches["test"].clinical
+            if fault := fault_of_scores(self.setup.module, logits, clinical):
+                self.observer.note(f"model {question.model} is not told of: {fault}")
+                raise PlanRefusedError(f"model {question.model} sets patients apart as training does not")
+        bins = score_counts(margins(logits), labels, policy=self.policy)
+        starts, patients = tuple(one for one, _ in bins), opened.patients
+        near = self.looks.nearest(logits, patients=patients, starts=starts, min_cell=self.policy.min_cell)
+        report = site_report(logits, labels, classes=classes, policy=self.policy, near=Near(*near))
+        look = opened.model_copy(
+            update={
+                "labels": tuple(int(label) for label in labels),
+                "logits": tuple(tuple(map(float, row)) for row in logits),
+                "starts": starts,
+                "report": report.model_dump(mode="json"),
+            }
         )
         self.looks.keep(look)
         self.observer.note(
-            f"held-out set opened for model {question.model} ({model[:12]}): "
+            f"held-out set opened for model {question.model} ({look.model[:12]}): "
             f"{len(self.looks.at(patients))} models so far, {self.policy.held_out_models} allowed"
         )
         return look
 
     def _compared(self, look: Look, against: str | None) -> PairedReport | None:
         """A model compared with this one, once; None where it was never looked at."""
-        if against is None or (other := self._find_look(against)) is None:
+        other = None if against is None else self._find_look(against)
+        if against is None or other is None or other.report is None:
             return None
         if (kept := look.compared.get(against)) is None:
             pair = (other, look)
@@ -365,7 +377,7 @@ class LocalRun:
     def _ensemble(self, members: Sequence[str]) -> ScoreMatrix:
         """Logarithms of the members' mean probabilities, which are an ensemble's logits."""
         found = [self._find_look(member) for member in members]
-        scores = [look.scores for look in found if look is not None]
+        scores = [look.scores for look in found if look is not None and look.report is not None]
         if len(scores) < len(members):
             raise ProtocolError("an ensemble of models that this site has not evaluated")
         return logsumexp(log_softmax(np.stack(scores), axis=-1), axis=0) - np.log(len(members))

@@ -145,6 +145,12 @@ def paired_report(
     )
 
 
+def _first(values: Sequence[object]) -> Absent:
+    """Why no site says how often the models differ: the first one's policy, or that there is nobody."""
+    absent = [value for value in values if isinstance(value, NotEstimable | Suppressed)]
+    return next((value for value in absent if isinstance(value, Suppressed)), absent[0])
+
+
 def _discordant(
     b: int, c: int, *, policy: PolicyConfig, released: tuple[HeldOutReport, HeldOutReport]
 ) -> Discordant | Absent:
@@ -174,9 +180,7 @@ def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
     n, b, c = sum(n for n, _ in known), sum(d.b for _, d in known), sum(d.c for _, d in known)
     return PairFigures(
         n=n,
-        accuracy=paired_accuracy(b=b, c=c, n=n)
-        if known
-        else NotEstimable("no site releases how often the models differ"),
+        accuracy=paired_accuracy(b=b, c=c, n=n) if known else _first([r.discordant for r in order]),
         auc={name: _pooled_difference(order, name) for name in order[0].classes},
     )
 

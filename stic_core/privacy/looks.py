@@ -44,7 +44,8 @@ class Look(BaseModel):
         labels: (n,) class indices.
         logits: (n, k).
         starts: of each class's bins of scores.
-        report: what left of it.
+        report: what left of it; None where the set was opened and nothing left, as for a model that was
+            refused when its scores were there. That is a look as well: a refusal tells something.
         compared: what left of comparisons with it, by the other model's digest.
     """
 
@@ -57,10 +58,10 @@ class Look(BaseModel):
     model: str
     classes: tuple[str, ...]
     patients: tuple[str, ...]
-    labels: tuple[int, ...]
-    logits: tuple[tuple[float, ...], ...]
-    starts: tuple[Starts, ...]
-    report: dict[str, Any]
+    labels: tuple[int, ...] = ()
+    logits: tuple[tuple[float, ...], ...] = ()
+    starts: tuple[Starts, ...] = ()
+    report: dict[str, Any] | None = None
     compared: dict[str, dict[str, Any]] = {}
 
     @property
@@ -149,6 +150,8 @@ class HeldOutLooks:
         answers, groups = logits.argmax(axis=1), _groups(logits, starts)
         near_answers = near_scores = False
         for look in self.at(patients):
+            if look.report is None:
+                continue
             before, now = _common(look.patients, patients)
             others = len(look.patients) + len(patients) - 2 * len(now)
             earlier = look.scores

@@ -7,10 +7,15 @@ an object with one key, and pydantic reads that object back into the value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
+
+from pydantic import Field
 
 Interval: TypeAlias = tuple[float, float]
 """Lower and upper end of a confidence interval."""
+
+Reason = Annotated[str, Field(pattern=r"^[A-Za-z0-9]")]
+"""Words for a reader; as a cell of a table it must be no formula to a spreadsheet, as what begins with `=` is."""
 
 FORBID: dict[str, str] = {"extra": "forbid"}
 """Pydantic's configuration of the values that travel: unknown keys are refused."""
@@ -25,7 +30,7 @@ class NotEstimable:
         'no patients'
     """
 
-    not_estimable: str
+    not_estimable: Reason
 
     word: ClassVar[str] = "not estimable"
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
@@ -45,7 +50,7 @@ class Suppressed:
         'fewer than 5 patients'
     """
 
-    suppressed: str
+    suppressed: Reason
 
     word: ClassVar[str] = "suppressed"
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID

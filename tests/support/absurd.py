@@ -42,6 +42,7 @@ ABSURD = (
     "[[]]",
     '{"suppressed": "so"}',
     '{"not_estimable": ""}',
+    '{"suppressed": "=1+1"}',
     "[" * 200_000 + "]" * 200_000,
 )
 """As JSON text, since most of it cannot be said in Python."""

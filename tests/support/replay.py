@@ -95,7 +95,7 @@ def run_of(
     public_keys: Mapping[str, str] = MappingProxyType({}),
     local_only: bool = True,
 ) -> Ended:
-    """One round and the evaluation, with the tiny backbone.
+    """Three rounds and the evaluation, with the tiny backbone.
 
     Args:
         public_keys: of the sites, as the plan names them; who only repeats looks at no signature.
@@ -105,7 +105,7 @@ def run_of(
         {
             "name": "test",
             "model": {"backbone": "tiny"},
-            "rounds": 1,
+            "rounds": 3,
             "training": {"views": 1, "batch_size": 4},
             "local_only": local_only,
             "runs": folder / "runs",
@@ -122,7 +122,7 @@ def run_of(
 
 def listen(folder: Path, *, sites: int = 3) -> tuple[Said, Ended]:
     """A run of real participants with random patients, who keep as little back as they may, and all that they say."""
-    counts, made = {"train": 3, "val": 6, "test": 33}, {}
+    counts, made = {"train": 6, "val": 6, "test": 33}, {}
     for number, name in enumerate(f"center{number}" for number in range(1, sites + 1)):
         config = participant(folder / name, site=name, seed=number, counts=counts).config
         policy = config.policy.model_copy(update={"min_cell": 2, "min_class": 2})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ class Tracker:
         while True:
             run_id = f"attack-{number}"
             for place, combination in enumerate(self.combinations):
-                model = crafted(combination, plain=bool((number + place) % 2), seed=number)
+                model = crafted(combination, plain=not (number + place) % 2, seed=number)
                 if place < self.plan.rounds + 1:  # as a round's model first, so that the site has seen it
                     yield self._round(run_id, place + 1, self.weights if place == 0 else model)
                 yield self._held_out(run_id, "federated", model, best_round=min(place, self.plan.rounds))
@@ -116,7 +117,7 @@ class Tracker:
         )
 
     def _held_out(
-        self, run_id: str, name: str, weights: FlatArray, **facts: object
+        self, run_id: str, name: str, weights: FlatArray, **facts: Any
     ) -> tuple[EvaluateHeldOut, FlatArray]:
         question = EvaluateHeldOut(
             run_id=run_id,

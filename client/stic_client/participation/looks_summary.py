@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from stic_client.participation.shown_models import validated
+from stic_client.participation.shown_models import shown_under
 from stic_core.evaluation import HeldOutReport
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.statistics import Absent
@@ -34,16 +34,20 @@ def looks_in_words(folder: Path, *, allowed: int, run: str | None = None) -> str
         ]
     if not sets:
         lines.append(f"held-out patients: no model was looked at; {allowed} are allowed in all runs")
-    for name, (rounds, models) in sorted(validated(folder / "runs").items()):
-        if run in {None, name}:
+    for shown in shown_under(folder / "plans"):
+        if run is None or run in shown.runs:
             lines.append(
-                f"validation patients: run {name} asked for the loss of {models} models in {rounds} rounds"
+                f"validation patients: plan {shown.plan[:12]} asked for the loss of "
+                f"{sum(map(len, shown.rounds.values()))} models in {len(shown.rounds)} rounds"
             )
     return "\n".join(lines)
 
 
 def _left(look: Look) -> Iterator[str]:
     """What left of a look, kind by kind."""
+    if look.report is None:
+        yield "nothing"
+        return
     report = HeldOutReport.model_validate(look.report)
     aucs = sum(not isinstance(auc, Absent) for auc in report.auc.values())
     if aucs:

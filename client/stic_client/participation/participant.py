@@ -200,7 +200,7 @@ class Participant:
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
         self._shown = ShownModels(
-            self.config.held_out / "runs", run_id=question.run_id, plan=plan, note=self.observer.note
+            self.config.held_out / "plans", run_id=question.run_id, plan=plan, note=self.observer.note
         )
         self._models.reserve(plan)
         with self.disk.room_for_run(question):

@@ -1,9 +1,10 @@
-"""Which models a site recognises: those that a run showed it in its rounds, its own, and the other hospitals'.
+"""Which models a site recognises: those that a plan's rounds showed it, its own, and the other hospitals'.
 
 A server that could ask about any weights would build models that test one patient at a time. So a
 site answers for a model of this federation alone: the first weights are named in the plan, each
 round has its model, after the held-out set was opened there are no further rounds, the final model
-is one of the rounds', and each hospital's own model carries that hospital's signature. What was
+is one of the rounds', and each hospital's own model carries that hospital's signature. All of that
+is counted by plan: a plan that was approved once is no licence for any number of runs. What was
 shown is on the disk before it is answered, so that a restart forgets nothing.
 """
 
@@ -27,14 +28,19 @@ from stic_core.protocol.messages import (
 from stic_core.system.files import PRIVATE, write_atomically
 from stic_core.system.keys import signed_by
 
-_PER_ROUND = 2
-"""Models of one round: the second is for a server that was restored from the checkpoint before the last."""
+PER_ROUND = 3
+"""Models of one round, over all runs of a plan: a server may be restored from the checkpoint before the last,
+and a run be done again, which on a GPU gives other bits."""
+
+_RUNS = 100
 
 
-class _Shown(BaseModel):
-    """What a run showed so far.
+class Shown(BaseModel):
+    """What a plan showed so far.
 
     Args:
+        plan: its hash.
+        runs: under which it was shown, the last ones.
         rounds: digests of the models that came with each round.
         own: of the model that the site trained on its own, last.
         evaluating: the held-out set was opened, or the site trained a model of its own.
@@ -44,6 +50,7 @@ class _Shown(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     plan: str
+    runs: list[str] = []
     rounds: dict[int, list[str]] = {}
     own: str | None = None
     evaluating: bool = False
@@ -51,27 +58,21 @@ class _Shown(BaseModel):
 
 
 class ShownModels:
-    """What one run showed to one site.
+    """What one plan showed to one site.
 
     Args:
-        folder: holds a file for each run.
+        folder: holds a file for each plan.
         run_id: of the run.
         plan: the plan that the site accepted.
         note: told what an operator should know.
 
     Raises:
-        DataError: the run's file is damaged.
+        DataError: the plan's file is damaged.
     """
 
     def __init__(self, folder: Path, *, run_id: str, plan: RunPlan, note: Callable[[str], None]) -> None:
-        self._path, self._run_id, self._plan, self._note = folder / f"{run_id}.json", run_id, plan, note
-        self._shown = _read(self._path) or _Shown(plan=plan.digest)
-        if self._shown.plan != plan.digest:
-            raise PlanRefusedError(
-                f"run {run_id} has another plan than before",
-                got=plan.digest[:12],
-                expected=self._shown.plan[:12],
-            )
+        self._path, self._run_id, self._plan, self._note = folder / f"{plan.digest}.json", run_id, plan, note
+        self._shown = _read(self._path) or Shown(plan=plan.digest)
 
     def check(self, question: TrainRound | TrainLocal | EvaluateHeldOut) -> None:
         """Refuse a model that the site does not recognise; remember the others.
@@ -91,6 +92,9 @@ class ShownModels:
                     self._shown.evaluating = True
                     self._check_held_out(question)
             if self._shown != before:
+                self._shown.runs = [*(run for run in before.runs if run != self._run_id), self._run_id][
+                    -_RUNS:
+                ]
                 self._save()
         except (PlanRefusedError, OSError):  # on a full disk the same question comes again
             self._shown = before
@@ -124,9 +128,9 @@ class ShownModels:
                 f"another model in round {question.round}",
                 expected="no more, since the held-out patients were looked at",
             )
-        if len(seen) >= _PER_ROUND:
+        if len(seen) >= PER_ROUND:
             raise PlanRefusedError(
-                f"one more model in round {question.round}", expected=f"at most {_PER_ROUND} per round"
+                f"one more model in round {question.round}", expected=f"at most {PER_ROUND} per round"
             )
         seen.append(question.weights_digest)
 
@@ -194,23 +198,20 @@ class ShownModels:
         write_atomically(self._path, self._shown.model_dump_json(), mode=PRIVATE)
 
 
-def validated(folder: Path) -> dict[str, tuple[int, int]]:
-    """Of each run in a folder: in how many rounds, and of how many models, the site gave the validation loss."""
-    found = {}
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        if (shown := _read(path)) is not None:
-            found[path.stem] = (len(shown.rounds), sum(map(len, shown.rounds.values())))
-    return found
+def shown_under(folder: Path) -> list[Shown]:
+    """What each plan in a folder showed."""
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    return [shown for path in paths if (shown := _read(path)) is not None]
 
 
-def _read(path: Path) -> _Shown | None:
+def _read(path: Path) -> Shown | None:
     try:
-        return _Shown.model_validate_json(path.read_bytes())
+        return Shown.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{path.parent.name}/{path.name}, what a run showed, cannot be read",
+            f"{path.parent.name}/{path.name}, what a plan showed, cannot be read",
             got=type(error).__name__,
-            advice="Restore it from a backup, or ask the coordinator for a new run.",
+            advice="Restore it from a backup, or ask the coordinator for a new plan.",
         ) from None

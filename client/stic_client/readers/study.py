@@ -144,7 +144,7 @@ def study_readers(
             policy=config.policy,
             names=called,
             classes=task.classes,
-            model=None if look is None else HeldOutReport.model_validate(look.report),
+            model=None if look is None or look.report is None else HeldOutReport.model_validate(look.report),
             **facts,
         )
         _export(config, let_out.model_dump_json(indent=1) + "\n", path=export, run=description.run_id)

@@ -99,6 +99,8 @@ ROUND = (
         ('"train_loss":0.5', '"train_loss":1e308'),
         ('"train_loss":0.5', '"train_loss":true'),
         ('"steps":4', '"steps":null'),
+        ('"correct":7', '"correct":{"suppressed":"=1+1"}'),
+        ('"correct":7', '"correct":{"suppressed":""}'),
         ('"compute_seconds":0.1', '"compute_seconds":1e9'),
         ('"version":4', '"version":"3"'),
     ],
