@@ -47,11 +47,11 @@ from stic_core.protocol.messages import (
     TrainLocal,
     TrainRound,
 )
-from stic_core.statistics import log_loss_sum, margins
+from stic_core.statistics import LOSS_CAP, capped_loss_sum, margins
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
-from stic_core.training.head_check import check_weights, fault_of_scores
+from stic_core.training.head_check import check_columns, classifier_inputs, fault_of_scores
 from stic_core.training.objectives import Objective, objective_of
 from stic_core.training.setup import TrainingSetup
 from stic_core.training.site_arrays import SiteArrays
@@ -90,6 +90,8 @@ class LocalRun:
     kept: SiteArrays = field(default_factory=SiteArrays)
     looks: HeldOutLooks = field(default_factory=HeldOutLooks)
 
+    _fresh: FlatArray = field(init=False)
+
     def __post_init__(self) -> None:
         if trainable_specs(self.setup.module) != self.plan.tensors:
             raise PlanRefusedError(
@@ -97,6 +99,7 @@ class LocalRun:
                 got="names or shapes of a different model",
                 expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
             )
+        self._fresh = get_flat(self.setup.module)
 
     def describe(self) -> SiteDescription:
         """What the site takes part with."""
@@ -173,8 +176,22 @@ class LocalRun:
             if digest(weights, self.plan.tensors) == question.weights_digest:
                 if not np.isfinite(weights).all():
                     raise ProtocolError("the weights hold NaN or infinite values")
+                self._check_fresh(question, weights)
                 return weights
         raise ProtocolError("the weights do not match the digest in the message")
+
+    def _check_fresh(self, question: Work, weights: FlatArray) -> None:
+        """First weights are those of the plan's seed, unless the plan says that they are an earlier model's.
+
+        To a hundredth, since they are rounded in transit and another machine's last bits may differ.
+        """
+        first = isinstance(question, TrainLocal) or (isinstance(question, TrainRound) and question.round == 1)
+        if first and not self.plan.warm_start and not np.allclose(weights, self._fresh, rtol=1e-2, atol=1e-2):
+            raise PlanRefusedError(
+                "the first weights",
+                got="others than the plan's seed gives",
+                expected="fresh ones, as approved",
+            )
 
     # ---- training -----------------------------------------------------------------------
 
@@ -204,7 +221,7 @@ class LocalRun:
             round=question.round,
             validation=validation,
             examples=examples,
-            train_loss=rounded(loss) if tells and loss is not None else None,
+            train_loss=rounded(min(loss, LOSS_CAP)) if tells and loss is not None else None,
             steps=steps,
             compute_seconds=time.perf_counter() - began,
             weights_digest=None if arrived is None else digest(arrived, self.plan.tensors),
@@ -246,7 +263,7 @@ class LocalRun:
     def _own_loss(self) -> float | None:
         """Mean validation loss for this site's own eyes, whatever its policy releases."""
         labels = self.setup.batches["val"].labels
-        return log_loss_sum(self._predict("val"), labels=labels) / len(labels) if len(labels) else None
+        return capped_loss_sum(self._predict("val"), labels=labels) / len(labels) if len(labels) else None
 
     def _train_local(self, weights: FlatArray) -> tuple[LocalReport, FlatArray]:
         """As many epochs as the federation's, one optimiser throughout, the best by own validation."""
@@ -316,7 +333,7 @@ class LocalRun:
         labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
         if weights is not None:
             self.setup.load_weights(weights)
-            check_weights(self.setup.module, name=question.model)
+            check_columns(self.setup.module, name=question.model)
         opened = Look(
             at=looks.now(),
             run_id=self.run_id,
@@ -330,14 +347,21 @@ class LocalRun:
         if weights is None:
             logits = self._ensemble(question.members)
         else:
-            logits = self._predict("test").astype(np.float64)
-            clinical = self.setup.batches["test"].clinical
-            if fault := fault_of_scores(self.setup.module, logits, clinical):
+            with classifier_inputs(self.setup.module) as inputs:
+                logits = self._predict("test").astype(np.float64)
+            if fault := fault_of_scores(self.setup.module, logits, inputs):
                 self.observer.note(f"model {question.model} is not told of: {fault}")
                 raise PlanRefusedError(f"model {question.model} sets patients apart as training does not")
         bins = score_counts(margins(logits), labels, policy=self.policy)
         starts, patients = tuple(one for one, _ in bins), opened.patients
-        near = self.looks.nearest(logits, patients=patients, starts=starts, min_cell=self.policy.min_cell)
+        near = self.looks.nearest(
+            logits,
+            plan=self.plan.digest,
+            patients=patients,
+            classes=classes,
+            starts=starts,
+            min_cell=self.policy.min_cell,
+        )
         report = site_report(logits, labels, classes=classes, policy=self.policy, near=Near(*near))
         look = opened.model_copy(
             update={

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stic_core import statistics
 from stic_core.errors import DataError, PlanRefusedError
-from stic_core.privacy.score_bins import Starts, moved
+from stic_core.privacy.score_bins import Starts, moved, out_of_order
 from stic_core.system.files import PRIVATE, write_atomically
 
 LabelArray = npt.NDArray[np.integer]
@@ -133,34 +133,51 @@ class HeldOutLooks:
         self,
         logits: statistics.Scores,
         *,
+        plan: str,
         patients: Sequence[str],
+        classes: Sequence[str],
         starts: Sequence[Starts],
         min_cell: int,
     ) -> tuple[bool, bool]:
-        """Whether an earlier look differs by fewer than `min_cell` patients, but by some.
+        """Whether an earlier look could be subtracted, to leave fewer than `min_cell` patients.
+
+        Under one plan a server has one model of its own making, so there only whole groupings are
+        compared. Models of two plans may have been made for each other: the same answers under other
+        bins, or the same order with other borders, between two of which may lie one patient.
 
         Args:
             logits: (n, k) of the model that is looked at now.
-            patients: as in `Look`.
+            plan, patients, classes: as in `Look`.
             starts: of each class's bins of scores.
 
         Returns:
-            Whether it does in the predicted classes, and in the bins of a class's scores.
+            Whether it could in the predicted classes, and in the bins or the order of a class's scores.
         """
-        answers, groups = logits.argmax(axis=1), _groups(logits, starts)
+        answers, groups, scores = logits.argmax(axis=1), _groups(logits, starts), statistics.margins(logits)
         near_answers = near_scores = False
         for look in self.at(patients):
             if look.report is None:
                 continue
             before, now = _common(look.patients, patients)
             others = len(look.patients) + len(patients) - 2 * len(now)
-            earlier = look.scores
-            near_answers |= 0 < others + moved(earlier.argmax(axis=1)[before], answers[now]) < min_cell
-            near_scores |= any(
-                0 < others + moved(one[before], other[now]) < min_cell
-                for one in _groups(earlier, look.starts)
-                for other in groups
-            )
+            were = [group[before] for group in _groups(look.scores, look.starts)]
+            are = [group[now] for group in groups]
+            answered = others + moved(look.scores.argmax(axis=1)[before], answers[now])
+            same_bins = len(were) == len(are) and all(map(np.array_equal, were, are))
+            if answered == 0 and same_bins and look.classes == tuple(classes):
+                continue  # the same figures again
+            apart = look.plan != plan
+            near_answers |= (0 if apart else 1) <= answered < min_cell
+            near_scores |= any(0 < others + moved(one, other) < min_cell for one in were for other in are)
+            if apart:
+                # Another scale of the logits keeps the answers, and changes the order a little.
+                least = len(now) / 3 if answered < min_cell else min_cell
+                earlier = statistics.margins(look.scores)[before]
+                near_scores |= any(
+                    others + out_of_order(earlier[:, k], scores[now, k]) < least
+                    for k in range(min(len(were), len(are)))
+                    if others or not np.array_equal(were[k], are[k])
+                )
         return near_answers, near_scores
 
 

@@ -9,6 +9,7 @@ histogram speaks of keeps a range that wide.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,23 @@ def moved(before: npt.NDArray[np.integer], after: npt.NDArray[np.integer]) -> in
     table = np.zeros((int(before.max(initial=0)) + 1, int(after.max(initial=0)) + 1), dtype=np.int64)
     np.add.at(table, (before, after), 1)
     return int(table.sum()) - int(min(table.max(axis=0).sum(), table.max(axis=1).sum()))
+
+
+def out_of_order(before: Scores, after: Scores) -> int:
+    """How many patients must be left out for two models to order them alike.
+
+    Args:
+        before, after: (n,) each patient's score.
+
+    Example:
+        >>> out_of_order(np.array([1.0, 2.0, 3.0, 4.0]), np.array([10.0, 40.0, 20.0, 30.0]))
+        1
+    """
+    ends: list[float] = []  # of the best rising sequence of each length
+    for score in after[np.lexsort((after, before))]:
+        place = bisect_right(ends, score)
+        ends[place : place + 1] = [score]
+    return len(after) - len(ends)
 
 
 def _undecided(starts: Starts, *, classes: int) -> tuple[int, int]:

@@ -72,6 +72,7 @@ class RunPlan(BaseModel):
         rounds: 0 where nothing is trained and a model is only evaluated.
         sites: the admitted hospitals and their public keys, as `site.pub` holds them.
         initial: digest of the weights that training begins with; None where nothing is trained.
+        warm_start: those are an earlier model's, and not the fresh ones of `seed`.
         evaluates: digest of the model that is evaluated and not trained; None where one is trained.
         tensors: what travels, in the order of the flat array.
         clinical_columns: the clinical vector's columns, in order.
@@ -92,6 +93,7 @@ class RunPlan(BaseModel):
     transport: Transport = "float32"
     sites: dict[SiteName, PublicKey] = {}
     initial: Digest | None = None
+    warm_start: bool = False
     evaluates: Digest | None = None
     tensors: tuple[TensorSpec, ...]
     clinical_columns: tuple[str, ...] = COLUMNS
@@ -120,6 +122,7 @@ class RunPlan(BaseModel):
             transport=config.transport,
             sites=dict(sites),
             initial=initial,
+            warm_start=config.warm_start is not None,
             tensors=tensors,
         )
 

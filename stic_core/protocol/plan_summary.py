@@ -33,7 +33,7 @@ def described(plan: RunPlan) -> list[tuple[str, str]]:
         else f"{plan.image.crop_mm:g} mm around the lesion",
         "optimiser": f"learning rate {training.learning_rate:g}, batches of {training.batch_size}",
         "weights sent": f"{len(plan.tensors)} tensors, {values:,} values, {plan.transport}",
-        "first weights": (plan.initial or plan.evaluates or "not named")[:12],
+        "first weights": f"{(plan.initial or plan.evaluates or 'not named')[:12]}, {_origin(plan)}",
         "own model sent too": "yes, for comparison" if plan.local_only else "no",
         "hospitals": "; ".join(f"{site} {line_fingerprint(key)}" for site, key in plan.sites.items())
         or "not named",
@@ -41,6 +41,12 @@ def described(plan: RunPlan) -> list[tuple[str, str]]:
         "clinical columns": ", ".join(plan.clinical_columns),
     }
     return list(facts.items())
+
+
+def _origin(plan: RunPlan) -> str:
+    if plan.evaluates:
+        return "the model that is evaluated"
+    return "of an earlier model" if plan.warm_start else f"fresh, from seed {plan.seed}"
 
 
 def _trains(plan: RunPlan) -> str:

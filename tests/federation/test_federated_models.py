@@ -80,9 +80,9 @@ def test_the_server_says_the_rate_of_each_round(tmp_path: Path) -> None:
 
 
 def test_a_run_stops_early(tmp_path: Path) -> None:
-    """Steps too large to help anybody: it stops long before its 30 rounds, and is evaluated."""
+    """Steps too large to help for long: it stops long before its 30 rounds, and is evaluated."""
     run, _, recorder = _run(
-        tmp_path, model={}, rounds=30, training={"early_stopping": 2, "learning_rate": 0.1}
+        tmp_path, model={}, rounds=30, training={"early_stopping": 2, "learning_rate": 0.005}
     )
     assert len(run.read_rounds()) < 30
     assert any("stopped early after round" in note for note in recorder.notes)

@@ -10,7 +10,7 @@ from stic_core.config import FederationConfig
 from stic_core.data.dataset import load_dataset
 from stic_core.evaluation import HeldOutReport
 from stic_core.privacy.confusion_cells import Releasable, ranges
-from stic_core.privacy.looks import HeldOutLooks
+from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.score_bins import decided
 from stic_core.protocol.messages import Describe, Report, SiteDescription
 from stic_core.tensors.flat import FlatArray
@@ -51,6 +51,13 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Participa
     return made, site
 
 
+def told(site: Participant) -> list[Look]:
+    """The looks of which something left."""
+    found = [look for look in HeldOutLooks(site.config.held_out) if look.report is not None]
+    assert found
+    return found
+
+
 def test_two_thousand_questions_open_the_held_out_set_once_a_model(
     attack: tuple[Tracker, Participant],
 ) -> None:
@@ -69,14 +76,14 @@ def test_two_thousand_questions_open_the_held_out_set_once_a_model(
 def test_a_head_that_ignores_the_images_is_never_answered(attack: tuple[Tracker, Participant]) -> None:
     """The textbook's model is refused with a figure; what was answered are models whose images count."""
     _, site = attack
-    for look in HeldOutLooks(site.config.held_out):
+    for look in told(site):
         assert np.abs(look.scores).max() < 40
 
 
 def test_what_was_answered_determines_no_patient(attack: tuple[Tracker, Participant]) -> None:
     """The auditor: every hidden count keeps its range, every bin its patients, and no two looks differ by a few."""
     _, site = attack
-    for look in HeldOutLooks(site.config.held_out):
+    for look in told(site):
         report = HeldOutReport.model_validate(look.report)
         assert isinstance(report.histograms, dict)
         said = []

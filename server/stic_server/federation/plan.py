@@ -93,7 +93,13 @@ def evaluation_of(
     )
     return Proposal(
         plan.model_copy(
-            update={"rounds": 0, "evaluates": about.digest, "local_only": False, "transport": "float32"}
+            update={
+                "rounds": 0,
+                "evaluates": about.digest,
+                "local_only": False,
+                "transport": "float32",
+                "warm_start": False,
+            }
         ),
         saved.weights,
     )

@@ -34,13 +34,13 @@ def plan() -> RunPlan:
     """Of a small federation that begins with zeros."""
     made = training_of(_federation()).plan
     zeros = np.zeros(sum(spec.size for spec in made.tensors), dtype=np.float32)
-    return made.model_copy(update={"initial": digest(zeros, made.tensors)})
+    return made.model_copy(update={"initial": digest(zeros, made.tensors), "warm_start": True})
 
 
 def _other(**changes: object) -> RunPlan:
     made = training_of(_federation(**changes)).plan
     zeros = np.zeros(sum(spec.size for spec in made.tensors), dtype=np.float32)
-    return made.model_copy(update={"initial": digest(zeros, made.tensors)})
+    return made.model_copy(update={"initial": digest(zeros, made.tensors), "warm_start": True})
 
 
 # ---- the hash and the words --------------------------------------------------------------

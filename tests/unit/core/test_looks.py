@@ -27,12 +27,15 @@ def look_at(
     model: str,
     plan: str = "p",
     patients: tuple[str, ...] | None = None,
+    classes: tuple[str, ...] = CLASSES,
 ) -> HeldOutReport:
     """Look at a model as a site does, and keep the look."""
     patients = patients or patients_of(f"P{row}" for row in range(len(labels)))
     starts = tuple(one for one, _ in score_counts(margins(logits), labels, policy=POLICY))
-    near = looks.nearest(logits, patients=patients, starts=starts, min_cell=POLICY.min_cell)
-    report = site_report(logits, labels, classes=CLASSES, policy=POLICY, near=Near(*near))
+    near = looks.nearest(
+        logits, plan=plan, patients=patients, classes=classes, starts=starts, min_cell=POLICY.min_cell
+    )
+    report = site_report(logits, labels, classes=classes, policy=POLICY, near=Near(*near))
     looks.keep(
         Look(
             at=now(),
@@ -40,7 +43,7 @@ def look_at(
             plan=plan,
             name="federated",
             model=model,
-            classes=CLASSES,
+            classes=classes,
             patients=patients,
             labels=tuple(map(int, labels)),
             logits=tuple(tuple(map(float, row)) for row in logits),
@@ -103,6 +106,25 @@ def test_a_model_that_moves_few_patients_tells_nothing(tmp_path: Path) -> None:
     # A model that is another one is told in full.
     other = look_at(looks, *held_out(4, (30, 30, 30), skill=1.2), model="other")
     assert isinstance(other.histograms, dict)
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.5, 2.0])
+def test_the_same_order_with_other_borders_tells_nothing(factor: float) -> None:
+    """All logits times a factor, under another plan: counts up to two borders would differ by single patients."""
+    looks = HeldOutLooks()
+    logits, labels = held_out(3, (30, 25, 25), skill=1.2)
+    assert isinstance(look_at(looks, logits, labels, model="m").histograms, dict)
+    report = look_at(looks, factor * logits, labels, model="scaled", plan="q")
+    assert isinstance(report.histograms, Suppressed)
+
+
+def test_the_same_groups_tell_nothing_of_other_classes() -> None:
+    """Classes in another order under the same logits: more sums of the same matrix, and of its hidden cells."""
+    looks = HeldOutLooks()
+    logits, labels = held_out(3, (30, 25, 25), skill=1.2)
+    look_at(looks, logits, labels, model="m")
+    report = look_at(looks, logits, (labels + 1) % 3, model="n", plan="q", classes=("META", "HCC", "ICC"))
+    assert isinstance(report.accuracy, Suppressed)
 
 
 def test_a_set_with_one_patient_more_tells_nothing(tmp_path: Path) -> None:
