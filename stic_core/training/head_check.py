@@ -41,6 +41,9 @@ LEAST_APART = 0.9
 LARGEST_LOGIT = 1e4
 """An overconfident network has logits of hundreds; beside 2^32 a float32 drops whatever a patient adds."""
 
+_ORDER_FROM = 20
+"""Patients; of fewer, an honest model's order may hang on no image."""
+
 _EXCHANGES = 20
 """Ways of giving patients each other's images that the correlation is averaged over."""
 
@@ -88,9 +91,10 @@ def least_in_order(module: nn.Module, inputs: list[Tensor]) -> float | None:
         inputs: as `classifier_inputs` collected them.
 
     Returns:
-        None for a head without clinical columns, or fewer than two patients.
+        None for a head without clinical columns, or for few patients, whose order little can change.
     """
-    if not _takes_columns(module) or (n := sum(map(len, inputs))) < 2:
+    n = sum(map(len, inputs))
+    if not _takes_columns(module) or n < _ORDER_FROM:
         return None
     fused, classifier = torch.cat(inputs), head_in(module).classifier
     with torch.inference_mode():

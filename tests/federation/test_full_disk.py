@@ -333,4 +333,4 @@ def test_what_a_site_was_shown_is_on_its_disk_before_it_answers(tmp_path: Path, 
         assert not list(folder.iterdir())
     disk.clear()
     shown.check(question)
-    assert [path.name for path in folder.iterdir()] == ["r.json"]
+    assert [path.name for path in folder.iterdir()] == [f"{plan.digest}.json"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from stic_core import statistics
 from stic_core.statistics import Estimate
@@ -26,3 +27,8 @@ def macro_auc(scores: Scores) -> float | None:
         return None
     found = statistics.macro(statistics.margins(logits), labels=labels)
     return found.value if isinstance(found, Estimate) else None
+
+
+def rights(scores: Scores) -> npt.NDArray[np.bool_]:
+    """Whether each patient's most probable class is the true one, over all sites in the order of their names."""
+    return np.concatenate([scores[site][0].argmax(axis=1) == scores[site][1] for site in sorted(scores)])

@@ -111,6 +111,7 @@ class SimulatedSites:
                         progress=self._progress,
                     ),
                     policy=self._policy,
+                    judges_heads=False,
                 )
                 return self._runs[site].describe(), None
             case Finish():

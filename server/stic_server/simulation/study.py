@@ -244,7 +244,7 @@ def _one_seed(
             "up": round(sum(row["bytes_up"] for row in rounds) / len(rounds)),
         },
         "models": models_of_seed(evaluation, scores),
-        "pairs": pairs_of(evaluation),
+        "pairs": pairs_of(scores),
     }
 
 

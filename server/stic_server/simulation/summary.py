@@ -14,8 +14,8 @@ from scipy import stats
 
 from stic_core import statistics
 from stic_core.evaluation import Evaluation, as_json
-from stic_core.evaluation.figures import AucFigure, PairedAccuracy, paired_accuracy
-from stic_server.simulation.scores import Scores, macro_auc
+from stic_core.evaluation.figures import AucFigure, paired_accuracy
+from stic_server.simulation.scores import Scores, macro_auc, rights
 
 Json: TypeAlias = Any
 
@@ -74,12 +74,16 @@ def estimation_error(seeds: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]
     return {"mean": float(np.mean(errors)), "worst": max(errors), "n": len(errors)}
 
 
-def pairs_of(evaluation: Evaluation) -> dict[str, dict[str, int]]:
-    """How often the federated model alone was right (b), and the other alone (c), of n patients."""
+def pairs_of(scores: Mapping[str, Scores]) -> dict[str, dict[str, int]]:
+    """How often the federated model alone was right (b), and the other alone (c), of n patients.
+
+    From the scores: sites would keep small counts back.
+    """
+    right = {name: rights(of_model) for name, of_model in scores.items()}
+    own = right.pop(FEDERATED)
     return {
-        name: {"n": found.pooled.n, "b": accuracy.b, "c": accuracy.c}
-        for name, found in evaluation.comparison.items()
-        if isinstance(accuracy := found.pooled.accuracy, PairedAccuracy)
+        name: {"n": len(own), "b": int((own & ~other).sum()), "c": int((other & ~own).sum())}
+        for name, other in right.items()
     }
 
 
