@@ -9,7 +9,7 @@ from stic_core import statistics
 from stic_core.evaluation import Evaluation, favours, listed, multiplicity, p_text, paired_sentence
 from stic_core.evaluation.document import Comparison, PairFigures
 from stic_core.evaluation.figures import AucFigure, PairedAccuracy
-from stic_core.statistics import MARGIN, Absent, AucTest, NotEstimable
+from stic_core.statistics import MARGIN, Absent, AucTest, NotEstimable, Suppressed
 from stic_server.report import plots
 from stic_server.report.wording import absent, spoken, title_of
 
@@ -109,7 +109,10 @@ def _lead(compared: Mapping[str, Comparison]) -> str:
         if isinstance(accuracy, Absent):
             continue
         side = favours(accuracy)
-        text = f"{spoken(other)} ({accuracy.b} to {accuracy.c}, {p_text(accuracy.p)})"
+        sets = [pair for pair in found.sites.values() if isinstance(pair, PairFigures)]
+        kept = any(isinstance(pair.accuracy, Suppressed) for pair in sets)
+        of = f" of the {found.pooled.n} patients whose hospitals say so" if kept else ""
+        text = f"{spoken(other)} ({accuracy.b} to {accuracy.c}{of}, {p_text(accuracy.p)})"
         (settled if side > 0 else worse if side < 0 else open_ones).append(text)
     if not (settled or worse or open_ones):
         return ""
