@@ -39,8 +39,8 @@ MEANING = """\
 - The first simulation was computed twice. In between, macro AUC over all held-out patients was changed from the
   federation's own estimate to one computed from the scores themselves; the models were the same, bit for bit.
 - The phases are aligned by the transform that moved them: this measures the federation, not registration.
-- Both simulations are of the version before protocol 4. Training and the scores are the same since; the federation's own
-  estimate from histograms now has other bins (decision 32), so "from histograms" here is the earlier one's.
+- Both simulations are of the version before protocol 4. Training and the scores are the same since; the federation's
+  own estimate from histograms now has other bins (decision 32), so "from histograms" here is the earlier one's.
 - The intervals are over seeds: other patients of the same two phantom centres, and other initial weights. They say
   nothing about a third centre.
 - The centralised model and the sites' own models keep one optimiser throughout; the federation starts a fresh one
