@@ -29,7 +29,7 @@ def site_certificate(key: ec.EllipticCurvePrivateKey) -> bytes:
     own = (
         _builder(subject=_name("site"), issuer=_issuer(key.public_key()), key=key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(key, hashes.SHA384())
     )
@@ -49,7 +49,7 @@ def trust_anchor(key: ec.EllipticCurvePublicKey) -> bytes:
     anchor = (
         _builder(subject=_issuer(key), issuer=_name("admitted"), key=key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True), critical=True)
+        .add_extension(key_usage(key_cert_sign=True), critical=True)
         .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     )
     return anchor.public_bytes(serialization.Encoding.DER)
@@ -96,7 +96,10 @@ def _builder(
     )
 
 
-def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x509.KeyUsage:
+def key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    """What a certificate's key may do, and nothing else."""
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=False,
@@ -104,7 +107,7 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False) -> x
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=key_cert_sign,
-        crl_sign=False,
+        crl_sign=crl_sign,
         encipher_only=False,
         decipher_only=False,
     )

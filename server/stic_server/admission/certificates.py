@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from stic_core.errors import UsageError
 from stic_core.system.files import write_atomically
 from stic_core.system.keys import read_private, write_private
+from stic_core.system.site_certificates import key_usage
 
 CA_DAYS = 3650
 SERVER_DAYS = 825  # what browsers and many TLS stacks still accept
@@ -47,7 +48,7 @@ def new_ca() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate = (
         _builder(subject=name, issuer=name, key=key.public_key(), until=_in_days(CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(key, hashes.SHA384())
     )
     return certificate, key
@@ -75,7 +76,7 @@ def issue(
     return (
         _builder(subject=_name(names[0]), issuer=ca.subject, key=key, until=until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(
@@ -155,19 +156,3 @@ def _builder(
 
 def _in_days(days: int) -> dt.datetime:
     return dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
-
-
-def _usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -211,6 +211,19 @@ def test_a_site_may_keep_its_own_model(site: Participant, plan: RunPlan) -> None
     assert trained is None
 
 
+def test_first_weights_are_fresh_unless_the_plan_says_otherwise(site: Participant, plan: RunPlan) -> None:
+    """Weights of the coordinator's making under a plan that calls them fresh: refused, in rounds and for the own model."""
+    careful, claimed = _careful(site, plans="any"), plan.model_copy(update={"warm_start": False})
+    careful.answer(Describe(run_id="r", plan=claimed), None)
+    weights = np.zeros(sum(spec.size for spec in plan.tensors), dtype=np.float32)
+    asked = {"run_id": "r", "plan_digest": claimed.digest, "weights_digest": digest(weights, plan.tensors)}
+    for question in (TrainRound(**asked, round=1), TrainLocal(**asked)):
+        report, trained = careful.answer(question, weights)
+        assert isinstance(report, Refusal)
+        assert "seed" in report.reason
+        assert trained is None
+
+
 def test_what_the_policy_does_not_release_is_suppressed(site: Participant, plan: RunPlan) -> None:
     """Only the training loss is listed: validation is kept back, and says so."""
     careful = _careful(site, plans="any", release=("training-loss",))
