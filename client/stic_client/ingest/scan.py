@@ -6,16 +6,17 @@ number, and says how sure it is of each phase and why.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stic_client.ingest import dicom, elements
+from stic_client.ingest import elements
+from stic_client.ingest.kinds import ENHANCED_CT, check_kind
 from stic_client.ingest.manifest import OPTIONAL, REQUIRED
 from stic_client.ingest.source import Source, files_of
+from stic_client.ingest.words import guess_phase
 from stic_core.data.clinical import read_age, read_gender
 from stic_core.data.ct import PHASES
 from stic_core.errors import DataError, PatientError
@@ -23,13 +24,6 @@ from stic_core.system.files import write_csv
 
 Confidence = Literal["high", "medium", "low", "none"]
 
-# Words of series descriptions, most telling first; "late arterial" is arterial, "delayed" none of the three.
-_WORDS = (
-    ("other", re.compile(r"delay|equilib|excret|\bEQ\b|延迟|平衡")),
-    ("art", re.compile(r"\bART|ARTERI|\bAP\b|\bHAP\b|动脉")),
-    ("pv", re.compile(r"PORTAL|VENOUS|\bVEN\b|\bPVP?\b|\bPVPH|静脉|门脉", re.IGNORECASE)),
-    ("nc", re.compile(r"NON[- _]?CON|\bNC\b|\bNECT\b|PLAIN|NATIV|UNENH|WITHOUT|\bW/?O\b|PRE[- _]?CON|平扫")),
-)
 _COLUMNS = ("proposed_subject", *(f"{phase}_confidence" for phase in PHASES), "notes")
 
 
@@ -80,18 +74,6 @@ class Proposal:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
-def guess_phase(description: str) -> str:
-    """The phase that a series description names, "other" for a late one, "" for none.
-
-    Example:
-        >>> guess_phase("Abdomen late ARTERIAL 5.0"), guess_phase("delayed"), guess_phase("Liver")
-        ('art', 'other', '')
-    """
-    text = description.upper()
-    found = [phase for phase, words in _WORDS if words.search(text) or words.search(text.lower())]
-    return found[0] if len(found) == 1 or (found and found[0] == "other") else ""
-
-
 def scan(folder: Path, *, root: Path) -> Proposal:
     """Propose a manifest.
 
@@ -115,7 +97,7 @@ def scan(folder: Path, *, root: Path) -> Proposal:
     for file in files_of(source):
         try:
             dataset = elements.open_dataset(file, pixels=False)
-            dicom.check_kind(dataset, source=file)
+            check_kind(dataset, source=file)
         except PatientError as error:
             skipped[error.what] += 1
             continue
@@ -123,7 +105,7 @@ def scan(folder: Path, *, root: Path) -> Proposal:
         facts: dict[str, object] = {
             "time": elements.acquired(dataset),
             "guess": guess_phase(elements.text(dataset, "SeriesDescription")),
-            "enhanced": elements.text(dataset, "SOPClassUID") in dicom.ENHANCED_CT,
+            "enhanced": elements.text(dataset, "SOPClassUID") in ENHANCED_CT,
             "age": elements.text(dataset, "PatientAge"),
             "sex": elements.text(dataset, "PatientSex"),
         }
