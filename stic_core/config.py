@@ -232,7 +232,7 @@ class FederationConfig(_Frozen):
 
 
 DecimalMark = Literal["comma", "point"]
-Marker = Literal["plt", "tbil", "afp", "ca199", "cea", "ca125"]
+MarkerName = Literal["plt", "tbil", "afp", "ca199", "cea", "ca125"]
 
 
 class DatasetConfig(_Frozen):
@@ -256,7 +256,7 @@ class DatasetConfig(_Frozen):
     prepared: FilePath = Path("prepared")
     image: ImageConfig = ImageConfig()
     units: dict[str, str] = Field(default_factory=dict)
-    decimal: DecimalMark | dict[Marker, DecimalMark] | None = None
+    decimal: DecimalMark | dict[MarkerName, DecimalMark] | None = None
     compat: Literal["strict", "authors"] = "strict"
     max_quarantined: Annotated[int, Field(ge=0)] = 10
     seed: Annotated[int, Field(ge=0)] = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -237,7 +237,7 @@ def read_levels(
     *,
     units: Mapping[str, str] | None = None,
     compat: Compat = "strict",
-    decimal: Decimal | Mapping[str, Decimal] | None = None,
+    decimal: Decimal | Mapping[Any, Decimal] | None = None,
 ) -> Levels:
     """Read one patient's values.
 
@@ -297,7 +297,7 @@ def encode(
     *,
     units: Mapping[str, str] | None = None,
     compat: Compat = "strict",
-    decimal: Decimal | Mapping[str, Decimal] | None = None,
+    decimal: Decimal | Mapping[Any, Decimal] | None = None,
 ) -> ClinicalMatrix:
     """One patient's values as the 20 columns; see `read_levels`.
 

@@ -11,11 +11,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from stic_core.config import DecimalMark
 from stic_core.errors import DataError
 
-Decimal = Literal["comma", "point"]
+Decimal: TypeAlias = DecimalMark
 """What a lone comma or point before three digits is not: the mark that separates thousands."""
 
 Relation = Literal["=", ">", ">=", "<", "<="]

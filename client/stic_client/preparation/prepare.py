@@ -400,13 +400,14 @@ def _work(task: _Task) -> _Done:
 
 
 def _row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
-    rejected = [
-        f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()
+    return [
+        *(f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()),
+        *(
+            f"{name} is censored and does not determine a level: treated as missing"
+            for name in levels.unsettled
+        ),
+        *(f"the text of {name} is not understood: treated as missing" for name in levels.unread),
     ]
-    return rejected + [
-        f"{variable} is censored and does not determine a level: treated as missing"
-        for variable in levels.unsettled
-    ] + [f"the text of {variable} is not understood: treated as missing" for variable in levels.unread]
 
 
 def _missing(levels: list[Levels]) -> dict[str, float]:
