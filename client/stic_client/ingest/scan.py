@@ -17,7 +17,7 @@ from stic_client.ingest.kinds import ENHANCED_CT, check_kind
 from stic_client.ingest.manifest import OPTIONAL, REQUIRED
 from stic_client.ingest.source import Source, files_of
 from stic_client.ingest.words import guess_phase
-from stic_core.data.clinical import read_age, read_gender
+from stic_core.data.clinical_texts import read_age, read_gender
 from stic_core.data.ct import PHASES
 from stic_core.errors import DataError, PatientError
 from stic_core.system.files import write_csv
