@@ -139,6 +139,11 @@ class Recorder(RunObserver):
 
     notes: list[str] = field(default_factory=list)
     rows: list[Mapping[str, object]] = field(default_factory=list)
+    seen_parts: list[Mapping[str, str]] = field(default_factory=list)
+
+    def parts(self, parts: Mapping[str, str]) -> None:
+        """Keep it."""
+        self.seen_parts.append(parts)
 
     def note(self, text: str) -> None:
         """Keep it."""
