@@ -1,6 +1,7 @@
 """Elements of a DICOM header as plain values; a broken one is a missing one.
 
-Texts are for comparing, never for showing: where a code should stand there may be a name.
+Texts are for comparing, never for showing: where a code should stand there may be a name. The one
+exception is `shown`.
 """
 
 from __future__ import annotations
@@ -104,6 +105,12 @@ def text(dataset: Dataset, keyword: str) -> str:
         return ""
     words = list(found) if isinstance(found, (list, MultiValue)) else [found]
     return "\\".join(map(str, words)).strip().upper()
+
+
+def shown(dataset: Dataset, keyword: str) -> str:
+    """A text as it stands in the file, on one line: for the notes of a scan alone, which the hospital keeps."""
+    found = value(dataset, keyword)
+    return " ".join(str(found).split()) if found is not None else ""
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
