@@ -21,9 +21,10 @@ from stic_client.ingest.elements import (
     text,
     value,
 )
+from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.source import Source, quiet
-from stic_client.ingest.stack import Stack, check_hu
-from stic_core.data.ct import Grid
+from stic_client.ingest.stack import Stack
+from stic_core.data.ct import Grid, Turn
 from stic_core.tensors.array_types import HUSlice
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -411,5 +412,6 @@ def read_single(source: Source) -> Stack:
         time_s=header.time_s,
         study=header.study,
         phantom=header.phantom,
+        turn=Turn(rows=header.flip[0], cols=header.flip[1]),
         warnings=header.warnings,
     )

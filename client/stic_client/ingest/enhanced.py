@@ -9,9 +9,10 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from stic_client.ingest import dicom, elements
+from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.series import Plane, assemble
 from stic_client.ingest.source import Source
-from stic_client.ingest.stack import Stack, check_hu
+from stic_client.ingest.stack import Stack
 from stic_core.tensors.array_types import HUSlice
 
 MAX_FRAMES = 5_000
@@ -89,6 +90,7 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
                 ),
                 z_mm=position[2],
                 position=(position[0], position[1], position[2]),
+                flip=flip,
                 series="",
                 acquisition=elements.text(content, "TemporalPositionIndex")
                 or elements.text(content, "FrameAcquisitionNumber"),

@@ -12,8 +12,9 @@ import numpy as np
 from stic_client.ingest.align import Aligned, align
 from stic_client.ingest.dicom import read_single
 from stic_client.ingest.enhanced import read_enhanced
-from stic_client.ingest.manifest import PatientRow
-from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.hounsfield import check_hu
+from stic_client.ingest.manifest import PICTURES, PatientRow
+from stic_client.ingest.masks import Mask, MaskPlane, read_mask
 from stic_client.ingest.pictures import read_grey, read_rgb
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import Source, locate
@@ -29,6 +30,9 @@ MAX_APART_MM = 20.0
 
 MIN_ENHANCEMENT_HU = 15.0
 """A liver gains more than this from non-contrast to portal venous, or phases are swapped."""
+
+LESION_HU = (-150.0, 350.0)
+"""A lesion's median lies in here unless its mask lies elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +81,9 @@ def prepare_patient(
         liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
     warnings = compare_phases(stacks, row=row)
     aligned = align(stacks, row=row, mask=mask)
+    if row.layout not in PICTURES:
+        for phase in PHASES:
+            check_hu(aligned.raw[phase], source=stacks[phase].source)
     digests = [_digest(aligned.raw[phase]) for phase in PHASES]
     if len(set(digests)) < len(digests):
         raise PatientError(
@@ -93,6 +100,8 @@ def prepare_patient(
         warnings.append(
             f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
         )
+    if mask is not None and not mask.is_liver:
+        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase])
     if checkerboards:
         for phase in PHASES[1:]:
             path = checkerboards / f"{row.subject}-{phase}.png"
@@ -158,16 +167,30 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     return warnings
 
 
+def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
+    """What to look at in a lesion's mask, and where it lies."""
+    plane = mask.near(aligned.z_on_phase)
+    if plane is None:  # the manifest names slice and place
+        return []
+    notes = mask.notes(on=plane, stack=stack)
+    under = aligned.slices[aligned.mask_phase][_under(aligned, plane=plane)]
+    if under.size and not LESION_HU[0] <= (median := float(np.median(under))) <= LESION_HU[1]:
+        notes.append(f"the lesion mask does not lie on soft tissue: {median:.0f} HU")
+    return notes
+
+
 def _enhancement(aligned: Aligned, *, liver: Mask) -> float | None:
     """Median HU that the liver gains from NC to PV; None where the mask does not reach the slice."""
     plane = liver.near(aligned.z_on_phase)
-    if plane is None:
-        return None
-    rows, cols = np.mgrid[: aligned.grid.shape[0], : aligned.grid.shape[1]]
-    inside = plane.at(aligned.to_mask_phase(aligned.grid.to_mm(np.stack([rows, cols], axis=-1))))
-    if inside.sum() < 100:
+    if plane is None or (inside := _under(aligned, plane=plane)).sum() < 100:
         return None
     return float(np.median(aligned.slices["pv"][inside]) - np.median(aligned.slices["nc"][inside]))
+
+
+def _under(aligned: Aligned, *, plane: MaskPlane) -> np.ndarray:
+    """Which pixels of the aligned slices lie inside a plane of a mask."""
+    rows, cols = np.mgrid[: aligned.grid.shape[0], : aligned.grid.shape[1]]
+    return plane.at(aligned.to_mask_phase(aligned.grid.to_mm(np.stack([rows, cols], axis=-1))))
 
 
 def _digest(hu: HUSlice) -> str:

@@ -17,7 +17,7 @@ from stic_client.ingest.dicom import Header, check_header, read_slice
 from stic_client.ingest.elements import open_dataset
 from stic_client.ingest.source import Source, files_of
 from stic_client.ingest.stack import Stack
-from stic_core.data.ct import Grid
+from stic_core.data.ct import Grid, Turn
 from stic_core.errors import PatientError
 from stic_core.tensors.array_types import HUSlice
 
@@ -49,12 +49,14 @@ class Plane:
 
     Args:
         position: of the first stored pixel, x y z, mm.
+        flip: its rows and columns that were reversed.
         series, acquisition: what groups are told apart by.
     """
 
     grid: Grid
     z_mm: float
     position: tuple[float, float, float]
+    flip: tuple[bool, bool]
     series: str
     acquisition: str
     time_s: float | None
@@ -95,6 +97,7 @@ def read_series(source: Source, *, phases: int) -> list[Stack]:
             grid=header.grid,
             z_mm=header.z_mm,
             position=header.position,
+            flip=header.flip,
             series=header.series,
             acquisition=header.acquisition,
             time_s=header.time_s,
@@ -262,5 +265,6 @@ def _stack(
         time_s=time_s,
         study=study,
         phantom=phantom,
+        turn=Turn(rows=planes[0].flip[0], cols=planes[0].flip[1]),
         warnings=warnings,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stic_client.ingest.source import Source
-from stic_core.data.ct import Grid
+from stic_core.data.ct import Grid, Turn
 from stic_core.tensors.array_types import HUSlice
 
 
@@ -30,6 +30,7 @@ class Stack:
             where the files do not say.
         study: digest of the study's UID, "" where there is none.
         phantom: its files say that no patient stands behind them.
+        turn: how the file's own rows and columns lie in a slice; None where its slices are not axial.
         warnings: what was passed over.
     """
 
@@ -41,6 +42,7 @@ class Stack:
     time_s: float | None = None
     study: str = ""
     phantom: bool = False
+    turn: Turn | None = Turn()
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -68,31 +70,3 @@ class Stack:
                 expected="1 for this layout",
                 advice="Use layout dicom_series, dicom_enhanced or nifti.",
             )
-
-
-# Shares of a slice's pixels. Fat and soft tissue are a third or more, denser than any organ
-# only bone and metal, a few percent. Raw values without their intercept show air as tissue and
-# tissue as bone; a wrong sign or byte order scatters values over the whole range.
-_TISSUE_HU, _MIN_TISSUE = (-150.0, 250.0), 0.03
-_BONE_HU, _MAX_BONE = 600.0, 0.15
-
-
-def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
-    """Refuse values that cannot be the Hounsfield units of a patient's slice.
-
-    Raises:
-        PatientError: not finite, too little tissue, or far above metal.
-    """
-    if not np.isfinite(hu).all():
-        raise source.refuse("values are not finite", advice="Export the series again.")
-    tissue = float(np.mean((hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1])))
-    bone = float(np.mean(hu > _BONE_HU))
-    if tissue < _MIN_TISSUE or bone > _MAX_BONE:
-        raise source.refuse(
-            "values are not Hounsfield units of a patient",
-            got=f"{tissue:.0%} of the pixels from {_TISSUE_HU[0]:.0f} to {_TISSUE_HU[1]:.0f} HU, "
-            f"{bone:.0%} above {_BONE_HU:.0f}",
-            expected=f"at least {_MIN_TISSUE:.0%} and at most {_MAX_BONE:.0%}",
-            advice="Check slope, intercept and pixel representation; export the original CT series.",
-        )
-    return hu
