@@ -29,7 +29,7 @@ from stic_core.tensors.array_types import ClinicalMatrix, LabelVector, PhaseImag
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Version of the way from files to arrays; raised when the same files give other arrays."""
 
 SUMMARY_FILE = "dataset.json"

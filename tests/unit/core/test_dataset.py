@@ -101,7 +101,7 @@ def test_torn_dataset_is_refused_with_advice(tmp_path: Path, damage: str) -> Non
     elif damage == "array gone":
         images.unlink()
     else:
-        summary.write_text(summary.read_text().replace('"spec_version": 1', '"spec_version": 0'))
+        summary.write_text(summary.read_text().replace('"spec_version": 2', '"spec_version": 0'))
     with pytest.raises(DataError, match="Run stic-client --site S prepare"):
         load_dataset(tmp_path)
 
