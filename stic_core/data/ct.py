@@ -89,6 +89,10 @@ class Turn:
         return (shape[0] - 1 - row if self.rows else row), (shape[1] - 1 - col if self.cols else col)
 
 
+AS_STORED = Turn()
+"""Rows and columns as the file has them."""
+
+
 def window(hu: HUSlice) -> GreySlice:
     """Grey = clip(trunc((HU + 159.5) * 0.6375), 0, 255).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from stic_core.data.clinical import COLUMNS
 from stic_core.data.ct import IMAGE_SIZE
 from stic_core.errors import DataError
 from stic_core.system.files import atomic_file, partial_of, put_in_place, write_atomically
+from stic_core.system.room import reserve
 from stic_core.tasks import Task
 from stic_core.tensors.array_types import ClinicalMatrix, LabelVector, PhaseImages
 
@@ -33,6 +35,9 @@ SPEC_VERSION = 2
 """Version of the way from files to arrays; raised when the same files give other arrays."""
 
 SUMMARY_FILE = "dataset.json"
+
+_NPY_HEADER = 256
+"""Bytes before an array, at most."""
 
 
 class _Summary(BaseModel):
@@ -206,6 +211,7 @@ def write_dataset(
 
     Raises:
         DataError: rows that do not agree, or none.
+        NoRoomError: the disk has not the room for the images.
     """
     n = len(subjects)
     if not (len(labels) == len(splits) == len(clinical) == n) or len(set(subjects)) != n or n == 0:
@@ -216,18 +222,12 @@ def write_dataset(
             expected="the same number of each, at least 1, each subject once",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (n, IMAGE_SIZE, IMAGE_SIZE, 3)
     partial = partial_of(folder / "images")  # its name is known when all of it was read
-    array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    row = 0
-    for part in images:
-        if part.dtype != np.uint8 or part.shape[1:] != shape[1:] or row + len(part) > n:
-            raise DataError("images of a dataset do not agree", got=part.shape, expected=shape)
-        array[row : row + len(part)] = part
-        row += len(part)
-    if row != n:
-        raise DataError("images of a dataset do not agree", got=f"{row} rows", expected=n)
-    array.flush()
+    try:
+        array = _write_images(partial, images, count=n)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk, what was written would keep it full
+        raise
     clinical = np.ascontiguousarray(clinical, dtype=np.float32)
     fingerprint = fingerprint_of(array, clinical=clinical, labels=labels, splits=splits, image=image)
     by_split: dict[Split, str] = {}
@@ -256,6 +256,32 @@ def write_dataset(
         if old.name not in {summary.images, summary.clinical}:
             old.unlink(missing_ok=True)
     return load_dataset(folder)
+
+
+def _write_images(path: Path, images: Iterable[PhaseImages], *, count: int) -> PhaseImages:
+    """Write the image array; mapped from disk, read-only.
+
+    It is written as any file is: through a memory map, a full disk would end the process by a signal.
+
+    Raises:
+        DataError: another number of rows, or of another shape.
+        NoRoomError: the disk has not the room for it.
+    """
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    reserve(path, math.prod(shape) + _NPY_HEADER, what="the prepared dataset")
+    row = 0
+    with path.open("r+b") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in images:
+            if part.dtype != np.uint8 or part.shape[1:] != shape[1:] or row + len(part) > count:
+                raise DataError("images of a dataset do not agree", got=part.shape, expected=shape)
+            file.write(np.ascontiguousarray(part).data)
+            row += len(part)
+        if row != count:
+            raise DataError("images of a dataset do not agree", got=f"{row} rows", expected=count)
+        file.truncate()
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _rows_fingerprint(

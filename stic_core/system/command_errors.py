@@ -6,11 +6,13 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import click
 
 from stic_core.errors import SticError, UsageError
+from stic_core.system import streams
 
 INTERRUPTED = 130
 
@@ -22,6 +24,14 @@ _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
         errno.EDQUOT: SticError(
             "this user's disk quota is used up",
             advice="Free some space and run the same command again: it resumes.",
+        ),
+        errno.EFBIG: SticError(
+            "a file would be larger than this process may write",
+            advice="Raise the limit (ulimit -f unlimited; LimitFSIZE of a service), and run the same command again.",
+        ),
+        errno.EIO: SticError(
+            "the disk cannot be read or written",
+            advice="dmesg and smartctl -a DEVICE show whether it is failing.",
         ),
         errno.EROFS: SticError(
             "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
@@ -60,10 +70,12 @@ def run(command: Callable[..., object], *, name: str) -> None:
         command: a typer or click command.
         name: how messages call the program.
     """
+    streams.secure()
     verbose = "--verbose" in sys.argv[1:]
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     try:
         code = command(standalone_mode=False)
+        streams.flush_stdout()
     except SticError as error:
         if verbose:
             logging.getLogger(name).exception("where the error came from")
@@ -85,5 +97,6 @@ def run(command: Callable[..., object], *, name: str) -> None:
             logging.getLogger(name).exception("where the error came from")
         print(f"{name}: {known}", file=sys.stderr)
         code = known.exit_code
-    sys.stdout.flush()
+    with suppress(OSError):
+        streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,7 +11,18 @@ import numpy as np
 
 from support.ingest_files import SIZE, SPACING
 
-_CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
+_CODES = {
+    "u1": 2,
+    "i2": 4,
+    "i4": 8,
+    "f4": 16,
+    "f8": 64,
+    "i1": 256,
+    "u2": 512,
+    "u4": 768,
+    "i8": 1024,
+    "u8": 1280,
+}
 
 RAS = np.array(
     [[-SPACING, 0, 0, SIZE * SPACING / 2], [0, -SPACING, 0, SIZE * SPACING / 2], [0, 0, 5.0, -10.0]]
@@ -76,7 +87,11 @@ def write_nifti(
 
 
 def write_nrrd(
-    path: Path, values: np.ndarray, *, pairs: Mapping[str, str] | None = None, type_name: str = "unsigned char"
+    path: Path,
+    values: np.ndarray,
+    *,
+    pairs: Mapping[str, str] | None = None,
+    type_name: str = "unsigned char",
 ) -> Path:
     """A raw NRRD file where `ingest_files.body` lies, with layers if `values` has a fourth (last) axis."""
     layered = values.ndim == 4

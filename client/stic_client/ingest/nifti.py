@@ -138,15 +138,11 @@ def _read_header(file: BinaryIO, *, source: Source) -> _Header:
         raise source.refuse(
             "header and voxels are in two files, or the magic bytes are wrong", expected="one .nii file"
         )
-    fields = {
-        name: struct.unpack_from(order + form, head, at) for name, (form, at) in _HEADERS[size].items()
-    }
+    fields = {name: struct.unpack_from(order + form, head, at) for name, (form, at) in _HEADERS[size].items()}
     return _Header(order, size, fields)
 
 
-def _affine(
-    header: _Header, *, sizes: list[int], source: Source
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _affine(header: _Header, *, sizes: list[int], source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
     """From voxels to patient space (LPS), mm; the sform where there are both.
 
     Raises:
@@ -166,12 +162,16 @@ def _affine(
         sizes_mm = np.abs(header["pixdim"][1:4]) * unit
         unlike = scode > 0 and not np.allclose(sizes_mm, steps, rtol=0.02)
         return forms[0], (
-            ("voxel sizes in pixdim and in the sform differ; the sform is used: check them",) if unlike else ()
+            ("voxel sizes in pixdim and in the sform differ; the sform is used: check them",)
+            if unlike
+            else ()
         )
     sform, qform = forms
     if _is_skewed(sform):  # a qform cannot say so: `turned` refuses it, and says what it is
         return sform, ()
-    corners = np.array([[i, j, k, 1] for i in (0, sizes[0] - 1) for j in (0, sizes[1] - 1) for k in (0, sizes[2] - 1)])
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, sizes[0] - 1) for j in (0, sizes[1] - 1) for k in (0, sizes[2] - 1)]
+    )
     apart = np.linalg.norm(corners @ sform.T - corners @ qform.T, axis=1)
     few = max(_MAX_APART * float(steps.min()), 0.1)
     if apart.max() <= few:

@@ -27,7 +27,15 @@ _TYPES = {
     **dict.fromkeys(("int", "signed int", "int32", "int32_t"), "i4"),
     **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t"), "u4"),
     **dict.fromkeys(
-        ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
+        (
+            "longlong",
+            "long long",
+            "long long int",
+            "signed long long",
+            "signed long long int",
+            "int64",
+            "int64_t",
+        ),
         "i8",
     ),
     **dict.fromkeys(
@@ -137,7 +145,8 @@ def _place(fields: Mapping[str, str], *, dimensions: int, source: Source) -> tup
     if layered != (directions[0] is None) or len(directions) != dimensions or None in directions[1:]:
         raise source.refuse("it is not one volume", expected="3 dimensions in space, layers before them")
     columns = [
-        [float(number) for number in (vector or "").split(",")] for vector in (*directions[layered:], origin[1])
+        [float(number) for number in (vector or "").split(",")]
+        for vector in (*directions[layered:], origin[1])
     ]
     affine = np.array(columns, dtype=np.float64).T
     if affine.shape != (3, 4):

@@ -70,15 +70,7 @@ def prepare_patient(
         PatientError: the patient cannot be used.
     """
     stacks = open_phases(row, root=root)
-    mask = liver = None
-    if row.mask_path and row.mask_type is not None:
-        mask = read_mask(
-            locate(row.mask_path, subject=row.subject, root=root), kind=row.mask_type, label=row.mask_label
-        )
-        liver = mask if mask.is_liver else None
-    if row.liver_mask_path:
-        kind = "nrrd" if row.liver_mask_path.lower().endswith(".nrrd") else "nifti"
-        liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
+    mask, liver = _masks(row, root=root)
     warnings = compare_phases(stacks, row=row)
     aligned = align(stacks, row=row, mask=mask)
     if row.layout not in PICTURES:
@@ -92,14 +84,8 @@ def prepare_patient(
             expected="three different phases",
             advice="Correct the paths of the manifest.",
         )
-    if (
-        liver is not None
-        and (change := _enhancement(aligned, liver=liver)) is not None
-        and change < MIN_ENHANCEMENT_HU
-    ):
-        warnings.append(
-            f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
-        )
+    if liver is not None:
+        warnings += _liver_notes(aligned, liver=liver)
     if mask is not None and not mask.is_liver:
         warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase])
     if checkerboards:
@@ -154,6 +140,24 @@ def open_phases(row: PatientRow, *, root: Path) -> dict[str, Stack]:
             return stacks
 
 
+def _masks(row: PatientRow, *, root: Path) -> tuple[Mask | None, Mask | None]:
+    """The manifest's mask, and the liver's, which may be the same.
+
+    Raises:
+        PatientError: a path that leaves the root, or anything wrong with the files.
+    """
+    mask = liver = None
+    if row.mask_path and row.mask_type is not None:
+        mask = read_mask(
+            locate(row.mask_path, subject=row.subject, root=root), kind=row.mask_type, label=row.mask_label
+        )
+        liver = mask if mask.is_liver else None
+    if row.liver_mask_path:
+        kind = "nrrd" if row.liver_mask_path.lower().endswith(".nrrd") else "nifti"
+        liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
+    return mask, liver
+
+
 def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]:
     """Warnings that the phases give when they are laid side by side."""
     warnings = sorted({text for stack in stacks.values() for text in stack.warnings})
@@ -179,12 +183,17 @@ def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
     return notes
 
 
-def _enhancement(aligned: Aligned, *, liver: Mask) -> float | None:
-    """Median HU that the liver gains from NC to PV; None where the mask does not reach the slice."""
+def _liver_notes(aligned: Aligned, *, liver: Mask) -> list[str]:
+    """What to look at where the liver's mask reaches the slice."""
     plane = liver.near(aligned.z_on_phase)
     if plane is None or (inside := _under(aligned, plane=plane)).sum() < 100:
-        return None
-    return float(np.median(aligned.slices["pv"][inside]) - np.median(aligned.slices["nc"][inside]))
+        return []
+    change = float(np.median(aligned.slices["pv"][inside]) - np.median(aligned.slices["nc"][inside]))
+    if change >= MIN_ENHANCEMENT_HU:
+        return []
+    return [
+        f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
+    ]
 
 
 def _under(aligned: Aligned, *, plane: MaskPlane) -> np.ndarray:

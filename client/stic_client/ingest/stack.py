@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stic_client.ingest.source import Source
-from stic_core.data.ct import Grid, Turn
+from stic_core.data.ct import AS_STORED, Grid, Turn
 from stic_core.tensors.array_types import HUSlice
 
 
@@ -42,7 +42,7 @@ class Stack:
     time_s: float | None = None
     study: str = ""
     phantom: bool = False
-    turn: Turn | None = Turn()
+    turn: Turn | None = AS_STORED
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -76,8 +76,10 @@ def turned(stored: Stored, *, source: Source) -> Volume:
     axes, first = stored.affine[:, :3], stored.affine[:, 3]
     steps = np.linalg.norm(axes, axis=0)
     sizes = stored.values.shape[::-1]
-    if not np.isfinite(stored.affine).all() or np.abs(first).max() > 5e3 or not np.all(
-        (steps >= 0.05) & (steps <= 20)
+    if (
+        not np.isfinite(stored.affine).all()
+        or np.abs(first).max() > 5e3
+        or not np.all((steps >= 0.05) & (steps <= 20))
     ):
         raise source.refuse("voxel size or origin is impossible", expected="0.05 to 20 mm, within 5 m")
     directions = axes / steps
@@ -107,7 +109,9 @@ def turned(stored: Stored, *, source: Source) -> Volume:
     values = stored.values.transpose([2 - of for of in reversed(order)])
     backwards = [way < 0 for way in along]
     values = values[tuple(slice(None, None, -1 if flip else 1) for flip in reversed(backwards))]
-    corner = np.array([sizes[of] - 1 if flip else 0 for of, flip in sorted(zip(order, backwards, strict=True))])
+    corner = np.array(
+        [sizes[of] - 1 if flip else 0 for of, flip in sorted(zip(order, backwards, strict=True))]
+    )
     x, y, z = axes @ corner + first
     dx, dy, dz = (float(steps[of]) for of in order)
     turn = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from stic_client.ingest import hounsfield, nifti
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack

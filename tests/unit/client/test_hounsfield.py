@@ -87,7 +87,9 @@ NOT_HU: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "windowed, but shifted to HU's level": lambda hu: np.clip(hu, -100, 240),
     "positive HU alone": lambda hu: np.maximum(hu, 0),
     "0 to 255, interpolated below 0": lambda hu: np.where(hu < -90, -12, _scaled(-160, 240, to=255)(hu)),
-    "0 to 255 in a circle of -1000": lambda hu: _padded_circle(-1000)(np.rint(_scaled(-160, 240, to=255)(hu))),
+    "0 to 255 in a circle of -1000": lambda hu: _padded_circle(-1000)(
+        np.rint(_scaled(-160, 240, to=255)(hu))
+    ),
     "raw values without the intercept": lambda hu: hu + 1024,
     "the intercept twice": lambda hu: hu - 1024,
     "constant": lambda hu: np.full_like(hu, -1024),
@@ -121,7 +123,9 @@ def test_fill_that_looks_like_tissue_becomes_air(fill: float) -> None:
     assert notes_on(np.stack([hu] * 3))
 
 
-@pytest.mark.parametrize(("low", "high", "told"), [(-200, 250, 0), (-160, 240, 0), (-150, 250, 1), (-155, 200, 2)])
+@pytest.mark.parametrize(
+    ("low", "high", "told"), [(-200, 250, 0), (-160, 240, 0), (-150, 250, 1), (-155, 200, 2)]
+)
 def test_a_clip_inside_the_models_window_is_told(low: float, high: float, told: int) -> None:
     """A clip outside of it changes no grey value and is nobody's business."""
     hu = np.clip(body("art"), low, high)

@@ -50,9 +50,7 @@ def test_volumes_are_turned_as_itk_turns_them(
     path = write_nifti(tmp_path / "a.nii", values, sform=affine, spacing=steps)
     volume, image = read_volume(_source(path)), sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
     np.testing.assert_array_equal(volume.values, sitk.GetArrayFromImage(image))
-    np.testing.assert_allclose(
-        (*volume.grid.origin_mm[::-1], volume.z_mm[0]), image.GetOrigin(), atol=1e-4
-    )
+    np.testing.assert_allclose((*volume.grid.origin_mm[::-1], volume.z_mm[0]), image.GetOrigin(), atol=1e-4)
     np.testing.assert_allclose(
         (*volume.grid.spacing_mm[::-1], volume.z_mm[1] - volume.z_mm[0]), image.GetSpacing(), atol=1e-5
     )
