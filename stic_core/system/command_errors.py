@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from types import MappingProxyType
 
 import click
 
 from stic_core.errors import SticError, UsageError
 from stic_core.system import streams
+from stic_core.system.os_errors import explained
 
 INTERRUPTED = 130
-
-_SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
-    {
-        errno.ENOSPC: SticError(
-            "no space left on the disk", advice="Free some space and run the same command again: it resumes."
-        ),
-        errno.EDQUOT: SticError(
-            "this user's disk quota is used up",
-            advice="Free some space and run the same command again: it resumes.",
-        ),
-        errno.EFBIG: SticError(
-            "a file would be larger than this process may write",
-            advice="Raise the limit (ulimit -f unlimited; LimitFSIZE of a service), and run the same command again.",
-        ),
-        errno.EIO: SticError(
-            "the disk cannot be read or written",
-            advice="dmesg and smartctl -a DEVICE show whether it is failing.",
-        ),
-        errno.EROFS: SticError(
-            "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
-        ),
-        errno.EACCES: SticError(
-            "this user may not read or write a file or folder",
-            advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
-        ),
-    }
-)
-"""What the system says when anything at all is read or written. The file's name may be a patient's: not said."""
 
 
 def adopt_log(library: str, *, name: str, minor: str | None = None) -> None:
@@ -90,7 +61,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
     except BrokenPipeError:
         code = 1
     except OSError as error:
-        known = _SURROUNDINGS.get(error.errno or 0)
+        known = explained(error)
         if known is None:
             raise
         if verbose:

@@ -72,6 +72,14 @@ def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
     return hu
 
 
+def check_unless_empty(hu: HUSlice, *, source: Source) -> HUSlice:
+    """As `check_hu`, but for a slice of a volume that shows nothing, as outer slices of reformats do.
+
+    Whether it matters is known when a slice is chosen: `prepare_patient` checks those again.
+    """
+    return hu if shows_nothing(hu) else check_hu(hu, source=source)
+
+
 def check_type(stored: np.dtype, *, scaled: bool, source: Source) -> None:
     """Refuse 8 bits per voxel: 256 values hold HU only where a slope or an intercept stretches them.
 
@@ -117,9 +125,8 @@ def shows_nothing(hu: HUSlice) -> bool:
 def with_air(values: np.ndarray, *, source: Source) -> HUSlice:
     """A slice in which what lies outside the scan is air.
 
-    Outside are voxels without a value (not finite, or beyond any HU) and voxels of one constant value, both
-    as far as they reach in from the border. A constant is only replaced where HU lie below it, as in a crop
-    that was filled with 0: grey values whose background is 0 stay as they are, for `check_hu` to refuse.
+    Outside are voxels without a value (not finite, or beyond any HU), as far as they reach in from the
+    border, and a constant around the image, see `without_fill`.
 
     Args:
         values: one slice as the file holds it.
@@ -130,7 +137,7 @@ def with_air(values: np.ndarray, *, source: Source) -> HUSlice:
     hu = values.astype(np.float32)
     missing = ~(np.abs(hu) < _IMPOSSIBLE_HU)
     if missing.any():
-        if not np.array_equal(missing, _from_border(missing)):
+        if not np.array_equal(missing, reaching_border(missing)):
             raise source.refuse(
                 "voxels inside the patient have no value",
                 got="NaN, infinity, or a number that no CT holds",
@@ -138,9 +145,18 @@ def with_air(values: np.ndarray, *, source: Source) -> HUSlice:
                 advice="Convert the original series again.",
             )
         hu[missing] = AIR_HU
+    return without_fill(hu)
+
+
+def without_fill(hu: HUSlice) -> HUSlice:
+    """The slice with a constant around what was scanned replaced by air, in place.
+
+    Only where HU lie on both sides of it, as in a crop that was filled with 0: grey values whose background
+    is 0 stay as they are, for `check_hu` to refuse.
+    """
     fill = fill_of(hu)
     if fill is not None and fill > NO_AIR_HU and _is_crop(hu, fill=fill):
-        hu[_from_border(hu == fill)] = AIR_HU
+        hu[reaching_border(hu == fill)] = AIR_HU
     return hu
 
 
@@ -157,12 +173,14 @@ def fill_of(hu: HUSlice) -> float | None:
 def _is_crop(hu: HUSlice, *, fill: float) -> bool:
     """Whether a constant surrounds HU, rather than being the lowest grey value of a window.
 
-    Either values lie well on both sides of it, or what it surrounds is a rectangle that has no such
-    background of its own.
+    Either values lie well on both sides of it (or as far below as air), or what it surrounds is a rectangle
+    that has no such background of its own.
     """
     inside = hu[hu != fill]
-    if inside.size == 0 or fill >= inside.max():
+    if inside.size == 0:
         return False
+    if fill >= inside.max():  # inverted grey values, unless there is air as well
+        return bool(inside.min() <= NO_AIR_HU)
     if inside.min() <= fill - _BELOW_FILL_HU:
         return True
     box = _box(hu != fill)
@@ -210,8 +228,8 @@ def _scanned(hu: HUSlice) -> np.ndarray:
     return hu.ravel() if fill is None else hu[hu != fill]
 
 
-def _from_border(of: np.ndarray) -> np.ndarray:
-    """The parts of a pattern that reach the border."""
+def reaching_border(of: np.ndarray) -> np.ndarray:
+    """The parts of a pattern that are connected with the border."""
     parts, _ = ndimage.label(of)
     touching = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     return np.isin(parts, touching[touching > 0])

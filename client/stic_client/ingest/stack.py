@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stic_client.ingest.exam import Exam
 from stic_client.ingest.source import Source
 from stic_core.data.ct import AS_STORED, Grid, Turn
 from stic_core.tensors.array_types import HUSlice
@@ -28,8 +29,9 @@ class Stack:
         has_geometry: False for pictures, whose pixels have no size.
         time_s: when it was acquired, seconds on a scale that a study's phases share; None
             where the files do not say.
-        study: digest of the study's UID, "" where there is none.
+        study: digest of what tells this exam from every other, "" where the files do not.
         phantom: its files say that no patient stands behind them.
+        exam: whose images they are and how they are described; None where files do not say, as NIfTI.
         turn: how the file's own rows and columns lie in a slice; None where its slices are not axial.
         warnings: what was passed over.
     """
@@ -42,6 +44,7 @@ class Stack:
     time_s: float | None = None
     study: str = ""
     phantom: bool = False
+    exam: Exam | None = None
     turn: Turn | None = AS_STORED
     warnings: tuple[str, ...] = ()
 

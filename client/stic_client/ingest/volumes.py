@@ -22,8 +22,7 @@ def read_nifti(source: Source) -> Stack:
 
     def load(index: int) -> HUSlice:
         hu = hounsfield.with_air(volume.scaled(volume.values[index]), source=source)
-        # Outer slices of resampled volumes are empty; `prepare_patient` judges the ones that it takes.
-        return hu if hounsfield.shows_nothing(hu) else hounsfield.check_hu(hu, source=source)
+        return hounsfield.check_unless_empty(hu, source=source)
 
     every = max(1, len(volume.z_mm) // 9)
     notes = hounsfield.notes_on(volume.scaled(volume.values[len(volume.z_mm) // 2 % every :: every]))
