@@ -142,7 +142,7 @@ def approve(
         if Path(plan).is_file() or plan.endswith(".json")
         else store.find(plan)
     )
-    for name, value in described(found):
+    for name, value in described(found, config.policy):
         print(f"{name:21}{value}")
     for line in store.differences(found):
         print(f"{'differs':21}{line}")
