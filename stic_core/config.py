@@ -231,6 +231,10 @@ class FederationConfig(_Frozen):
         return data
 
 
+DecimalMark = Literal["comma", "point"]
+MarkerName = Literal["plt", "tbil", "afp", "ca199", "cea", "ca125"]
+
+
 class DatasetConfig(_Frozen):
     """Where a site's files lie and how they are read.
 
@@ -239,6 +243,8 @@ class DatasetConfig(_Frozen):
         manifest: the manifest, relative to `root`.
         prepared: folder for the prepared dataset and the cached features.
         units: unit by laboratory value, where it is not the default one.
+        decimal: the laboratory's decimal mark, `comma` or `point`, for all values or by value; it says
+            what `1,210` and `1.210` are, which are refused without it if that makes a difference.
         compat: how censored laboratory values are read.
         max_quarantined: more patients than this that cannot be used, and preparation fails.
         seed: draws `val` from `train` where the manifest has no `val`.
@@ -250,6 +256,7 @@ class DatasetConfig(_Frozen):
     prepared: FilePath = Path("prepared")
     image: ImageConfig = ImageConfig()
     units: dict[str, str] = Field(default_factory=dict)
+    decimal: DecimalMark | dict[MarkerName, DecimalMark] | None = None
     compat: Literal["strict", "authors"] = "strict"
     max_quarantined: Annotated[int, Field(ge=0)] = 10
     seed: Annotated[int, Field(ge=0)] = 0

@@ -339,6 +339,7 @@ def make_home(
         names=names,
         backbone="tiny",
         rounds=rounds,
+        local_epochs=1,
         views=1,
         min_sites=len(sites),
         join_timeout_s=PATIENCE_S,
