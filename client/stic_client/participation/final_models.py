@@ -34,6 +34,7 @@ class Expected(BaseModel):
     Args:
         backbone_digest: of what is frozen.
         phantom: the site's patients are phantoms.
+        fingerprint: of the prepared dataset that the site began the run with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Expected(BaseModel):
     plan: RunPlan
     backbone_digest: Digest
     phantom: bool
+    fingerprint: Digest | None = None
 
 
 class FinalModels:
@@ -94,7 +96,7 @@ class FinalModels:
         try:
             return read_model(folder).description.digest
         except DataError:  # none, or one that cannot be read
-            expected = self._expected(folder)
+            expected = self.expected(question.run_id)
         if expected is None:
             return None
         plan = expected.plan
@@ -131,9 +133,10 @@ class FinalModels:
         """Of a run's model."""
         return self._folder / run_id
 
-    def _expected(self, folder: Path) -> Expected | None:
+    def expected(self, run_id: str) -> Expected | None:
+        """What was noted at the beginning of a run; None for a run that the site took no part in."""
         try:
-            return Expected.model_validate_json((folder / EXPECTED_FILE).read_bytes())
+            return Expected.model_validate_json((self._folder / run_id / EXPECTED_FILE).read_bytes())
         except (FileNotFoundError, ValidationError):  # never, or by another version
             return None
 
