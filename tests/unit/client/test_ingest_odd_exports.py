@@ -6,6 +6,7 @@ import base64
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,12 +45,12 @@ def _read(dataset: Dataset, folder: Path) -> np.ndarray:
     return read_slice(_source(save(dataset, folder / "a.dcm")))[1]
 
 
-def _all(**elements: object) -> dict[str, dict[str, object]]:
+def _all(**elements: Any) -> dict[str, dict[str, Any]]:
     """The same elements for each phase."""
     return dict.fromkeys(PHASES, elements)
 
 
-def _patient(root: Path, **changes: Mapping[str, object]) -> PreparedPatient:
+def _patient(root: Path, **changes: Mapping[str, Any]) -> PreparedPatient:
     """A patient of single slices; `changes` are elements by phase."""
     for phase in PHASES:
         save(ct_dataset(body(phase), phase=phase, **changes.get(phase, {})), root / f"{phase}.dcm")
@@ -62,7 +63,7 @@ def _patient(root: Path, **changes: Mapping[str, object]) -> PreparedPatient:
 # Padding
 
 
-def _padded(hu: np.ndarray, stored: int, *, signed: bool, **elements: object) -> tuple[Dataset, np.ndarray]:
+def _padded(hu: np.ndarray, stored: int, *, signed: bool, **elements: Any) -> tuple[Dataset, np.ndarray]:
     """A slice whose corners outside a circle hold one stored value, 16 bits."""
     rows, cols = np.mgrid[: hu.shape[0], : hu.shape[1]]
     outside = (rows - 47.5) ** 2 + (cols - 47.5) ** 2 > 47.5**2
@@ -88,7 +89,7 @@ def _padded(hu: np.ndarray, stored: int, *, signed: bool, **elements: object) ->
         (-32768, True, {"PixelPaddingValue": -32768}),
     ],
 )
-def test_padding_is_air(tmp_path: Path, stored: int, signed: bool, declared: dict[str, object]) -> None:
+def test_padding_is_air(tmp_path: Path, stored: int, signed: bool, declared: dict[str, Any]) -> None:
     """Whatever value fills what lies outside the field of view, it is black and the patient unchanged."""
     dataset, outside = _padded(body(), stored, signed=signed, **declared)
     hu = _read(dataset, tmp_path)
@@ -233,9 +234,7 @@ def test_words_alone_refuse_nobody(tmp_path: Path, words: str) -> None:
         ({"SeriesDescription": "Dose Report"}, "dose report"),
     ],
 )
-def test_unusual_reconstructions_are_warned_of(
-    tmp_path: Path, elements: dict[str, object], said: str
-) -> None:
+def test_unusual_reconstructions_are_warned_of(tmp_path: Path, elements: dict[str, Any], said: str) -> None:
     """They may be what a hospital has: the patient is used, and somebody looks."""
     assert any(said in text for text in _patient(tmp_path, nc=elements).warnings)
 
@@ -249,14 +248,14 @@ def test_unusual_reconstructions_are_warned_of(
         {"ConvolutionKernel": "FC18"},
     ],
 )
-def test_usual_reconstructions_are_not(elements: dict[str, object]) -> None:
+def test_usual_reconstructions_are_not(elements: dict[str, Any]) -> None:
     """Soft kernels, averages and a description with a negation."""
     assert reconstruction_of(ct_dataset(body(), **elements)).caveats == ()
 
 
 def test_virtual_non_contrast_is_no_contrast_phase(tmp_path: Path) -> None:
     """For the non-contrast phase it is warned of; as arterial it is wrong."""
-    removed: dict[str, object] = {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VNC"]}
+    removed: dict[str, Any] = {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VNC"]}
     with pytest.raises(PatientError, match="virtual non-contrast"):
         _patient(tmp_path, art=removed)
 
@@ -273,7 +272,7 @@ def test_virtual_non_contrast_is_no_contrast_phase(tmp_path: Path) -> None:
         ({"PatientBirthDate": "19800101"}, "PatientBirthDate"),
     ],
 )
-def test_another_patients_phase_is_refused(tmp_path: Path, changes: dict[str, object], what: str) -> None:
+def test_another_patients_phase_is_refused(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     """Named by what differs, never by its value."""
     same = {"PatientSex": "M", "PatientAge": "061Y", "PatientBirthDate": "19580101"}
     with pytest.raises(PatientError, match=f"{what} of PV differs") as refused:
@@ -293,7 +292,7 @@ def test_another_patients_phase_is_refused(tmp_path: Path, changes: dict[str, ob
         {"PatientName": "Secret^Name^^Dr"},
     ],
 )
-def test_honest_differences_are_no_other_patient(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_honest_differences_are_no_other_patient(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Anonymisers and systems drop, pad and reword."""
     same = {"PatientSex": "M", "PatientAge": "061Y", "PatientBirthDate": "19580101"}
     assert not _patient(tmp_path, nc=same, art=same, pv={**same, **changes}).warnings
@@ -318,9 +317,7 @@ def test_removed_or_equalised_times_say_nothing(tmp_path: Path) -> None:
         ({"SeriesDescription": "delayed"}, "PV: its description names a late phase"),
     ],
 )
-def test_parts_that_may_not_belong_are_warned_of(
-    tmp_path: Path, changes: dict[str, object], said: str
-) -> None:
+def test_parts_that_may_not_belong_are_warned_of(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     """Another day, study, frame of reference or phase by its description."""
     frame = {"FrameOfReferenceUID": "1.2.9"}
     warnings = _patient(tmp_path, nc=frame, art=frame, pv={**frame, **changes}).warnings
@@ -489,7 +486,7 @@ def test_two_patients_in_one_series_are_refused(tmp_path: Path) -> None:
 
 def test_equal_study_uids_are_not_one_exam(tmp_path: Path) -> None:
     """An anonymiser's one UID for all does not make patients twins; the same exam twice does."""
-    same: dict[str, object] = {"StudyInstanceUID": "1.2.3"}
+    same: dict[str, Any] = {"StudyInstanceUID": "1.2.3"}
     first = _patient(tmp_path, **_all(**same))
     again = _patient(tmp_path, **_all(**same))
     other = _patient(tmp_path, **_all(**same, PatientID="B"))
