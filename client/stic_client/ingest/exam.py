@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from stic_client.ingest import elements
 from stic_client.ingest.kinds import Reconstruction, reconstruction_of
 from stic_client.ingest.words import guess_phase
-from stic_core.data.clinical import read_age
+from stic_core.data.clinical_texts import read_age
 from stic_core.errors import DataError
 
 _DUMMY_BIRTH_YEARS = range(1, 1901)
