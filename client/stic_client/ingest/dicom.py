@@ -215,8 +215,8 @@ def read_slice(source: Source) -> tuple[Header, HUSlice]:
             "a classic CT file with several frames", expected="1 frame", advice="Export it again."
         )
     stored, padding = decode(dataset, frames=1, source=source)
-    hu, measured = to_hu(stored[0], padding[0], slope=slope, intercept=intercept)
-    return header, flipped(check_hu(hu, source=source, measured=measured), flip=header.flip)
+    hu = to_hu(stored[0], padding[0], slope=slope, intercept=intercept)
+    return header, flipped(check_hu(hu, source=source), flip=header.flip)
 
 
 def flipped(hu: HUSlice, *, flip: tuple[bool, bool]) -> HUSlice:

@@ -90,8 +90,8 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             intercept: float = intercept,
             flip: tuple[bool, bool] = flip,
         ) -> HUSlice:
-            hu, measured = to_hu(stored[number], padding[number], slope=slope, intercept=intercept)
-            return dicom.flipped(check_hu(hu, source=source, measured=measured), flip=flip)
+            hu = to_hu(stored[number], padding[number], slope=slope, intercept=intercept)
+            return dicom.flipped(check_hu(hu, source=source), flip=flip)
 
         planes.append(
             Plane(

@@ -156,10 +156,8 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> tuple[np.ndarray
     return values, padding
 
 
-def to_hu(
-    stored: np.ndarray, padding: np.ndarray, *, slope: float, intercept: float
-) -> tuple[HUSlice, np.ndarray]:
-    """HU of one slice with its padding as air, and which pixels the scanner measured.
+def to_hu(stored: np.ndarray, padding: np.ndarray, *, slope: float, intercept: float) -> HUSlice:
+    """HU of one slice, with its padding as air.
 
     Padding is what the header declares, what lies below the scale, and what fills the corners
     with one value that is not air. A declared value that CT also measures (0 HU, or the top of
@@ -178,9 +176,8 @@ def to_hu(
     corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]]
     if (corners == corners[0]).all() and hu[0, 0] > _VISIBLE_HU:
         within |= _reaching_border(stored == corners[0])
-    unmeasured = outside | beyond | within
-    hu[unmeasured] = AIR_HU
-    return hu, ~unmeasured
+    hu[outside | beyond | within] = AIR_HU
+    return hu
 
 
 def _syntax_of(dataset: Dataset, *, source: Source) -> UID:

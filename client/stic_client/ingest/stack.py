@@ -80,11 +80,8 @@ _TISSUE_HU, _MIN_TISSUE = (-150.0, 250.0), 0.03
 _BONE_HU, _MAX_BONE = 600.0, 0.15
 
 
-def check_hu(hu: HUSlice, *, source: Source, measured: np.ndarray | None = None) -> HUSlice:
+def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
     """Refuse values that cannot be the Hounsfield units of a patient's slice.
-
-    Args:
-        measured: which pixels are no padding; None where all are measured.
 
     Raises:
         PatientError: not finite, too little tissue, or far above metal.
@@ -92,7 +89,7 @@ def check_hu(hu: HUSlice, *, source: Source, measured: np.ndarray | None = None)
     if not np.isfinite(hu).all():
         raise source.refuse("values are not finite", advice="Export the series again.")
     tissue = float(np.mean((hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1])))
-    bone = float(np.mean((hu if measured is None or not measured.any() else hu[measured]) > _BONE_HU))
+    bone = float(np.mean(hu > _BONE_HU))
     if tissue < _MIN_TISSUE or bone > _MAX_BONE:
         raise source.refuse(
             "values are not Hounsfield units of a patient",
