@@ -65,9 +65,12 @@ def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None 
     ):
         if len({value for value in values if value}) > 1:
             warnings.append(f"the phases have different {what}")
-    births = {exam.birth for exam in exams.values() if exam.birth}
-    if len(births) > 1:
-        warnings.append("the phases state different dates of birth")
+    for what, stated in (
+        ("dates of birth", {exam.birth for exam in exams.values() if exam.birth}),
+        ("names", {exam.name for exam in exams.values() if exam.name}),
+    ):
+        if len(stated) > 1:
+            warnings.append(f"the phases state different {what} of the patient")
     frames = {exam.frame for exam in exams.values()}
     if mask is not None and mask.frame and frames and "" not in frames and mask.frame not in frames:
         warnings.append("the mask was drawn in another frame of reference than the phases")

@@ -36,8 +36,9 @@ _PHOTOMETRIC = (
 CT_RANGE_HU = (-1024.0, 3071.0)
 """What 12 bits with the usual intercept hold: a value outside is padding, or metal on an extended scale."""
 
-_OVERLAY_STEP = 200
-"""Stored values, about 1 HU each: graphics lie across organs, whose pixels differ by less than this."""
+_OVERLAY_STEP, _OVERLAY_STEPS = 40, 6
+"""Graphics lie across organs: where they end, stored values (about 1 HU each) differ by no more than this, or
+than this many times the difference of any neighbours."""
 
 _VISIBLE_HU = -200.0
 """Below this, what surrounds the field of view is black in the window anyway."""
@@ -244,13 +245,11 @@ def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Sou
     extra = wide != values
     if not extra.any():
         return
-    jumps = np.concatenate(
-        [
-            np.abs(np.diff(values, axis=axis))[np.diff(extra.astype(np.int8), axis=axis) != 0]
-            for axis in (1, 2)
-        ]
-    )
-    if jumps.size == 0 or np.median(jumps) > _OVERLAY_STEP:
+    steps = [np.abs(np.diff(values, axis=axis)) for axis in (1, 2)]
+    edges = [np.diff(extra.astype(np.int8), axis=axis) != 0 for axis in (1, 2)]
+    usual = float(np.median(np.concatenate([step.ravel() for step in steps])))
+    jumps = np.concatenate([step[edge] for step, edge in zip(steps, edges, strict=True)])
+    if jumps.size == 0 or np.median(jumps) > max(_OVERLAY_STEP, _OVERLAY_STEPS * usual):
         largest = int(np.abs(wide).max())
         raise source.refuse(
             "stored values need more bits than BitsStored states",

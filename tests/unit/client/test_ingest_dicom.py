@@ -169,14 +169,11 @@ def test_names_in_codes_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_wrong_byte_order_is_refused(tmp_path: Path) -> None:
-    """Pixels in the other byte order are no HU, and with 12 stored bits they do not even fit."""
+    """Pixels in the other byte order are no HU."""
     hu = body()
-    dataset = ct_dataset(hu, BitsStored=16, HighBit=15)
+    dataset = ct_dataset(hu)
     dataset.PixelData = (np.rint(hu) + 1024).clip(0, 4095).astype(">u2").tobytes()
     with pytest.raises(PatientError, match="not Hounsfield units"):
-        _read(save(dataset, tmp_path / "a.dcm"))
-    dataset.BitsStored, dataset.HighBit = 12, 11
-    with pytest.raises(PatientError, match="more bits than BitsStored"):
         _read(save(dataset, tmp_path / "a.dcm"))
     assert ExplicitVRBigEndian.is_little_endian is False
 
