@@ -184,13 +184,16 @@ class Participant:
         assert shown is not None  # made together with the run
         run.check(question)
         shown.check(question)
-        if isinstance(question, EvaluateHeldOut) and run.look_of(question) is None:
-            run.looks.check_room(
-                run.held_out_patients,
-                plan=run.plan.digest,
-                of_plan=run.plan.held_out_models,
-                in_all=self.config.policy.held_out_models,
-            )
+        if isinstance(question, EvaluateHeldOut):
+            with run.looks.alone():
+                if run.look_of(question) is None:
+                    run.looks.check_room(
+                        run.held_out_patients,
+                        plan=run.plan.digest,
+                        of_plan=run.plan.held_out_models,
+                        in_all=self.config.policy.held_out_models,
+                    )
+                return run.answer(question, weights)
         report, trained = run.answer(question, weights)
         if isinstance(report, LocalReport):
             shown.trained(report.weights_digest)
@@ -276,6 +279,11 @@ class Participant:
             self.observer.progress("backbone features", done, total)
 
         dataset = load_dataset(self.config.dataset.prepared)
+        dataset.require(plan.task)
+        if left_out := dataset.left_out(plan.task):
+            self.observer.note(
+                f"{left_out} patients of other classes than task {plan.task.name} has are left out"
+            )
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
         setup = assemble(
