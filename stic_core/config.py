@@ -106,7 +106,7 @@ class ModelConfig(_Frozen):
 
 
 class TrainingConfig(_Frozen):
-    """Training at one site, the paper's values by default.
+    """Training at one site; by default with the paper's optimiser, and long enough to converge.
 
     Args:
         local_epochs: passes over the site's training patients per round.
@@ -128,12 +128,12 @@ class TrainingConfig(_Frozen):
 
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    local_epochs: Annotated[int, Field(ge=1, le=100)] = 2
     local_steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     plateau_rounds: Annotated[int, Field(ge=1)] = 5
     warmup_rounds: Annotated[int, Field(ge=0)] = 0
-    early_stopping: Annotated[int, Field(ge=1)] | None = None
+    early_stopping: Annotated[int, Field(ge=1)] | None = 20
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
@@ -178,7 +178,7 @@ class FederationConfig(_Frozen):
     Args:
         task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
         algorithm: how the sites' updates become the next global model.
-        rounds: how many rounds.
+        rounds: how many rounds at most; `training.early_stopping` ends the training before.
         min_sites: fewer reports than this and a round fails.
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
@@ -204,7 +204,7 @@ class FederationConfig(_Frozen):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     algorithm: AlgorithmConfig = FedAvgConfig()
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 100
     min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
     join_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
     join_grace_s: Annotated[float, Field(ge=0)] = 60.0
