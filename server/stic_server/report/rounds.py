@@ -36,7 +36,7 @@ def learning(rounds: Sequence[Json], *, sites: Sequence[str], best: int | None) 
 
 
 def traffic_rows(rounds: Sequence[Json], *, sites: Sequence[str]) -> list[dict[str, Json]]:
-    """A row a round and hospital: `round`, `site`, `took_part`, `down`, `up`, `exact`.
+    """A row per round and hospital: `round`, `site`, `took_part`, `down`, `up`, `exact`.
 
     Rounds written by older versions hold sums alone. There each hospital is given an equal
     share (all send and get the same weights); one that dropped out was sent the model too.
@@ -95,6 +95,23 @@ def missed_spans(rounds: Sequence[Json], *, sites: Sequence[str]) -> list[tuple[
         if numbers:
             spoken.append((site, _spans(numbers)))
     return spoken
+
+
+def kept(record: Mapping[str, Json], *, rounds: Sequence[Json]) -> str | None:
+    """Which round's model was kept and why; None where the run trained none, or is not that far."""
+    best = record.get("best_round")
+    if not best or not rounds:
+        return None
+    losses = {line["round"]: line.get("val", {}).get("pooled", {}).get("loss") for line in rounds}
+    known = [loss for loss in losses.values() if loss is not None]
+    if not known:
+        return f"The model of round {best}, the last one, was kept: no hospital released a validation loss."
+    if losses.get(best) == min(known):
+        return f"The model of round {best} was kept: it has the lowest pooled validation loss."
+    return (
+        f"The model of round {best} was kept. In some rounds no hospital released a validation loss, so another "
+        "round's may have been lower."
+    )
 
 
 def _spans(numbers: Sequence[int]) -> str:
