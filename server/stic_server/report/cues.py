@@ -48,7 +48,7 @@ class Cue:
 
     def __str__(self) -> str:
         """One line for a terminal."""
-        return f"{self.headline}: {self.text}"
+        return f"{self.headline}. {self.text}"
 
 
 def cues_of(
@@ -107,8 +107,8 @@ def _interval(auc: AucFigure) -> Interval:
 
 def _shown(auc: AucFigure, name: str) -> str:
     if _interval(auc) == (auc.value, auc.value):
-        return f"the {name}, {auc.value:.3f} without an interval,"
-    return f"the 95 % interval of the {name}, {_ends(auc)},"
+        return f"The {name}, {auc.value:.3f} without an interval,"
+    return f"The 95 % interval of the {name}, {_ends(auc)},"
 
 
 def _includes(auc: AucFigure) -> str:
@@ -123,13 +123,13 @@ def _hidden_chance(evaluation: Evaluation, *, name: str) -> Iterator[Cue]:
         told = "; ".join(f"{of} {_ends(auc)}" for of, auc in weak.items())
         yield Cue(
             f"No better than chance for {listed(list(weak))}",
-            f"the 95 % interval of the AUC does not lie above {CHANCE} ({told}), although the {name} does.",
+            f"The 95 % interval of the AUC does not lie above {CHANCE} ({told}), although the {name} does.",
         )
     within = evaluation.stratified_auc.auc_macro
     if isinstance(within, AucFigure) and len(evaluation.sites) > 1 and side_of_chance(within) <= 0:
         yield Cue(
             "No better than chance within the hospitals",
-            f"compared with patients of the same hospital only, the {name} is {within.value:.3f} ({_ends(within)}). "
+            f"Compared with patients of the same hospital only, the {name} is {within.value:.3f} ({_ends(within)}). "
             "The pooled figure may come from differences between hospitals rather than between patients.",
         )
 
@@ -148,7 +148,7 @@ def _reversed_sites(evaluation: Evaluation, *, name: str) -> Iterator[Cue]:
         told = "; ".join(f"{site} {_ends(auc)}" for site, auc in wrong.items())
         yield Cue(
             f"Worse than chance at {listed(list(wrong))}",
-            f"the 95 % interval of the {name} lies below {CHANCE} ({told}). Check that the labels mean the same there.",
+            f"The 95 % interval of the {name} lies below {CHANCE} ({told}). Check that the labels mean the same there.",
         )
 
 
@@ -193,7 +193,7 @@ def training_cue(record: Mapping[str, Json], *, rounds: Sequence[Mapping[str, Js
     if not scored:
         return Cue(
             "Not known whether more rounds would help",
-            "no hospital released a validation loss, so the model of the last round was kept.",
+            "No hospital released a validation loss, so the model of the last round was kept.",
         )
     best = min(scored, key=lambda line: _loss(line) or 0.0)
     if best["round"] <= last - max(1, int(LAST_SHARE * planned)):
@@ -206,7 +206,7 @@ def training_cue(record: Mapping[str, Json], *, rounds: Sequence[Mapping[str, Js
         return None
     return Cue(
         "Still improving when it ended",
-        f"the validation loss was lowest in round {best['round']} of {last} and had fallen until then, from "
+        f"The validation loss was lowest in round {best['round']} of {last} and had fallen until then, from "
         f"{comparable[0]:.3f} to {min(comparable):.3f}. "
         "More rounds may give a better model (rounds in federation.yaml).",
     )
@@ -217,7 +217,7 @@ def _few_rounds(losses: Sequence[float], *, last: int) -> Cue | None:
         return None
     return Cue(
         "Perhaps still improving when it ended",
-        f"with {last} round{'' if last == 1 else 's'}, of which the last was the best, it cannot be told whether "
+        f"With {last} round{'' if last == 1 else 's'}, of which the last was the best, it cannot be told whether "
         "more would help (rounds in federation.yaml).",
     )
 

@@ -79,8 +79,9 @@ def verdict(evaluation: Evaluation, *, evaluates: bool = False) -> str:
         default=0,
     )
     article = "an" if name == "AUC" else "a"
+    unseen = "" if evaluates else "whom it had never seen, "
     found = (
-        f"On {thousands(counted)} held-out patients, whom it had never seen, {model} reaches {article} {name} of "
+        f"On {thousands(counted)} held-out patients, {unseen}{model} reaches {article} {name} of "
         f"{pooled.auc_macro.value:.3f}"
     )
     if not isinstance(pooled.auc_macro.interval, NotEstimable):

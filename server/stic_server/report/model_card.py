@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 
 from stic_core.data.dataset import SPLITS
 from stic_core.errors import UsageError
-from stic_core.evaluation import Evaluation, held_out_table, read_evaluation
+from stic_core.evaluation import Evaluation, held_out_table, listed, read_evaluation
+from stic_core.evaluation.run_facts import RunFacts, facts_of
 from stic_core.evaluation.run_files import read_record, read_rounds
 from stic_core.system.files import write_atomically
+from stic_server.report import taking_part
 from stic_server.report.comparison import comparisons
 from stic_server.report.held_out import verdict
 from stic_server.report.markup import environment
@@ -62,16 +64,20 @@ def render_card(
         evaluation: of the run.
         as_page: HTML.
     """
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites)
     template = environment(escape=as_page).get_template("model_card.html.j2" if as_page else "model_card.j2")
     text = template.render(
         format="card_markdown.j2",
         record=record,
         phantom=evaluation.phantom,
         evaluation=evaluation,
-        verdict=verdict(evaluation, evaluates=bool(record.get("evaluates"))),
-        notices=notices_of(record, rounds=rounds, evaluation=evaluation),
+        facts=facts,
+        origin=taking_part.origin(facts.origin),
+        trained_by=listed(facts.trained_by),
+        verdict=verdict(evaluation, evaluates=facts.kind == "evaluation"),
+        notices=notices_of(record, facts=facts, rounds=rounds, evaluation=evaluation),
         kept=kept(record, rounds=rounds),
-        data=lambda code: _data(record, code=code),
+        data=lambda code: _data(facts, code=code),
         absent=absent,
         table=held_out_table(evaluation),
         named={name: meaning for name, meaning in _MEANINGS.items() if name in evaluation.models},
@@ -81,23 +87,21 @@ def render_card(
     return text if as_page else re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _data(record: Json, *, code: Callable[[str], str]) -> list[list[object]]:
+def _data(facts: RunFacts, *, code: Callable[[str], str]) -> list[list[object]]:
     """Rows of the table of patients: each hospital by split, then all."""
-    patients = patients_of(record)
+    patients = patients_of(facts)
     rows: list[list[object]] = []
-    for site, facts in record["sites"].items():
+    for site, part in facts.sites.items():
+        if site in patients["unknown"]:
+            rows.append([site, *["not recorded" for _ in SPLITS], ""])
+            continue
         counts = [patients["sites"][site][split] for split in SPLITS]
-        rows.append(
-            [
-                site,
-                *(str(one.n) + _by_class(one.classes) for one in counts),
-                code(facts.get("test_fingerprint", "")[:16]),
-            ]
-        )
+        digest = code(part.description.get("test_fingerprint", "")[:16])
+        rows.append([site, *(str(one.n) + _by_class(one.classes) for one in counts), digest])
     return [*rows, ["all", *patients["totals"].values(), ""]]
 
 
 def _by_class(counts: Json) -> str:
-    return (
-        "" if absent(counts) else " (" + ", ".join(f"{name} {count}" for name, count in counts.items()) + ")"
-    )
+    if absent(counts):
+        return ""
+    return " (" + ", ".join(f"{name} {count}" for name, count in counts.items()) + ")"

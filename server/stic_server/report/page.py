@@ -13,15 +13,16 @@ from typing import Any, TypeAlias
 from stic_core.data.dataset import SPLITS
 from stic_core.evaluation import Evaluation, auc_titles, overall_auc, read_evaluation
 from stic_core.evaluation.readers.release import StudyFigures
+from stic_core.evaluation.run_facts import facts_of
 from stic_core.evaluation.run_files import read_record, read_rounds
 from stic_core.system.files import write_atomically
-from stic_server.report import comparison, plots
+from stic_server.report import comparison, plots, taking_part
 from stic_server.report import rounds as rounds_of
 from stic_server.report.confusion import confusion_view
 from stic_server.report.held_out import held_out, verdict
 from stic_server.report.markup import environment
 from stic_server.report.notices import notices_of
-from stic_server.report.patients import patients_of, who_took_part
+from stic_server.report.patients import patients_of
 from stic_server.report.readers import keep_study, read_studies, readers_view
 from stic_server.report.tables import write_tables
 from stic_server.report.wording import absent, terms
@@ -52,11 +53,12 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
     for file in readers:
         keep_study(run, file, record=record, evaluation=evaluation)
     studies = read_studies(run, record=record, evaluation=evaluation)
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
     write_tables(
         run / "report",
         rounds=rounds,
         evaluation=evaluation,
-        sites=sorted(record["sites"]),
+        sites=list(facts.sites),
         readers=studies,
     )
     target = run / "report.html"
@@ -81,10 +83,10 @@ def render(
         readers: reader studies by site.
     """
     studies = readers or {}
-    sites = sorted(record["sites"])
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    patients, sites = patients_of(facts), list(facts.sites)
     classes = list(record["config"]["task"]["classes"])
-    patients = patients_of(record)
-    evaluates = bool(record.get("evaluates"))
+    evaluates = facts.kind == "evaluation"
     return (
         environment()
         .get_template("report.html.j2")
@@ -101,17 +103,18 @@ def render(
             colours=plots.colour_names(sites),
             phantom=bool(record.get("phantom")) or bool(evaluation and evaluation.phantom),
             patients=patients,
-            who=who_took_part(record, rounds=len(rounds), trained=patients["totals"]["train"]),
+            facts=facts,
+            lead=taking_part.lead(facts, patients),
             model_name="the model" if evaluates else "federated",
             verdict="This run has not been evaluated on held-out patients."
             if evaluation is None
             else verdict(evaluation, evaluates=evaluates),
-            notices=notices_of(record, rounds=rounds, evaluation=evaluation),
+            notices=notices_of(record, facts=facts, rounds=rounds, evaluation=evaluation),
             rounds=rounds,
             kept=rounds_of.kept(record, rounds=rounds),
             traffic=rounds_of.traffic(rounds, sites=sites),
-            missed=rounds_of.missed(rounds, sites=sites),
-            missed_spans=rounds_of.missed_spans(rounds, sites=sites),
+            missed=rounds_of.missed(rounds, sites=facts.trained_by),
+            missed_spans=rounds_of.missed_spans(rounds, sites=facts.trained_by),
             learning=rounds_of.learning(rounds, sites=sites, best=record.get("best_round")),
             evaluation=evaluation,
             held_out=None

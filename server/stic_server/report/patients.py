@@ -1,49 +1,32 @@
-"""Who took part: patients by hospital and split, from a run's record."""
+"""Patients of those who took part, by hospital and split, from a run's facts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
 from stic_core.data.dataset import SPLITS
 from stic_core.errors import UsageError
-from stic_core.evaluation import listed
+from stic_core.evaluation.run_facts import RunFacts
 from stic_core.protocol.messages import SplitCounts
-from stic_server.report.wording import thousands
 
 
-def who_took_part(record: Mapping[str, Any], *, rounds: int, trained: int) -> str:
-    """One sentence: which hospitals did what.
-
-    Args:
-        rounds: that the run trained.
-        trained: training patients of all hospitals.
-    """
-    sites = sorted(record["sites"])
-    who = listed(sites) if sites else "No hospital"
-    if record.get("evaluates"):
-        return f"{who} evaluated a model that was trained before; nothing was trained in this run."
-    if len(sites) == 1:
-        return f"{who} trained a model over {_rounds(rounds)}, on {thousands(trained)} training patients."
-    return f"{who} trained one model together over {_rounds(rounds)}, on {thousands(trained)} training patients in all."
-
-
-def _rounds(count: int) -> str:
-    return f"{count} round{'' if count == 1 else 's'}"
-
-
-def patients_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def patients_of(facts: RunFacts) -> dict[str, Any]:
     """`sites` (counts by hospital and split, those of classes where they are not suppressed), `totals`, `all`.
+
+    `trained_on` and `evaluated_on` count the patients whom the run used so. `unknown` names hospitals whose counts
+    the run does not record; they are in none of the others.
 
     Raises:
         UsageError: a hospital's counts are not what a run writes.
     """
     try:
-        table = {
-            site: {split: SplitCounts.model_validate(facts["patients"][split]) for split in SPLITS}
-            for site, facts in record["sites"].items()
+        table: dict[str, dict[str, SplitCounts]] = {
+            site: {split: SplitCounts.model_validate(part.description["patients"][split]) for split in SPLITS}
+            for site, part in facts.sites.items()
+            if part.description
         }
     except (KeyError, ValidationError) as error:
         raise UsageError(
@@ -51,5 +34,16 @@ def patients_of(record: Mapping[str, Any]) -> dict[str, Any]:
             got=type(error).__name__,
             expected="patients of every hospital by split",
         ) from None
-    totals = {split: sum(counts[split].n for counts in table.values()) for split in SPLITS}
-    return {"sites": table, "totals": totals, "all": sum(totals.values())}
+
+    def total(split: str, sites: Iterable[str]) -> int:
+        return sum(table[site][split].n for site in sites if site in table)
+
+    totals = {split: total(split, table) for split in SPLITS}
+    return {
+        "sites": table,
+        "unknown": [site for site in facts.sites if site not in table],
+        "totals": totals,
+        "all": sum(totals.values()),
+        "trained_on": total("train", facts.trained_by),
+        "evaluated_on": total("test", facts.evaluated_by),
+    }

@@ -34,7 +34,7 @@ def write_tables(
         folder: made where it is missing; tables that this run no longer has are removed.
         rounds: lines of `rounds.jsonl`.
         evaluation: `evaluation.json`, None where there was no evaluation.
-        sites: of the record.
+        sites: that took part.
         readers: reader studies by site.
 
     Returns:
@@ -112,7 +112,7 @@ def _learning(rounds: Sequence[Json]) -> Iterator[Row]:
 
 
 def _rounds(rounds: Sequence[Json], *, sites: Sequence[str]) -> Iterator[Row]:
-    gone = missed(rounds, sites=sites)
+    gone = missed(rounds, sites=[site for site in sites if any(site in line["sites"] for line in rounds)])
     for line in rounds:
         yield (
             line["round"],

@@ -14,8 +14,9 @@ import pytest
 from stic_core.config import PolicyConfig
 from stic_core.evaluation import Evaluation, evaluation_document, read_evaluation, site_report
 from stic_core.evaluation.figures import AucFigure
+from stic_core.evaluation.run_facts import facts_of
 from stic_core.statistics import NotEstimable, Suppressed
-from stic_server.report.cues import chance_cues, side_of_chance, training_cue
+from stic_server.report.cues import Cue, chance_cues, side_of_chance, training_cue
 from stic_server.report.notices import notices_of
 from support.sample_run import write_sample_run
 from support.samples import held_out
@@ -239,11 +240,18 @@ def test_notices_name_who_was_missing_and_whose_data_are_equal(tmp_path: Path) -
     record = json.loads((run / "record.json").read_text())
     lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
     found = read_evaluation(run / "evaluation.json")
-    before = [notice.headline for notice in notices_of(record, rounds=lines, evaluation=found)]
+
+    def noted(evaluation: Evaluation) -> tuple[Cue, ...]:
+        facts = facts_of(record, rounds=lines, evaluated=evaluation.sites)
+        return notices_of(record, facts=facts, rounds=lines, evaluation=evaluation)
+
+    before = [notice.headline for notice in noted(found)]
     assert before == ["center2 did not take part in every round"]
     sites = record["sites"]
     sites["center2"]["test_fingerprint"] = sites["center1"]["test_fingerprint"]
     fewer = replace(found, sites={site: block for site, block in found.sites.items() if site != "center3"})
-    after = [notice.headline for notice in notices_of(record, rounds=lines, evaluation=fewer)]
+    after = [notice.headline for notice in noted(fewer)]
     assert after[0] == "center1 and center2 have the same held-out patients"
-    assert after[-1] == "center3 did not evaluate the model"
+    assert after[1] == "center3 left before the end"
+    record["sessions"] = [{}, {}]
+    assert "The server was restarted" in [notice.headline for notice in noted(found)]
