@@ -11,10 +11,10 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from scipy import ndimage
 
 from stic_client.ingest.damaged_frames import DECODED, check_codestreams, check_smooth, decompress
 from stic_client.ingest.elements import known, numbers, text, value
+from stic_client.ingest.hounsfield import reaching_border, without_fill
 from stic_client.ingest.source import Source, quiet
 from stic_core.data.ct import AIR_HU
 from stic_core.tensors.array_types import HUSlice
@@ -33,9 +33,6 @@ _PHOTOMETRIC = (
 
 CT_RANGE_HU = (-1024.0, 3071.0)
 """What 12 bits with the usual intercept hold: a value outside is padding, or metal on an extended scale."""
-
-_VISIBLE_HU = -200.0
-"""Below this, what surrounds the field of view is black in the window anyway."""
 
 
 def check_pixels(dataset: Dataset, *, source: Source) -> tuple[int, int]:
@@ -151,14 +148,12 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> tuple[np.ndarray
     return values, padding
 
 
-def to_hu(
-    stored: np.ndarray, padding: np.ndarray, *, slope: float, intercept: float
-) -> tuple[HUSlice, np.ndarray]:
-    """HU of one slice with its padding as air, and which pixels the scanner measured.
+def to_hu(stored: np.ndarray, padding: np.ndarray, *, slope: float, intercept: float) -> HUSlice:
+    """HU of one slice with its padding as air.
 
-    Padding is what the header declares, what lies below the scale, and what fills the corners
-    with one value that is not air. A declared value that CT also measures (0 HU, or the top of
-    the scale, where metal lies) is padding only where it is connected with the border.
+    Padding is what the header declares, what lies below the scale, and a constant around the image that
+    is not air. A declared value that CT also measures (0 HU, or the top of the scale, where metal lies)
+    is padding only where it is connected with the border.
 
     Args:
         stored, padding: rows by columns, as `decode` returns them.
@@ -169,13 +164,9 @@ def to_hu(
     beyond = padding & (hu > high)
     within = padding & ~outside & ~beyond
     if within.any():
-        within = _reaching_border(within)
-    corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]]
-    if (corners == corners[0]).all() and hu[0, 0] > _VISIBLE_HU:
-        within |= _reaching_border(stored == corners[0])
-    unmeasured = outside | beyond | within
-    hu[unmeasured] = AIR_HU
-    return hu, ~unmeasured
+        within = reaching_border(within)
+    hu[outside | beyond | within] = AIR_HU
+    return without_fill(hu)
 
 
 def _syntax_of(dataset: Dataset, *, source: Source) -> UID:
@@ -252,11 +243,3 @@ def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Sou
             expected=f"{bits} bits",
             advice="Export the original series again; a converter wrote a wrong BitsStored.",
         )
-
-
-def _reaching_border(mask: np.ndarray) -> np.ndarray:
-    """The part of a mask that is connected with the image's border."""
-    labels = np.empty(mask.shape, dtype=np.int32)
-    ndimage.label(mask, output=labels)
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return np.isin(labels, np.unique(edge[edge > 0]))
