@@ -517,6 +517,9 @@ def test_equal_study_uids_are_not_one_exam(tmp_path: Path) -> None:
         tmp_path, **{phase: {**same, "SeriesInstanceUID": f"1.{n}"} for n, phase in enumerate(PHASES)}
     )
     assert set(first.digests) == set(again.digests)
+    # Each slice of a series may have its own time; another slice is still the same exam.
+    slice_later = _patient(tmp_path, **_all(**same, AcquisitionTime="174211"))
+    assert set(first.digests) == set(slice_later.digests)
     # What is left in common are the three pictures.
     assert len(set(first.digests) & set(other.digests)) == 3 < len(first.digests)
 
