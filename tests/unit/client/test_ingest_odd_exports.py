@@ -268,6 +268,31 @@ def test_usual_reconstructions_are_not(elements: dict[str, Any]) -> None:
     assert reconstruction_of(ct_dataset(body(), **elements)).caveats == ()
 
 
+@pytest.mark.parametrize(
+    ("frame_type", "said"),
+    [
+        (["DERIVED", "PRIMARY", "VOLUME", "MAX_IP"], "projection"),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAT_SPECIFIC"], "map of a material"),
+        (["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"], "localizer"),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAT_REMOVED"], ""),
+        (["DERIVED", "PRIMARY", "VOLUME", "VMI"], ""),
+    ],
+)
+def test_kinds_of_enhanced_frames(tmp_path: Path, frame_type: list[str], said: str) -> None:
+    """FrameType says of each frame what ImageType says of a classic file."""
+    dataset, kind = enhanced_dataset(), Dataset()
+    kind.FrameType = frame_type
+    dataset.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence = [kind]
+    source = _source(save(dataset, tmp_path / "a.dcm"))
+    if said:
+        with pytest.raises(PatientError, match=said):
+            read_enhanced(source, phases=NC)
+    else:
+        (stack,) = read_enhanced(source, phases=NC)
+        assert stack.exam is not None
+        assert stack.exam.reconstruction.caveats
+
+
 def test_virtual_non_contrast_is_no_contrast_phase(tmp_path: Path) -> None:
     """For the non-contrast phase it is warned of; as arterial it is wrong."""
     removed: dict[str, Any] = {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VNC"]}
