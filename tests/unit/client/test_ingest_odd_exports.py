@@ -399,6 +399,23 @@ def test_arterial_portal_and_delayed_are_not_nc_art_pv(tmp_path: Path) -> None:
         read_series(_source(folder), phases=PHASES)
 
 
+def test_a_series_without_description_beside_two_that_have_one(tmp_path: Path) -> None:
+    """By its time it is the late phase, whose description an anonymiser removed; without times it may be NC."""
+    folder = _folder(tmp_path, {"art": "arterial", "pv": "portal venous", "late": ""})
+    with pytest.raises(PatientError, match="descriptions contradict"):
+        read_series(_source(folder), phases=PHASES)
+    first = _folder(tmp_path / "first", {"nc": "", "art": "arterial", "pv": "portal venous"})
+    assert not read_series(_source(first), phases=PHASES)[0].warnings
+
+    def untimed(dataset: Dataset, number: int) -> None:
+        del dataset.AcquisitionTime
+
+    names = {"pv": "portal venous", "nc": "", "art": "arterial"}
+    stacks = read_series(_source(_folder(tmp_path / "untimed", names, untimed)), phases=PHASES)
+    np.testing.assert_array_equal(stacks[0].load(2), np.clip(body("nc"), -1024, 3071))
+    assert any("no time confirms" in text for text in stacks[0].warnings)
+
+
 def test_a_late_phase_beside_the_three_is_left_out(tmp_path: Path) -> None:
     """Four series and three phases: the descriptions say which, whatever the times."""
     folder = _folder(tmp_path, {"late": "delayed", "pv": "portal venous", "art": "arterial", "nc": "plain"})
