@@ -11,9 +11,7 @@ from stic_core.system.room import RUN_AGAIN
 
 _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
     {
-        errno.ENOSPC: SticError(
-            "no space left on the disk", advice=RUN_AGAIN
-        ),
+        errno.ENOSPC: SticError("no space left on the disk", advice=RUN_AGAIN),
         errno.EDQUOT: SticError(
             "this user's disk quota is used up",
             advice=RUN_AGAIN,

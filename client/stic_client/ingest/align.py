@@ -96,6 +96,12 @@ def align(stacks: Mapping[str, Stack], *, row: PatientRow, mask: Mask | None) ->
         if row.mask_phase in planes:
             point = planes[row.mask_phase].to_fixed(point)
         at = grid.to_pixels(point)
+        if np.any((at < -0.5) | (at > np.array(grid.shape) - 0.5)):
+            raise nc.source.refuse(
+                "the phase does not cover the lesion",
+                expected=f"the lesion of {row.mask_phase} inside the slice of nc",
+                advice="Export the whole liver in each phase.",
+            )
         pixel = (float(at[0]), float(at[1]))
     return Aligned(
         slices=slices,

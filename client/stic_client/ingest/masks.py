@@ -61,6 +61,13 @@ class MaskPlane:
         middle = self.grid.to_mm(((rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2))
         return float(middle[0]), float(middle[1])
 
+    @property
+    def extent_mm(self) -> float:
+        """The longer side of the largest part's bounding box."""
+        rows, cols = _box(self.lesion)
+        sides = (rows.stop - rows.start, cols.stop - cols.start)
+        return max(side * step for side, step in zip(sides, self.grid.spacing_mm, strict=True))
+
     def at(self, mm: np.ndarray) -> np.ndarray:
         """Whether points (y, x), mm, shape (..., 2), lie inside; nearest pixel."""
         index = np.rint(self.grid.to_pixels(mm)).astype(np.int64)

@@ -91,7 +91,7 @@ def prepare_patient(
     if liver is not None:
         warnings += _liver_notes(aligned, liver=liver)
     if mask is not None and not mask.is_liver:
-        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase])
+        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase], crop_mm=image.crop_mm)
     if checkerboards:
         for phase in PHASES[1:]:
             path = checkerboards / f"{row.subject}-{phase}.png"
@@ -174,7 +174,7 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     return warnings
 
 
-def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
+def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack, crop_mm: float | None) -> list[str]:
     """What to look at in a lesion's mask, and where it lies."""
     plane = mask.near(aligned.z_on_phase)
     if plane is None:  # the manifest names slice and place
@@ -183,6 +183,8 @@ def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
     under = aligned.slices[aligned.mask_phase][_under(aligned, plane=plane)]
     if under.size and not LESION_HU[0] <= (median := float(np.median(under))) <= LESION_HU[1]:
         notes.append(f"the lesion mask does not lie on soft tissue: {median:.0f} HU")
+    if crop_mm is not None and plane.extent_mm > crop_mm:
+        notes.append(f"the lesion is {plane.extent_mm:.0f} mm across, more than the crop of {crop_mm:.0f} mm")
     return notes
 
 

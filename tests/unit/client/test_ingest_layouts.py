@@ -370,6 +370,22 @@ def test_unfit_pictures_are_refused(tmp_path: Path, damage: str) -> None:
         prepare_patient(row, root=tmp_path, image=ImageConfig())
 
 
+@pytest.mark.parametrize(("around", "usable"), [(0, True), (37, True), (255, False)])
+def test_what_surrounds_a_picture_is_black(tmp_path: Path, around: int, usable: bool) -> None:
+    """An inverted picture is refused; a grey background is another window, and told."""
+    for phase in PHASES:
+        grey = _grey(phase)
+        grey[grey == 0] = around
+        Image.fromarray(grey if around < 255 else 255 - _grey(phase)).save(tmp_path / f"{phase}.png")
+    paths = {f"{phase}_path": f"{phase}.png" for phase in PHASES}
+    row = row_of(tmp_path, manifest_row(layout="png_gray", registered="1", **paths))
+    if usable:
+        assert len(prepare_patient(row, root=tmp_path, image=ImageConfig()).warnings) == (around > 0)
+    else:
+        with pytest.raises(PatientError, match="inverted"):
+            prepare_patient(row, root=tmp_path, image=ImageConfig())
+
+
 # Masks
 
 

@@ -132,6 +132,34 @@ def test_a_lesion_on_air_is_told(tmp_path: Path) -> None:
     assert any("not lie on soft tissue" in text for text in _prepared(tmp_path).warnings)
 
 
+def test_a_lesion_larger_than_the_crop_is_told(tmp_path: Path) -> None:
+    """Its edges are cut off."""
+    inside = np.zeros((5, SIZE, SIZE), dtype=bool)
+    inside[2, 38:54, 20:34] = True
+    _mask(tmp_path, inside)
+    assert any("more than the crop" in text for text in _prepared(tmp_path).warnings)
+
+
+def test_a_lesion_beside_the_non_contrast_slice_is_refused(tmp_path: Path) -> None:
+    """A crop around it would be air."""
+    inside = np.zeros((5, SIZE, SIZE), dtype=bool)
+    inside[2, 44:47, 12:15] = True
+    _mask(tmp_path, inside)
+    _prepared(tmp_path)
+    narrow = np.stack([body("nc", z=z) for z in HEIGHTS]).astype(np.int16)[..., 20:]
+    moved = RAS - np.array([[0, 0, 0, 20 * SPACING], [0] * 4, [0] * 4])
+    row = manifest_row(
+        layout="nifti",
+        mask_path="mask.nii.gz",
+        mask_phase="pv",
+        registered="1",
+        **{f"{phase}_path": f"{phase}.nii" for phase in PHASES},
+    )
+    write_nifti(tmp_path / "nc.nii", narrow, sform=moved)
+    with pytest.raises(PatientError, match="does not cover the lesion"):
+        prepare_patient(row_of(tmp_path, row), root=tmp_path, image=ImageConfig(crop_mm=40))
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_the_background_of_a_labelmap_is_no_segment(tmp_path: Path, background: bool) -> None:
     """A LABELMAP may list value 0 as a segment: the one lesion needs no mask_label."""
