@@ -190,12 +190,10 @@ def _place(stack: Stack, *, index: int, row: PatientRow, mask: Mask | None) -> t
         return None
     plane = mask.near(stack.z_mm[index])
     if plane is None:
-        raise mask.source.refuse(
-            "the mask is empty on the chosen slice", advice="Check mask_path, mask_phase and the slice."
-        )
+        raise mask.misplaced("nothing on the chosen slice", stack=stack)
     at = stack.grid.to_pixels(plane.middle_mm)
     if not (-0.5 <= at[0] <= rows - 0.5 and -0.5 <= at[1] <= cols - 0.5):
-        raise mask.misplaced("a lesion beside the slice")
+        raise mask.misplaced("a lesion beside the slice", stack=stack)
     return plane.middle_mm
 
 

@@ -112,15 +112,18 @@ class Mask:
         index = stack.nearest(z)
         apart = abs(stack.z_mm[index] - z)
         if apart > max(stack.spacing_z_mm if len(stack) > 1 else 0.0, self.step_mm) / 2 + 0.05:
-            raise self.misplaced(f"{apart:.1f} mm from the nearest slice")
+            raise self.misplaced(f"{apart:.1f} mm from the nearest slice", stack=stack)
         return index
 
-    def misplaced(self, got: str) -> PatientError:
+    def misplaced(self, got: str, *, stack: Stack) -> PatientError:
         """The error of a mask that is not where its phase is."""
+        far = self._displaced_mm(stack)
         return self.source.refuse(
             "the mask does not lie on the phase it was drawn on",
-            got=got,
-            advice="Check mask_path and mask_phase.",
+            got=f"as many voxels as the phase, but up to {far:.0f} mm away from them" if far else got,
+            advice="Its header lost its position: write the phase's into it."
+            if far
+            else "Check mask_path, mask_phase and the slice.",
         )
 
     def notes(self, *, on: MaskPlane, stack: Stack) -> list[str]:
@@ -138,16 +141,27 @@ class Mask:
                 f"the lesion mask has {count} separate parts, {on.parts} of them on the chosen slice; "
                 f"the largest there is used ({share:.0%} of the slice's mask is not in it)"
             )
-        if self.lattice is not None and len(stack) == len(self.lattice[1]) > 1:
-            grid, heights = self.lattice
-            apart = np.abs(np.subtract(grid.origin_mm, stack.grid.origin_mm)).max()
-            unlike = np.abs(np.subtract(grid.spacing_mm, stack.grid.spacing_mm)).max() * max(grid.shape)
-            far = max(apart, unlike, abs(heights[0] - stack.z_mm[0]), abs(heights[-1] - stack.z_mm[-1]))
-            if grid.shape == stack.grid.shape and far > max(*grid.spacing_mm, self.step_mm):
-                notes.append(
-                    f"the mask has as many voxels as its phase, but its header places it up to {far:.0f} mm away"
-                )
+        if far := self._displaced_mm(stack):
+            notes.append(
+                f"the mask has as many voxels as its phase, but its header places it up to {far:.0f} mm away"
+            )
         return notes
+
+    def _displaced_mm(self, stack: Stack) -> float:
+        """How far voxels lie from those of a phase that has as many of them; 0 where that is less than one voxel."""
+        if (
+            self.lattice is None
+            or len(self.lattice[1]) != len(stack)
+            or self.lattice[0].shape != stack.grid.shape
+        ):
+            return 0.0
+        grid, heights = self.lattice
+        last = np.subtract(grid.shape, 1)
+        apart = [
+            np.abs(np.subtract(grid.to_mm(pixel), stack.grid.to_mm(pixel))).max() for pixel in ((0, 0), last)
+        ]
+        far = float(max(*apart, abs(heights[0] - stack.z_mm[0]), abs(heights[-1] - stack.z_mm[-1])))
+        return far if far > max(*grid.spacing_mm, self.step_mm) else 0.0
 
     def _lesions(self) -> int:
         """Separate parts in space; parts with up to two voxels between them are one."""
@@ -244,7 +258,7 @@ def _chosen(volume: Volume, *, source: Source, label: str) -> tuple[Volume, np.n
     values = [int(value) if float(value).is_integer() else None for value in np.unique(meant)]
     if None in values or len(values) > 256:
         raise source.refuse("it is not a mask", expected="whole numbers, at most 256 different ones")
-    there = [value for value in values if value]
+    there = [value for value in values if value is not None and value > 0]
     if label:
         if not label.isdecimal() or int(label) not in there:
             raise source.refuse(
@@ -258,7 +272,7 @@ def _chosen(volume: Volume, *, source: Source, label: str) -> tuple[Volume, np.n
             expected="mask_label",
             advice="Say which one to use.",
         )
-    return volume, meant != 0
+    return volume, meant > 0
 
 
 def _read_seg(source: Source, *, label: str) -> Mask:

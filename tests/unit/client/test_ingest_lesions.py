@@ -124,6 +124,21 @@ def test_a_mask_that_lies_elsewhere_is_refused_or_told(tmp_path: Path) -> None:
         _prepared(tmp_path)
 
 
+def test_a_mask_whose_header_was_lost_is_called_so(tmp_path: Path) -> None:
+    """numpy's users save masks with a unit matrix: as many voxels, of 1 mm, from 0."""
+    _mask(tmp_path, _lesion(), sform=np.eye(4)[:3], spacing=(1, 1, 1))
+    with pytest.raises(PatientError) as refused:
+        _prepared(tmp_path)
+    assert "as many voxels as the phase" in str(refused.value.got)
+
+
+def test_negative_values_are_no_label(tmp_path: Path) -> None:
+    """A background of -1 is not a lesion around the lesion."""
+    path = write_nifti(tmp_path / "mask.nii.gz", _lesion().astype(np.int16) * 2 - 1)
+    mask = read_mask(locate(path.name, subject="A", root=tmp_path.resolve()), kind="nifti")
+    assert mask.largest().inside.sum() == 121
+
+
 def test_a_lesion_on_air_is_told(tmp_path: Path) -> None:
     """A mask that was mirrored, or belongs to another patient."""
     inside = np.zeros((5, SIZE, SIZE), dtype=bool)
