@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from stic_client.ingest.manifest import PatientRow
-from stic_client.ingest.masks import Mask
+from stic_client.ingest.mask_planes import Mask
 from stic_client.ingest.stack import Stack
 from stic_core.data.ct import AIR_HU, PHASES, Grid
 from stic_core.data.registration.slices import Registration, register, resample

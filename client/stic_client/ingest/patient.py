@@ -16,7 +16,8 @@ from stic_client.ingest.elements import comparable
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.manifest import PICTURES, PatientRow
-from stic_client.ingest.masks import Mask, MaskPlane, read_mask
+from stic_client.ingest.mask_planes import Mask, MaskPlane
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.pictures import read_grey, read_rgb
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import Source, locate

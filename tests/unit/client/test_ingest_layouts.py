@@ -14,7 +14,8 @@ from pydicom import Dataset, dcmread
 
 from stic_client.ingest.dicom import read_slice
 from stic_client.ingest.enhanced import read_enhanced
-from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.mask_planes import Mask
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.patient import open_phases, prepare_patient
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import locate

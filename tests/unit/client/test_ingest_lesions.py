@@ -10,7 +10,8 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.mask_planes import Mask
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.ingest.source import locate
 from stic_core.config import ImageConfig
