@@ -27,6 +27,9 @@ MaskType = Literal["seg", "nifti", "nrrd"]
 
 PATHS = tuple(f"{phase}_path" for phase in PHASES)
 REQUIRED = ("subject_id", "split", "label", "layout")
+LABELS = ("split", "label")
+"""Of these, what only training and evaluation need."""
+
 OPTIONAL = (
     "label_source",
     *PATHS,
@@ -47,6 +50,7 @@ OPTIONAL = (
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,16}")
 _LABEL_SOURCES = ("pathology", "other", "")
+_UNLABELLED = {"split": "test", "label": "", "label_source": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,11 @@ class Manifest:
     refused: tuple[PatientError, ...]
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, labelled: bool = True) -> Manifest:
     """Read `manifest.csv`, UTF-8 with or without a byte order mark.
+
+    Args:
+        labelled: False for patients to be scored: split and label may be empty or missing, and are not looked at.
 
     Raises:
         DataError: there is no such table, or its columns are not those of a manifest.
@@ -103,7 +110,7 @@ def read_manifest(path: Path) -> Manifest:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or ())
-            _check_columns(columns)
+            _check_columns(columns, labelled=labelled)
             lines = [(reader.line_num, row) for row in reader]
     except FileNotFoundError:
         raise DataError(
@@ -126,7 +133,7 @@ def read_manifest(path: Path) -> Manifest:
     rows, refused = [], []
     for number, raw in lines:
         try:
-            row = _parse(raw, line=number)
+            row = _parse(raw if labelled else raw | _UNLABELLED, line=number)
             if seen[row.subject] > 1:
                 two = len(split_of[row.subject]) > 1
                 raise PatientError(
@@ -142,13 +149,14 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(tuple(rows), tuple(refused))
 
 
-def _check_columns(columns: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in columns]
+def _check_columns(columns: list[str], *, labelled: bool) -> None:
+    required = REQUIRED if labelled else tuple(name for name in REQUIRED if name not in LABELS)
+    missing = [name for name in required if name not in columns]
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     strange = sorted(set(columns) - {*REQUIRED, *OPTIONAL})
     if missing:
         raise DataError(
-            "the manifest lacks columns", got=f"no {', no '.join(missing)}", expected=", ".join(REQUIRED)
+            "the manifest lacks columns", got=f"no {', no '.join(missing)}", expected=", ".join(required)
         )
     if twice:
         raise DataError("the manifest has a column twice", got=", ".join(twice), advice="Remove one of them.")

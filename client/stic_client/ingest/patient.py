@@ -31,6 +31,31 @@ MIN_ENHANCEMENT_HU = 15.0
 """A liver gains more than this from non-contrast to portal venous, or phases are swapped."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the lesion lies on an image, and how much of the patient the image shows.
+
+    Args:
+        lesion: its middle, as shares (0 to 1) of the image's height and width; None where it is not known.
+        size_mm: height and width, mm; None for pictures, which say neither size nor side.
+    """
+
+    lesion: tuple[float, float] | None = None
+    size_mm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeSlices:
+    """The registered slices as they were before crop and resize, for people to look at.
+
+    Args:
+        grey: (rows, cols, 3), after the CT window.
+    """
+
+    grey: np.ndarray
+    placement: Placement
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedPatient:
     """What becomes of one patient.
@@ -43,6 +68,8 @@ class PreparedPatient:
         place_known: the lesion's place and the pixels' size are known (a crop needs them).
         rejected: phases whose registration was rejected, with the reason.
         warnings: what an engineer should look at.
+        placement: of the image.
+        whole: the uncropped slices, where they were asked for.
     """
 
     image: PhaseImages
@@ -51,16 +78,24 @@ class PreparedPatient:
     place_known: bool
     rejected: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    placement: Placement = Placement()
+    whole: WholeSlices | None = None
 
 
 def prepare_patient(
-    row: PatientRow, *, root: Path, image: ImageConfig, checkerboards: Path | None = None
+    row: PatientRow,
+    *,
+    root: Path,
+    image: ImageConfig,
+    checkerboards: Path | None = None,
+    keep_whole: bool = False,
 ) -> PreparedPatient:
     """Everything from a patient's files to the model's image.
 
     Args:
         root: of the dataset, resolved.
         checkerboards: folder for a PNG a registered phase, NC and that phase in turn.
+        keep_whole: also keep the uncropped slices.
 
     Raises:
         PatientError: the patient cannot be used.
@@ -99,21 +134,41 @@ def prepare_patient(
             _save_checkerboard(path, window(aligned.slices["nc"]), window(aligned.slices[phase]))
     known = aligned.place is not None and stacks["nc"].has_geometry
     slices = dict(aligned.slices)
+    whole = _placement(aligned, sized=stacks["nc"].has_geometry)
+    placement = whole
     if image.crop_mm is not None and known and aligned.place is not None:
+        # The square is laid around the lesion, to the pixel.
+        placement = Placement((0.5, 0.5), (image.crop_mm, image.crop_mm))
         for phase, hu in slices.items():
             slices[phase] = crop(
                 hu, centre=aligned.place, side_mm=image.crop_mm, spacing_mm=aligned.grid.spacing_mm
             )
-    # Padding may rescale to -3024 HU: below air there is nothing.
-    grey = [resize(window(np.maximum(slices[phase], AIR_HU))) for phase in PHASES]
+    grey = _grey(slices)
     return PreparedPatient(
-        image=np.stack(grey, axis=-1)[None],
+        image=np.stack([resize(grey[..., at]) for at in range(len(PHASES))], axis=-1)[None],
         digests=(*digests, *sorted({stack.study for stack in stacks.values()} - {""})),
         phantom=any(stack.phantom for stack in stacks.values()),
         place_known=known,
         rejected=dict(aligned.rejected),
         warnings=tuple(warnings),
+        placement=placement,
+        whole=WholeSlices(_grey(aligned.slices), whole) if keep_whole else None,
     )
+
+
+def _placement(aligned: Aligned, *, sized: bool) -> Placement:
+    """Of the uncropped slice."""
+    shape, spacing = aligned.grid.shape, aligned.grid.spacing_mm
+    lesion = None
+    if aligned.place is not None:
+        # Pixel centres lie at whole numbers, an image's edge half a pixel before the first.
+        lesion = ((aligned.place[0] + 0.5) / shape[0], (aligned.place[1] + 0.5) / shape[1])
+    return Placement(lesion, (shape[0] * spacing[0], shape[1] * spacing[1]) if sized else None)
+
+
+def _grey(slices: Mapping[str, HUSlice]) -> np.ndarray:
+    # Padding may rescale to -3024 HU: below air there is nothing.
+    return np.stack([window(np.maximum(slices[phase], AIR_HU)) for phase in PHASES], axis=-1)
 
 
 def open_phases(row: PatientRow, *, root: Path) -> dict[str, Stack]:

@@ -17,7 +17,10 @@ from stic_core.data.dataset import SiteDataset
 from stic_core.system.observer import Observer
 from stic_core.tasks import Task
 
-PAGE = "check.html"
+
+def page_name(task: Task | None) -> str:
+    """Of the page: each task that is asked for has its own, beside the one of no task in particular."""
+    return f"check-{task.name}.html" if task else "check.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def check_site(
     facts = None
     if prepared.dataset is not None:
         facts = images.measure(
-            prepared.dataset,
+            prepared.dataset.images,
             progress=lambda done, total: observer.progress("looking at the images", done, total),
         )
         checks += _of_data(prepared, prepared.dataset, facts, config=config, task=task)
@@ -90,11 +93,12 @@ def check_site(
     page = None
     if prepared.dataset is not None and facts is not None:
         page = write_page(
-            folder / PAGE,
+            folder / page_name(task),
             outcome=outcome,
             dataset=prepared.dataset,
             facts=facts,
             missing=data.missing_rates(prepared),
+            task=task.name if task else "",
         )
     return Result(outcome, prepared.dataset, page)
 

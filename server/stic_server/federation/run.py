@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from stic_core.evaluation import evaluation_of
+from stic_core.evaluation.reliability import reliability_of, write_reliability
 from stic_core.protocol.messages import RunPlan
 from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.evaluation import HeldOutEvaluation
@@ -81,6 +83,8 @@ def execute(
     )
     document = HeldOutEvaluation(participants, run).evaluate(best, initial=initial, others=others)
     run.write_evaluation(document)
+    if (reliability := reliability_of(evaluation_of(document))) is not None:
+        write_reliability(run.path / "model", reliability)
     run.update_record(
         status="complete",
         finished=now(),
