@@ -349,8 +349,8 @@ def _run(app: ClientApp, message: Message, context: Context) -> Message:
         raise
     except Exception as error:
         # Flower would send the exception's text to the coordinator; it may quote data.
-        # A text of ours says what to do; anything else needs its traceback.
-        traced = not isinstance(error, SticError)
+        # A text of ours says what to do, and the system says what is wrong; anything else needs its traceback.
+        traced = not isinstance(error, SticError | OSError)
         LOG.log(logging.ERROR, "a request could not be answered: %s", error, exc_info=traced)
         reason = type(error).__name__
         return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

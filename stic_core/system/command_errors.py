@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
+from contextlib import suppress
 
 import click
 
 from stic_core.errors import SticError, UsageError
+from stic_core.system import streams
+from stic_core.system.os_errors import explained
 
 INTERRUPTED = 130
-
-_SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
-    {
-        errno.ENOSPC: SticError(
-            "no space left on the disk", advice="Free some space and run the same command again: it resumes."
-        ),
-        errno.EDQUOT: SticError(
-            "this user's disk quota is used up",
-            advice="Free some space and run the same command again: it resumes.",
-        ),
-        errno.EROFS: SticError(
-            "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
-        ),
-        errno.EACCES: SticError(
-            "this user may not read or write a file or folder",
-            advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
-        ),
-    }
-)
-"""What the system says when anything at all is read or written. The file's name may be a patient's: not said."""
 
 
 def adopt_log(library: str, *, name: str, minor: str | None = None) -> None:
@@ -60,10 +41,12 @@ def run(command: Callable[..., object], *, name: str) -> None:
         command: a typer or click command.
         name: how messages call the program.
     """
+    streams.secure()
     verbose = "--verbose" in sys.argv[1:]
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     try:
         code = command(standalone_mode=False)
+        streams.flush_stdout()
     except SticError as error:
         if verbose:
             logging.getLogger(name).exception("where the error came from")
@@ -78,12 +61,13 @@ def run(command: Callable[..., object], *, name: str) -> None:
     except BrokenPipeError:
         code = 1
     except OSError as error:
-        known = _SURROUNDINGS.get(error.errno or 0)
+        known = explained(error)
         if known is None:
             raise
         if verbose:
             logging.getLogger(name).exception("where the error came from")
         print(f"{name}: {known}", file=sys.stderr)
         code = known.exit_code
-    sys.stdout.flush()
+    with suppress(OSError):
+        streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)

@@ -35,7 +35,8 @@ patients' refusals."""
 TOLD_ELSEWHERE = {
     ("server/stic_server/admission/expiry.py", "warning"),
     ("server/stic_server/federation/checkpoints.py", "load_state"),
-    ("server/stic_server/federation/participants.py", "_misfit"),
+    ("server/stic_server/federation/joining.py", "_misfit"),
+    ("server/stic_server/federation/joining.py", "_twin"),
     ("client/stic_client/connection/tls.py", "why"),
     ("stic_core/protocol/audit_log.py", "read"),
     ("stic_core/protocol/audit_log.py", "_checked"),
@@ -74,6 +75,7 @@ EVENTS = (
     "rounds done",
     ": training loss",
     ": no training patients here",
+    "of other classes than task",
     "stopped early after round",
 )
 """Notes of what goes on as it should: nobody has to do anything."""

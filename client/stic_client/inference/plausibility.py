@@ -34,8 +34,20 @@ LEAST_PATIENTS = 10
 _LEAST_SPREAD = 4.0
 """Grey levels or HU: a site whose patients are all alike has none the less patients a little different."""
 
-_DOUBTS = ("registration of", "phases look", "the phases ", "slices of the phases", "the mask ")
-"""How warnings of `prepare` begin that put the images in doubt; the others are worth a note."""
+DOUBTS = (
+    "registration of ",
+    "phases look swapped",
+    "the phases were not acquired in one session",
+    "the phases state different dates of birth",
+    "slices of the phases are ",
+    "the mask was drawn in another frame of reference",
+    "the mask has as many voxels as its phase",
+    "the lesion mask does not lie on soft tissue",
+    "not the usual CT image",
+    ": its description names ",
+)
+"""Parts of the warnings of `prepare` that put the images in doubt. The others are notes: different study UIDs, for
+example, are what some anonymisers leave of every patient."""
 
 _FIGURES = (
     *(f"brightness of {phase.upper()}" for phase in PHASES),
@@ -46,7 +58,7 @@ _FIGURES = (
 
 def is_doubt(warning: str) -> bool:
     """Whether a warning of `prepare` puts a patient's images in doubt."""
-    return warning.startswith(_DOUBTS)
+    return any(part in warning for part in DOUBTS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
 
 from stic_core.data.clinical import AGE_CUTS, MARKERS
@@ -28,6 +29,9 @@ UNITS = MappingProxyType({"10^9/L": "× 10⁹/L", "umol/L": "µmol/L", "/uL": "/
 """Units as they are set in print; others are their own."""
 
 
+_LABORATORY = re.compile(rf"\b({'|'.join([*MARKERS, 'hbsag'])})\b")
+
+
 def sentence(text: str) -> str:
     """A warning as a sentence of its own, with the clinical value's name as readers know it.
 
@@ -37,9 +41,8 @@ def sentence(text: str) -> str:
         >>> sentence("registration of pv was rejected")
         'Registration of pv was rejected.'
     """
-    first, _, rest = text.partition(" ")
-    first = TITLES.get(first, first[:1].upper() + first[1:])
-    return f"{first} {rest}".strip().rstrip(".") + "."
+    text = _LABORATORY.sub(lambda found: TITLES[found[0]], text).rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def age_words(columns: tuple[str, ...]) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stic_client.ingest.exam import Exam
 from stic_client.ingest.source import Source
-from stic_core.data.ct import Grid
+from stic_core.data.ct import AS_STORED, Grid, Turn
 from stic_core.tensors.array_types import HUSlice
 
 
@@ -28,8 +29,10 @@ class Stack:
         has_geometry: False for pictures, whose pixels have no size.
         time_s: when it was acquired, seconds on a scale that a study's phases share; None
             where the files do not say.
-        study: digest of the study's UID, "" where there is none.
+        study: digest of what tells this exam from every other, "" where the files do not.
         phantom: its files say that no patient stands behind them.
+        exam: whose images they are and how they are described; None where files do not say, as NIfTI.
+        turn: how the file's own rows and columns lie in a slice; None where its slices are not axial.
         warnings: what was passed over.
     """
 
@@ -41,6 +44,8 @@ class Stack:
     time_s: float | None = None
     study: str = ""
     phantom: bool = False
+    exam: Exam | None = None
+    turn: Turn | None = AS_STORED
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -68,31 +73,3 @@ class Stack:
                 expected="1 for this layout",
                 advice="Use layout dicom_series, dicom_enhanced or nifti.",
             )
-
-
-# Shares of a slice's pixels. Fat and soft tissue are a third or more, denser than any organ
-# only bone and metal, a few percent. Raw values without their intercept show air as tissue and
-# tissue as bone; a wrong sign or byte order scatters values over the whole range.
-_TISSUE_HU, _MIN_TISSUE = (-150.0, 250.0), 0.03
-_BONE_HU, _MAX_BONE = 600.0, 0.15
-
-
-def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
-    """Refuse values that cannot be the Hounsfield units of a patient's slice.
-
-    Raises:
-        PatientError: not finite, too little tissue, or far above metal.
-    """
-    if not np.isfinite(hu).all():
-        raise source.refuse("values are not finite", advice="Export the series again.")
-    tissue = float(np.mean((hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1])))
-    bone = float(np.mean(hu > _BONE_HU))
-    if tissue < _MIN_TISSUE or bone > _MAX_BONE:
-        raise source.refuse(
-            "values are not Hounsfield units of a patient",
-            got=f"{tissue:.0%} of the pixels from {_TISSUE_HU[0]:.0f} to {_TISSUE_HU[1]:.0f} HU, "
-            f"{bone:.0%} above {_BONE_HU:.0f}",
-            expected=f"at least {_MIN_TISSUE:.0%} and at most {_MAX_BONE:.0%}",
-            advice="Check slope, intercept and pixel representation; export the original CT series.",
-        )
-    return hu

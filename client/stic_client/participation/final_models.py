@@ -94,9 +94,8 @@ class FinalModels:
         kept = self._keep_weights(question, wire)
         folder, worth = self._folder / question.run_id, question.held_out
         # What the scores were worth belongs to that model and to no other; like the model, it is not replaced.
-        if kept is not None and worth is not None and worth.model_digest == kept:
-            if not (folder / RELIABILITY_FILE).exists():
-                write_reliability(folder, worth)
+        if worth is not None and worth.model_digest == kept and not (folder / RELIABILITY_FILE).exists():
+            write_reliability(folder, worth)
         return kept
 
     def _keep_weights(self, question: Finish, wire: WireArray) -> str | None:

@@ -13,10 +13,11 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+import stic_client
 from stic_client.cli import app
 from stic_client.inference import predict as predictions
 from stic_client.inference import result_folder
-from stic_client.inference.plausibility import Range, examine, site_range
+from stic_client.inference.plausibility import DOUBTS, Range, examine, is_doubt, site_range
 from stic_client.inference.predict import Prediction, predict
 from stic_client.inference.verdict import verdict_of
 from stic_client.ingest.manifest import read_manifest
@@ -114,6 +115,15 @@ def test_phases_in_a_wrong_order_are_doubted(order: tuple[int, ...]) -> None:
 
     assert examine(noisy(right), "nothing to compare with")[0].doubts == ()
     assert examine(noisy(right[..., list(order)]), "nothing to compare with")[0].doubts
+
+
+@pytest.mark.parametrize("part", DOUBTS)
+def test_what_doubts_images_is_said_somewhere(part: str) -> None:
+    """A warning that was reworded would no longer put images in doubt."""
+    sources = [path.read_text() for path in Path(stic_client.__path__[0]).rglob("*.py")]
+    assert sum(part in text for text in sources) > 1  # the list itself, and where it is said
+    assert is_doubt(f"PV{part}something") == is_doubt(part) is True
+    assert not is_doubt("3 files in the folder are not images")
 
 
 def test_an_image_that_shows_nothing_is_refused(hospital: Path) -> None:

@@ -384,7 +384,7 @@ def test_each_task_has_a_page_of_its_own(site: Path) -> None:
     other = checked(site, task=TASKS["hcc-icc"]).page
     assert other == site / "check-hcc-icc.html"
     assert first.read_bytes() == before
-    assert "Not ready for hcc-icc" in other.read_text(encoding="utf-8")
+    assert "eady for hcc-icc:</b>" in other.read_text(encoding="utf-8")
 
 
 def test_the_lesion_is_marked_where_prepare_left_its_place(tmp_path: Path) -> None:
