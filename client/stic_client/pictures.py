@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
-
-from stic_client.ingest.patient import Placement
+from stic_client.ingest.views import Placement
 
 _BARS_MM = (100, 50, 20, 10)
 _BAR_SHARE = 0.45
 """A scale bar takes at most this share of the width."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One image and its marks; the template draws them.
 
     Args:
-        grey: (rows, cols), 0 to 255.
+        png: the file.
+        shape: rows and columns.
         alt: what it shows, for who does not see it.
         frame_mm: side of the square around the lesion that the model saw, where it saw a part.
     """
 
-    grey: np.ndarray
+    png: bytes
+    shape: tuple[int, ...]
     alt: str
     placement: Placement
     frame_mm: float | None = None
 
-    @cached_property
+    @property
     def data(self) -> str:
-        """PNG as base64."""
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(self.grey)).save(buffer, format="PNG")
-        return base64.b64encode(buffer.getvalue()).decode("ascii")
+        """The file as base64."""
+        return base64.b64encode(self.png).decode("ascii")
 
     @property
     def sized(self) -> bool:
@@ -48,12 +42,12 @@ class Picture:
     @property
     def height(self) -> float:
         """In mm where they are known, else in pixels."""
-        return self.placement.size_mm[0] if self.placement.size_mm else float(self.grey.shape[0])
+        return self.placement.size_mm[0] if self.placement.size_mm else float(self.shape[0])
 
     @property
     def width(self) -> float:
         """In the unit of `height`."""
-        return self.placement.size_mm[1] if self.placement.size_mm else float(self.grey.shape[1])
+        return self.placement.size_mm[1] if self.placement.size_mm else float(self.shape[1])
 
     @property
     def lesion(self) -> tuple[float, float] | None:

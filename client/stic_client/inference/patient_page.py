@@ -15,6 +15,7 @@ from stic_client.inference.result_folder import PAGE_MARK
 from stic_client.inference.verdict import DECIDED, Verdict
 from stic_client.inference.wording import PHASE_NAMES, TITLES, UNITS, sentence, told
 from stic_client.ingest.patient import PreparedPatient
+from stic_client.ingest.views import png_of
 from stic_client.pictures import Picture
 from stic_core.data.clinical import MARKERS, VARIABLES, Levels
 from stic_core.data.ct import PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
@@ -82,13 +83,15 @@ def render_patient(facts: PageFacts) -> str:
 def _seen(facts: PageFacts) -> list[tuple[str, str, Picture]]:
     """Id, caption and picture of each phase as the model saw it; whole slices at their full resolution."""
     out = []
+    whole = facts.prepared.whole if facts.crop_mm is None else None
     for at, phase in enumerate(PHASES):
-        grey, placement = facts.prepared.image[0, ..., at], facts.prepared.placement
-        if facts.crop_mm is None and facts.prepared.whole is not None:
-            grey, placement = facts.prepared.whole.grey[..., at], facts.prepared.whole.placement
-        name = PHASE_NAMES[phase]
-        alt = f"{name} phase{', cropped around the lesion' if facts.crop_mm else ''}"
-        out.append((phase, _caption(facts, phase), Picture(grey, alt, placement)))
+        alt = f"{PHASE_NAMES[phase]} phase{', cropped around the lesion' if facts.crop_mm else ''}"
+        if whole is not None:
+            picture = Picture(whole.png[at], whole.shape, alt, whole.placement)
+        else:
+            grey = facts.prepared.image[0, ..., at]
+            picture = Picture(png_of(grey), grey.shape, alt, facts.prepared.placement)
+        out.append((phase, _caption(facts, phase), picture))
     return out
 
 
@@ -102,7 +105,8 @@ def _whole(facts: PageFacts) -> list[tuple[str, str, Picture]]:
             f"{phase}-whole",
             _caption(facts, phase),
             Picture(
-                whole.grey[..., at],
+                whole.png[at],
+                whole.shape,
                 f"{PHASE_NAMES[phase]} phase, whole slice; a frame shows what the model saw",
                 whole.placement,
                 frame_mm=facts.crop_mm,

@@ -124,13 +124,16 @@ def predict(
         backbone_weights=config.backbone_weights.get(description.architecture.backbone),
     )
     table = read_manifest(manifest, labelled=False)
+    base = (root or manifest.parent).resolve()
+    if not base.is_dir():
+        raise DataError("the dataset's root is missing", got=base, advice="Correct --root.")
     folder = ResultFolder(out)
     with folder.claimed(row.subject for row in table.rows):
         refused = [refusal_of(error) for error in table.refused]
         patients = _read(
             table.rows,
             config=config,
-            base=(root or manifest.parent).resolve(),
+            base=base,
             image=description.image,
             workers=workers,
             refused=refused,
@@ -310,6 +313,14 @@ def _facts(
     warnings = [*patient.prepared.warnings, *row_warnings(patient.prepared, patient.levels)]
     doubts = (*found.doubts, *shared[0], *(text for text in warnings if is_doubt(text)))
     notes = (*shared[1], *(text for text in warnings if not is_doubt(text)))
+    crop_mm = common.description.image.crop_mm
+    if crop_mm is not None and patient.prepared.placement.size_mm is None:
+        notes = (f"pictures are scored as they are; they must show {crop_mm:g} mm around the lesion", *notes)
+    elif crop_mm is not None and not patient.prepared.place_known:
+        doubts = (
+            *doubts,
+            f"the lesion's place is not known: the whole slice was scored, not {crop_mm:g} mm around the lesion",
+        )
     if found.learned:
         notes = (
             "among this site's training patients: a model that learned there scores them too well",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from stic_client.ingest.align import Aligned, align
 from stic_client.ingest.belonging import check_belonging
 from stic_client.ingest.dicom import read_single
-from stic_client.ingest.elements import comparable
+from stic_client.ingest.elements import comparable, date_of
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.manifest import PICTURES, PatientRow
@@ -21,6 +22,7 @@ from stic_client.ingest.pictures import read_grey, read_rgb
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import Source, locate
 from stic_client.ingest.stack import Stack
+from stic_client.ingest.views import Placement, WholeSlices, png_of
 from stic_client.ingest.volumes import read_nifti
 from stic_core.config import ImageConfig
 from stic_core.data.ct import AIR_HU, IMAGE_SIZE, PHASES, crop, resize, window
@@ -37,31 +39,6 @@ LESION_HU = (-150.0, 350.0)
 """A lesion's median lies in here unless its mask lies elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where the lesion lies on an image, and how much of the patient the image shows.
-
-    Args:
-        lesion: its middle, as shares (0 to 1) of the image's height and width; None where it is not known.
-        size_mm: height and width, mm; None for pictures, which say neither size nor side.
-    """
-
-    lesion: tuple[float, float] | None = None
-    size_mm: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WholeSlices:
-    """The registered slices as they were before crop and resize, for people to look at.
-
-    Args:
-        grey: (rows, cols, 3), after the CT window.
-    """
-
-    grey: np.ndarray
-    placement: Placement
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedPatient:
     """What becomes of one patient.
@@ -76,6 +53,7 @@ class PreparedPatient:
         warnings: what an engineer should look at.
         placement: of the image.
         whole: the uncropped slices, where they were asked for.
+        examined: when the non-contrast phase was acquired, where its files have a date.
     """
 
     image: PhaseImages
@@ -84,8 +62,9 @@ class PreparedPatient:
     place_known: bool
     rejected: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     whole: WholeSlices | None = None
+    examined: dt.date | None = None
 
 
 def prepare_patient(
@@ -151,7 +130,15 @@ def prepare_patient(
         rejected=dict(aligned.rejected),
         warnings=tuple(warnings),
         placement=placement,
-        whole=WholeSlices(_grey(aligned.slices), whole) if keep_whole else None,
+        whole=_whole(aligned, placement=whole) if keep_whole else None,
+        examined=date_of(stacks["nc"].time_s),
+    )
+
+
+def _whole(aligned: Aligned, *, placement: Placement) -> WholeSlices:
+    grey = _grey(aligned.slices)
+    return WholeSlices(
+        tuple(png_of(grey[..., at]) for at in range(len(PHASES))), aligned.grid.shape, placement
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from stic_client.html import template
-from stic_client.ingest.patient import Placement
+from stic_client.ingest.views import Placement, png_of
 from stic_client.pictures import Picture
 from stic_client.preflight.images import ImageFacts
 from stic_client.preflight.outcome import Check, Outcome, percent
@@ -35,26 +36,37 @@ _PLOT = (640, 220)
 _BIN = 4
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """The prepared dataset, as far as the page shows it.
+
+    Args:
+        missing: share without a value, by clinical variable.
+    """
+
+    dataset: SiteDataset
+    facts: ImageFacts
+    missing: Mapping[str, float]
+
+
 def write_page(
     path: Path,
     *,
     outcome: Outcome,
-    dataset: SiteDataset,
-    facts: ImageFacts,
-    missing: Mapping[str, float],
+    shown: Shown | None,
     task: str = "",
 ) -> Path:
     """Write the page where only its owner can read it, whole or not at all.
 
     Args:
         path: where it goes; a page before it is replaced.
-        missing: share without a value, by clinical variable.
+        shown: None where there is no dataset that can be used.
         task: the one that was asked for, "" where none was.
 
     Raises:
         UsageError: it cannot be written there.
     """
-    text = render(outcome, dataset=dataset, facts=facts, missing=missing, task=task)
+    text = render(outcome, shown=shown, task=task)
     try:
         write_atomically(path, text, mode=PRIVATE, durable=False)
     except OSError as error:
@@ -66,16 +78,8 @@ def write_page(
     return path
 
 
-def render(
-    outcome: Outcome,
-    *,
-    dataset: SiteDataset,
-    facts: ImageFacts,
-    missing: Mapping[str, float],
-    task: str = "",
-) -> str:
+def render(outcome: Outcome, *, shown: Shown | None, task: str = "") -> str:
     """The page as HTML."""
-    why = _flagged(outcome)
     return template(
         "check.html.j2",
         percent=lambda share: percent(share).replace(" ", "\N{NO-BREAK SPACE}"),
@@ -87,19 +91,27 @@ def render(
             check for status in ("problem", "warning") for check in outcome.checks if check.status == status
         ],
         rest=[check for status in ("ok", "skipped") for check in outcome.checks if check.status == status],
-        dataset=dataset,
         phases=PHASES,
-        classes=_classes(dataset),
-        samples=_samples(dataset),
-        named=[_patient(dataset, row) | {"why": why[row]} for row in list(why)[:NAMED]],
-        more=max(len(why) - NAMED, 0),
-        levels=_levels(facts),
-        ends=[
+        data=_of_dataset(outcome, shown) if shown else None,
+    )
+
+
+def _of_dataset(outcome: Outcome, shown: Shown) -> dict[str, Any]:
+    """What the page shows of the dataset itself."""
+    dataset, facts, why = shown.dataset, shown.facts, _flagged(outcome)
+    return {
+        "dataset": dataset,
+        "classes": _classes(dataset),
+        "samples": _samples(dataset),
+        "named": [_patient(dataset, row) | {"why": why[row]} for row in list(why)[:NAMED]],
+        "more": max(len(why) - NAMED, 0),
+        "levels": _levels(facts),
+        "ends": [
             {"phase": name, "low": float(facts.low[:, at].mean()), "high": float(facts.high[:, at].mean())}
             for at, name in enumerate(PHASES)
         ],
-        missing=missing,
-    )
+        "missing": shown.missing,
+    }
 
 
 def _classes(dataset: SiteDataset) -> dict[str, Any]:
@@ -143,7 +155,10 @@ def _patient(dataset: SiteDataset, row: int) -> dict[str, Any]:
         "split": dataset.splits[row],
         "label": dataset.labels[row] or "no label",
         "pictures": [
-            (phase, Picture(image[..., at], f"{phase.upper()} of {subject}", placement))
+            (
+                phase,
+                Picture(png_of(image[..., at]), image.shape[:2], f"{phase.upper()} of {subject}", placement),
+            )
             for at, phase in enumerate(PHASES)
         ],
     }

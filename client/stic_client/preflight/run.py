@@ -11,7 +11,7 @@ from stic_client.preflight import data, images, machine
 from stic_client.preflight.identity import check_ca, check_key
 from stic_client.preflight.network import ONLINE, Ask, check_online
 from stic_client.preflight.outcome import Check, Outcome, worst
-from stic_client.preflight.page import write_page
+from stic_client.preflight.page import Shown, write_page
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import SiteDataset
 from stic_core.system.observer import Observer
@@ -29,7 +29,7 @@ class Result:
 
     Args:
         dataset: None where it cannot be used.
-        page: None where there is no dataset to show.
+        page: where it was written; None where no check was made.
     """
 
     outcome: Outcome
@@ -90,16 +90,11 @@ def check_site(
         observer.stage(f"asking {config.server.address}")
         checks += check_online(config, ask=ask)
     outcome = Outcome(config.site, tuple(checks))
-    page = None
+    shown = None
     if prepared.dataset is not None and facts is not None:
-        page = write_page(
-            folder / page_name(task),
-            outcome=outcome,
-            dataset=prepared.dataset,
-            facts=facts,
-            missing=data.missing_rates(prepared),
-            task=task.name if task else "",
-        )
+        shown = Shown(prepared.dataset, facts, data.missing_rates(prepared))
+    # Without a dataset, too: the page before it would go on saying that all is well.
+    page = write_page(folder / page_name(task), outcome=outcome, shown=shown, task=task.name if task else "")
     return Result(outcome, prepared.dataset, page)
 
 

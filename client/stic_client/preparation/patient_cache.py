@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from stic_client.ingest.manifest import PatientRow
-from stic_client.ingest.patient import Placement, PreparedPatient
+from stic_client.ingest.patient import PreparedPatient
 from stic_client.ingest.source import files_of, locate
+from stic_client.ingest.views import Placement
 from stic_core.config import ImageConfig
 from stic_core.data.dataset import SPEC_VERSION
 from stic_core.errors import DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -186,6 +187,16 @@ def test_patients_who_share_images(hospital: Path) -> None:
     assert "same images and lesion as P1" in found["twice"]["doubts"]
     assert "some phases are also those of" in found["mixed"]["doubts"]
     assert "mixed" in found["P2"]["doubts"]
+
+
+def test_a_whole_slice_is_no_crop(hospital: Path) -> None:
+    """A model that learned from crops doubts a patient whose lesion has no place; pictures are a note."""
+    path = hospital / "model" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image": {"crop_mm": 160.0}}))
+    found = table(scored(hospital))
+    assert found["P1"]["doubts"] == ""
+    assert "place is not known" in found["P2"]["doubts"]
+    assert "Whole slices" in (hospital / "out" / "patients" / "P1.html").read_text()
 
 
 def test_the_way_of_prepare_is_gone_whole(hospital: Path) -> None:

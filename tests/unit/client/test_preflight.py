@@ -212,7 +212,7 @@ def test_a_planted_fault_is_found(
 
 
 def test_a_dataset_that_is_missing_torn_or_of_another_setting(site: Path) -> None:
-    """Each says what it is; without a dataset the rest is checked and there is no page."""
+    """Each says what it is; without a dataset the rest is checked, and no page goes on saying that all is well."""
     made = cohort()
     write(site / "prepared", made | {"image": ImageConfig(crop_mm=120)})
     check = named(checked(site), "dataset")
@@ -226,7 +226,10 @@ def test_a_dataset_that_is_missing_torn_or_of_another_setting(site: Path) -> Non
     result = checked(site)
     assert "is missing" in named(result, "dataset").found
     assert "stic-client --site center1 prepare" in named(result, "dataset").remedy
-    assert result.page is None
+    assert result.page is not None
+    text = result.page.read_text(encoding="utf-8")
+    assert "Not ready" in text
+    assert "<img" not in text
     assert named(result, "key").status == named(result, "device").status == "ok"
 
 
@@ -389,7 +392,8 @@ def test_each_task_has_a_page_of_its_own(site: Path) -> None:
 
 def test_the_lesion_is_marked_where_prepare_left_its_place(tmp_path: Path) -> None:
     """On the image that it was found on; not on one that was made since."""
-    from stic_client.ingest.patient import Placement, PreparedPatient
+    from stic_client.ingest.patient import PreparedPatient
+    from stic_client.ingest.views import Placement
     from stic_client.preparation import patient_cache
 
     made = cohort()
