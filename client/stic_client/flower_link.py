@@ -54,10 +54,13 @@ from stic_client.connection.tls import refuses_key, why
 from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
-from stic_core.errors import NoRoomError, ProtocolError, SticError
+from stic_core.errors import NoRoomError, ProtocolError, RefusedError, SticError
 from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
+
+_TAKEN_OVER = 423
+"""What our server answers a client while another one of the same site has its place."""
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -100,7 +103,7 @@ class FleetLink:
         self._stop = threading.Event()
         self._node: Node | None = None
         self._node_state = NodeState(state)
-        self._client = SignedClient(address, ca=ca, key=key)
+        self._client = SignedClient(address, ca=ca, key=key, instance=self._node_state.instance)
         self._signing = SignOn(
             self,
             node=self._node_state,
@@ -126,6 +129,7 @@ class FleetLink:
 
         Raises:
             NotAdmittedError: the server does not know this site's key.
+            RefusedError: another client of this site is online, or has taken this one's place.
             UntrustedServerError: the server's certificate is not from the pinned CA.
             UsageError: a client of this site runs on this machine already.
         """
@@ -155,9 +159,10 @@ class FleetLink:
 
     def deactivate(self, node_id: int) -> bool:
         """See `Desk`."""
+        self._client.sign_off_for(self._node_state.instance_left())
         try:
             self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node_id), once=True)
-        except (ProtocolError, _UnknownNodeError, _RunOverError, ConnectionError):
+        except (ProtocolError, RefusedError, _UnknownNodeError, _RunOverError, ConnectionError):
             return False
         return True
 
@@ -334,6 +339,12 @@ class FleetLink:
                 raise _UnknownNodeError from None
             if status == 403:
                 raise _RunOverError from None
+            if status == _TAKEN_OVER:
+                raise RefusedError(
+                    "another client of this site has taken this one's place",
+                    advice="A key belongs to one machine and one folder: stop the client that runs from the copy, "
+                    "then start this one again.",
+                ) from None
             if status >= 500:
                 raise NotReachedError(f"HTTP {status}") from None
             said = FlowerError.from_json(error.response.text)

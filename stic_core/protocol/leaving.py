@@ -68,7 +68,7 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
     kinds = RELEASES if policy is None else policy.release
     # Two models are compared in figures that each of them has released.
     compares = trains and plan.local_only and bool({"accuracy", "auc"} & set(kinds))
-    figures = tuple(
+    figures: tuple[Release, ...] = tuple(
         kind
         for kind in RELEASES
         if kind in kinds and (trains or kind not in _IN_TRAINING) and (kind != "comparison" or compares)

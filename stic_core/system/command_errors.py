@@ -11,9 +11,8 @@ import click
 
 from stic_core.errors import SticError, UsageError
 from stic_core.system import streams
+from stic_core.system.interrupts import INTERRUPTED
 from stic_core.system.os_errors import explained
-
-INTERRUPTED = 130
 
 
 def adopt_log(library: str, *, name: str, minor: str | None = None) -> None:
@@ -45,7 +44,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
     verbose = "--verbose" in sys.argv[1:]
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     try:
-        code = command(standalone_mode=False)
+        code = _called(command)
         streams.flush_stdout()
     except SticError as error:
         if verbose:
@@ -71,3 +70,11 @@ def run(command: Callable[..., object], *, name: str) -> None:
     with suppress(OSError):
         streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _called(command: Callable[..., object]) -> object:
+    """Run it; Typer makes an exit code of Ctrl-C, and says nothing."""
+    code = command(standalone_mode=False)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code

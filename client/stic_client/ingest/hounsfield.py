@@ -230,7 +230,8 @@ def _scanned(hu: HUSlice) -> np.ndarray:
 
 def reaching_border(of: np.ndarray) -> np.ndarray:
     """The parts of a pattern that are connected with the border."""
-    parts, _ = ndimage.label(of)
+    parts = np.empty(of.shape, dtype=np.int32)
+    ndimage.label(of, output=parts)
     touching = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     return np.isin(parts, touching[touching > 0])
 

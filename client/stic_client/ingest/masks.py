@@ -159,7 +159,8 @@ def _parts(inside: np.ndarray) -> tuple[np.ndarray, int]:
     """Connected parts, numbered from 1 (0 is outside); those with up to two pixels between them are one."""
     neighbours = np.ones((3,) * inside.ndim, dtype=bool)
     grown = ndimage.binary_dilation(np.pad(inside, 1), neighbours)
-    numbers, count = ndimage.label(grown, neighbours)
+    numbers = np.empty(grown.shape, dtype=np.int32)
+    count = int(np.asarray(ndimage.label(grown, neighbours, output=numbers)))
     return np.where(inside, numbers[(slice(1, -1),) * inside.ndim], 0), count
 
 
@@ -230,7 +231,9 @@ def _read_nrrd(source: Source, *, label: str) -> tuple[Volume, np.ndarray]:
 
 def _chosen(volume: Volume, *, source: Source, label: str) -> tuple[Volume, np.ndarray]:
     """What is inside of the value that the manifest means."""
-    meant = np.nan_to_num(volume.scaled(volume.values))
+    meant = volume.scaled(volume.values)
+    if meant.dtype.kind == "f":  # outside of a field of view there may be no value
+        meant = np.where(np.isfinite(meant), meant, 0)
     values = [int(value) if float(value).is_integer() else None for value in np.unique(meant)]
     if None in values or len(values) > 256:
         raise source.refuse("it is not a mask", expected="whole numbers, at most 256 different ones")

@@ -135,7 +135,7 @@ def read_exactly(file: BinaryIO, count: int, *, source: Source) -> np.ndarray:
         PatientError: there are fewer.
     """
     data = np.empty(count, dtype=np.uint8)
-    view, got = memoryview(data), 0
+    view, got = data.data, 0
     while got < count and (piece := file.read(min(_PIECE, count - got))):
         view[got : got + len(piece)] = piece
         got += len(piece)
