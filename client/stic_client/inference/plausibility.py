@@ -43,7 +43,8 @@ DOUBTS = (
     "the mask was drawn in another frame of reference",
     "the mask has as many voxels as its phase",
     "the lesion mask does not lie on soft tissue",
-    "not the usual CT image",
+    "a virtual monoenergetic image",
+    ", although ImageType does not say so",
     ": its description names ",
 )
 """Parts of the warnings of `prepare` that put the images in doubt. The others are notes: different study UIDs, for
