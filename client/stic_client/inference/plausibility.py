@@ -86,8 +86,8 @@ def site_range(
     """
     try:
         dataset = load_dataset(config.dataset.prepared)
-    except DataError:
-        return "this site has no prepared patients to compare with"
+    except DataError as error:  # it is missing, damaged, or another version's
+        return f"this site's {error.what}"
     if dataset.image != model.image:
         return "this site's patients were prepared with another crop_mm than the model's"
     rows = np.sort(np.concatenate([dataset.indices("train"), dataset.indices("val")]))

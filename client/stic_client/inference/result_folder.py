@@ -52,6 +52,10 @@ class ResultFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.path} is not a folder", advice="Give another --out.") from None
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be written", got=error.strerror, advice="Give another --out."
+            ) from None
         lock = FileLock(self.path / ".predict.lock", timeout=0)
         try:
             lock.acquire()

@@ -151,7 +151,7 @@ def test_patients_unlike_the_sites_own_are_doubted(tmp_path: Path) -> None:
     config = config.model_copy(update={"dataset": settings})
     write_small_model(tmp_path / "model", backbone=config.backbone_weights["tiny"], phantom=False)
     description = read_model(tmp_path / "model").description
-    assert "no prepared patients" in str(site_range(config, description))
+    assert "prepared dataset is missing" in str(site_range(config, description))
     prepared = prepare(config, workers=0).dataset
     assert "fewer than" in str(site_range(config, description))
     few = _range(config, least=3)
@@ -379,6 +379,10 @@ def test_other_peoples_files_are_not_replaced(hospital: Path) -> None:
     shutil.rmtree(out)
     out.write_text("a file")
     with pytest.raises(UsageError, match="is not a folder"):
+        scored(hospital)
+    out.unlink()
+    out.symlink_to(out.name)  # to itself
+    with pytest.raises(UsageError, match="is not a folder|cannot be written"):
         scored(hospital)
     out.unlink()
     out.mkdir()
