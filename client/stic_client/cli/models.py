@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,21 +14,26 @@ from stic_core.errors import DataError, UsageError
 from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
 
+if TYPE_CHECKING:
+    from stic_client.inference.predict import Prediction
+
 
 @app.command()
 def predict(
     context: typer.Context,
     model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
     manifest: Annotated[
-        Path, typer.Option(help="Table of the patients, as for prepare; labels may be empty.")
+        Path, typer.Option(help="Table of the patients, as for prepare; split and label may be missing.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the pages.")] = Path("predictions"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for scores.csv and the pages; an earlier run's are replaced.")
+    ] = Path("predictions"),
     root: Annotated[
         Path | None, typer.Option(help="What the manifest's paths are relative to; default: its own folder.")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images.")] = 1,
 ) -> None:
-    """Score new patients with a model: a table, and a page per patient. Nothing leaves this machine."""
+    """Score new patients with a model: a table and pages. Exit code 1 if some cannot be scored. Nothing is sent."""
     loaded = site_of(context).load()
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the model")
@@ -40,16 +46,37 @@ def predict(
             out=out,
             root=root,
             workers=workers,
-            progress=lambda done, total: terminal.progress("reading patients", done, total),
+            progress=terminal.progress,
         )
+    show_prediction(found)
+    raise typer.Exit(1 if found.refused else 0)
+
+
+def show_prediction(found: Prediction) -> None:
+    """What `predict` did, on stdout: what needs a look before where the tables are."""
+    from stic_client.inference.verdict import DOUBTFUL
+    from stic_client.preflight.outcome import some
+
     if found.phantom:
         print(
             "PHANTOM: computed patients, or a model that learned from them; says nothing about real patients"
         )
-    print(f"scores  {found.scores}  ({found.patients} patients)")
-    print(f"pages   {found.pages}")
+    kinds = Counter(found.verdicts.values())
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(kinds.items()))
+    print(f"{len(found.verdicts)} patients scored: {said}")
+    doubtful = [subject for subject, verdict in found.verdicts.items() if verdict == DOUBTFUL]
+    if doubtful:
+        print(f"images doubtful, look at their pages first: {some(doubtful)}")
+    if found.not_compared:
+        print(f"images were not compared with this site's own: {found.not_compared}")
+    if not found.reliable:
+        print("how often the model is right is not known here: no held-out figures came with it")
     for refusal in found.refused:
         print(f"not scored: {refusal.message}")
+    print(
+        f"scores  {found.scores}  ({len(found.verdicts)} of {len(found.verdicts) + len(found.refused)} patients)"
+    )
+    print(f"pages   {found.index}")
 
 
 @app.command("model")

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stic_core.errors import DataError, ProtocolError
+from stic_core.evaluation.reliability import RELIABILITY_FILE, write_reliability
 from stic_core.models.saved import DESCRIPTION_FILE, read_model, write_model
 from stic_core.protocol.compression import WireArray, unpack
 from stic_core.protocol.messages import Digest, Finish, RunPlan
@@ -103,6 +104,14 @@ class FinalModels:
             ProtocolError: the weights are not the ones that the message announces.
             OSError: the disk is full, for example.
         """
+        kept = self._keep_weights(question, wire)
+        folder, worth = self._folder / question.run_id, question.held_out
+        # What the scores were worth belongs to that model and to no other; like the model, it is not replaced.
+        if worth is not None and worth.model_digest == kept and not (folder / RELIABILITY_FILE).exists():
+            write_reliability(folder, worth)
+        return kept
+
+    def _keep_weights(self, question: Finish, wire: WireArray) -> str | None:
         folder = self._folder / question.run_id
         try:
             return read_model(folder).description.digest
