@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stic_core.errors import UsageError
+from stic_core.system.names import meant
 
 
 def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,3 +63,20 @@ TASKS = MappingProxyType(
         )
     }
 )
+
+
+def task_named(text: str) -> Task:
+    """One of the paper's tasks.
+
+    Raises:
+        UsageError: there is none of this name.
+
+    Example:
+        >>> task_named("hcc-icc").classes
+        ('HCC', 'ICC')
+    """
+    if text not in TASKS:
+        raise UsageError(
+            "no such task", got=repr(text), expected=" or ".join(TASKS), advice=meant(text, TASKS)
+        )
+    return TASKS[text]

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stic_client.cli.options import SiteFile, app, site_of
+from stic_client.cli.options import CONFIG_HELP, SITE_HELP, Named, SiteFile, app, site_of
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.waiting_times import Intervals
-from stic_core import config_files
+from stic_core import __version__, config_files
 from stic_core.errors import RefusedError, UsageError
+from stic_core.service import service_terminal
+from stic_core.system.command_line import LOG_HELP, VERBOSE_HELP, LogFormat
 from stic_core.system.terminal import Terminal
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        from stic_core.protocol.messages import VERSION
+
+        print(f"stic-client {__version__} (protocol version {VERSION})")
+        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
 def join(
     context: typer.Context,
-    site: Annotated[
-        str | None, typer.Option(help="The site's name, such as center2; every command but import needs it.")
-    ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Configuration; default: $STIC_HOME/sites/SITE/site.yaml.")
-    ] = None,
+    site: Annotated[str | None, typer.Option(help=SITE_HELP)] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)] = None,
     once: Annotated[bool, typer.Option("--once", help="Exit when a run is over.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log and tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help=VERBOSE_HELP)] = False,
+    log: Annotated[LogFormat, typer.Option("--log", help=LOG_HELP)] = LogFormat.TEXT,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Join the federation and serve until interrupted."""
-    del verbose  # read where errors are shown
-    if site is not None:
-        context.obj = SiteFile(site, config_file or config_files.home() / "sites" / site / "site.yaml")
+    del verbose, log, version  # read where lines and errors are shown
+    context.obj = Named(site, config_file)
     if context.invoked_subcommand is None:
         _serve(site_of(context), once=once)
 
@@ -42,7 +54,7 @@ def _serve(site: SiteFile, *, once: bool) -> None:
     intervals = Intervals().scaled(config_files.interval_scale())
     keys = SiteKeys(loaded.key)
     key = keys.current()
-    with Terminal(prefix=loaded.site) as terminal:
+    with service_terminal(loaded, folder=site.path.resolve().parent) as terminal, _failure_told(terminal):
         terminal.stage("starting")
         # torch and flwr take seconds to import: errors of configuration come before.
         from stic_client.flower_app import client_app
@@ -69,6 +81,18 @@ def _serve(site: SiteFile, *, once: bool) -> None:
         )
 
 
+@contextmanager
+def _failure_told(terminal: Terminal) -> Iterator[None]:
+    """Whoever is notified learns that the client ended by an error, of which only the kind is told."""
+    try:
+        yield
+    except Exception as error:
+        terminal.event(
+            "run-failed", f"the client ended with {type(error).__name__}", error=type(error).__name__
+        )
+        raise
+
+
 @app.command()
 def enroll(
     context: typer.Context,
@@ -88,6 +112,14 @@ def enroll(
     print(f"public key       {made.public_key}  (send this file to the operator)")
     print(f"key fingerprint  {made.key_fingerprint}  (read it to the operator by telephone)")
     print(f"CA fingerprint   {made.ca_fingerprint}  (compare with the operator's)")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of site.yaml, with which an editor completes and checks keys."""
+    from stic_core.config_schema import schema as made
+
+    print(json.dumps(made("site"), indent=1))
 
 
 @app.command("rotate-key")

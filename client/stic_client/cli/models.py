@@ -9,9 +9,9 @@ import typer
 
 from stic_client.cli.options import app, site_of
 from stic_core import config_files
-from stic_core.errors import DataError, UsageError
+from stic_core.errors import DataError
 from stic_core.system.terminal import Terminal
-from stic_core.tasks import TASKS
+from stic_core.tasks import task_named
 
 
 @app.command()
@@ -98,8 +98,7 @@ def crossval(
 ) -> None:
     """Cross-validate a model on this site's prepared patients: mean ROC, accuracy and AUC."""
     loaded = site_of(context).load()
-    if task not in TASKS:
-        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    chosen = task_named(task)
     model = config_files.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
@@ -107,7 +106,7 @@ def crossval(
         from stic_client.inference.crossval import crossval as run
 
         study = CrossValidationConfig(
-            TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
+            chosen, model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
         )
         document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
     print("\n".join(described(document)))

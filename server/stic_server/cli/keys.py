@@ -12,9 +12,7 @@ import typer
 from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
-from stic_server.cli.options import ConfigOption, federation_file
-
-app = typer.Typer(rich_markup_mode=None)
+from stic_server.cli.options import ConfigOption, app, federation_file
 
 
 @app.command()

@@ -162,7 +162,7 @@ def test_what_cannot_be_admitted(tmp_path: Path) -> None:
         admit(sites, name="center2", public_key=keys[0])
     with pytest.raises(UsageError, match="--replace"):
         admit(sites, name="center1", public_key=keys[1])
-    with pytest.raises(UsageError, match="not a site's public key"):
+    with pytest.raises(UsageError, match="must never leave its site"):
         admit(sites, name="center2", public_key=tmp_path / "b.key")
     with pytest.raises(UsageError) as refused:
         admit(sites, name="../x", public_key=keys[1])
