@@ -2,6 +2,7 @@
 # make test    lint, types, import contracts and tests, two at a time (JOBS=4 for more)
 # make coverage  which lines and branches the tests run
 # make install only the virtual environment
+# make dist    wheel and sdist, in dist/
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(name))))
@@ -10,7 +11,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check coverage install lock clean
+.PHONY: demo test check coverage install lock dist clean
 
 demo: $(VENV)/.complete
 	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full)
@@ -50,5 +51,9 @@ lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --extra server --extra client --extra dev pyproject.toml --output-file requirements.lock
 
+dist: $(VENV)/.complete
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
 clean:
-	rm -rf $(VENV) .stic
+	rm -rf $(VENV) .stic dist

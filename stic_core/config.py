@@ -117,7 +117,7 @@ class ModelConfig(_Frozen):
 
 
 class TrainingConfig(_Frozen):
-    """Training at one site, the paper's values by default.
+    """Training at one site; by default with the paper's optimiser, and long enough to converge.
 
     Args:
         batch_size: patients per step; with `views`, one of a patient's views is drawn for it.
@@ -142,12 +142,12 @@ class TrainingConfig(_Frozen):
 
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    local_epochs: Annotated[int, Field(ge=1, le=100)] = 2
     local_steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     plateau_rounds: Annotated[int, Field(ge=1)] = 5
     warmup_rounds: Annotated[int, Field(ge=0)] = 0
-    early_stopping: Annotated[int, Field(ge=1)] | None = None
+    early_stopping: Annotated[int, Field(ge=1)] | None = 20
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
@@ -249,7 +249,7 @@ class FederationConfig(_Frozen):
         model: the model that every site builds.
         training: how a site trains in a round.
         algorithm: how the sites' updates become the next global model.
-        rounds: how many rounds.
+        rounds: how many rounds at most; `training.early_stopping` ends the training before.
         min_sites: fewer reports than this and a round fails.
         join_timeout_s: how long to wait for `min_sites` to come online, and then for what they describe.
         join_grace_s: how much longer to wait for the other admitted sites, once there are enough.
@@ -278,7 +278,7 @@ class FederationConfig(_Frozen):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     algorithm: AlgorithmConfig = FedAvgConfig()
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 100
     min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
     join_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
     join_grace_s: Annotated[float, Field(ge=0)] = 60.0
@@ -307,6 +307,10 @@ class FederationConfig(_Frozen):
         return data
 
 
+DecimalMark = Literal["comma", "point"]
+MarkerName = Literal["plt", "tbil", "afp", "ca199", "cea", "ca125"]
+
+
 class DatasetConfig(_Frozen):
     """Where a site's files lie and how they are read.
 
@@ -316,6 +320,8 @@ class DatasetConfig(_Frozen):
         prepared: folder for the prepared dataset and the cached features.
         image: how a slice becomes the model's image, as the federation prepares it.
         units: unit by laboratory value, where it is not the default one.
+        decimal: the laboratory's decimal mark, `comma` or `point`, for all values or by value; it says
+            what `1,210` and `1.210` are, which are refused without it if that makes a difference.
         compat: how censored laboratory values are read.
         max_quarantined: more patients than this that cannot be used, and preparation fails.
         seed: draws `val` from `train` where the manifest has no `val`.
@@ -327,6 +333,7 @@ class DatasetConfig(_Frozen):
     prepared: FilePath = Path("prepared")
     image: ImageConfig = ImageConfig()
     units: dict[str, str] = Field(default_factory=dict)
+    decimal: DecimalMark | dict[MarkerName, DecimalMark] | None = None
     compat: Literal["strict", "authors"] = "strict"
     max_quarantined: Annotated[int, Field(ge=0)] = 10
     seed: Annotated[int, Field(ge=0)] = 0

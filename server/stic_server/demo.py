@@ -29,8 +29,6 @@ from stic_server.setup import NewFederation, initialise
 
 CENTRES = ("center1", "center2")
 CROP_MM = 160.0
-ROUNDS = 20
-LOCAL_EPOCHS = 2
 VIEWS = 6
 
 _STOP_S = 3.0
@@ -98,8 +96,6 @@ def _set_up_server(home: Path, *, runs: Path, seed: int) -> FederationConfig:
             port=port,
             names=("localhost", "127.0.0.1"),
             backbone="tiny",
-            rounds=ROUNDS,
-            local_epochs=LOCAL_EPOCHS,
             views=VIEWS,
             crop_mm=CROP_MM,
             seed=seed,

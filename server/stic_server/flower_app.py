@@ -56,6 +56,7 @@ from stic_server.report.model_card import write_model_card
 
 POLL_S = 0.05
 _ASK_AGAIN_S = 5.0
+_DESCRIBE_S = 30.0
 _FINISH_ROOM_S = 120.0
 _SEND_AGAIN_S = 60.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
@@ -102,7 +103,7 @@ def run_federation(
     proposal = propose(federation, evaluate=evaluate, sites=public_keys(folder))
     if proposal.note:
         observer.note(proposal.note)
-    run = RunFolder.begin(federation, proposal.plan)
+    run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
     plan = run.read_plan() or proposal.plan
     observer.note(f"plan {plan.digest[:12]}")
     names = tuple(spec.name for spec in plan.tensors)
@@ -111,7 +112,8 @@ def run_federation(
         min_sites=federation.min_sites,
         join_timeout_s=federation.join_timeout_s,
         round_timeout_s=federation.round_timeout_s,
-        approval_s=federation.join_grace_s,
+        grace_s=federation.join_grace_s,
+        describe_s=_DESCRIBE_S * scale,
         ask_again_s=_ASK_AGAIN_S * scale,
         finish_room_s=_FINISH_ROOM_S * scale,
         max_patients=federation.max_patients,

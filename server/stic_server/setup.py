@@ -21,7 +21,7 @@ _TEMPLATE = """\
 # yaml-language-server: $schema=federation.schema.json
 name: {name}
 task: {task}               # HCC, ICC, META; or hcc-icc, benign-malignant, or a name and classes
-rounds: {rounds}
+rounds: {rounds}                 # at most, see training.early_stopping
 min_sites: {min_sites}                # a round with fewer reports is not averaged
 
 image:
@@ -35,6 +35,7 @@ training:                   # at each site, each round
   local_epochs: {local_epochs}
   batch_size: 32
   learning_rate: 0.001
+  early_stopping: 20        # stop after so many rounds without a better validation loss; null: never
   views: {views}                  # augmented views per patient, cached with the original
   class_balanced: false
   # schedule: plateau       # or cosine; the learning rate by round
@@ -78,8 +79,8 @@ class NewFederation:
     names: Sequence[str]
     task: str = "malignant"
     backbone: str = "vgg16"
-    rounds: int = 20
-    local_epochs: int = 1
+    rounds: int = 100
+    local_epochs: int = 2
     views: int = 8
     min_sites: int = 2
     crop_mm: float | None = None

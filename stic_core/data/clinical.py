@@ -6,15 +6,22 @@ that lacks a level would get another width. A missing value is zero in all its c
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from stic_core.data.clinical_texts import (
+    Decimal,
+    Reading,
+    is_blank,
+    number_readings,
+    read_age,
+    read_gender,
+    read_hbsag,
+)
 from stic_core.errors import DataError
 from stic_core.tensors.array_types import ClinicalMatrix
 
@@ -57,6 +64,8 @@ class Marker:
         unit: the unit of the thresholds; sites convert to it.
         levels: pairs (level, lower bound), highest first; the last bound is 0.
         to_unit: factor from another unit that hospitals use to `unit`.
+        spelled: units as texts have them, lower case and without spaces, by their names in `to_unit`.
+        most: a larger value is none: an identifier, a date, or another unit.
         closed: whether a value equal to a bound belongs to the level above it.
     """
 
@@ -64,6 +73,8 @@ class Marker:
     unit: str
     levels: tuple[tuple[str, float], ...]
     to_unit: Mapping[str, float]
+    spelled: Mapping[str, str]
+    most: float
     closed: bool = True
 
     def level(self, value: float) -> str:
@@ -73,6 +84,22 @@ class Marker:
                 return name
         return self.levels[-1][0]
 
+    def is_impossible(self, reading: Reading, *, unit: str | None) -> bool:
+        """Whether no patient has this value in this unit, or in the one that the text itself names."""
+        return reading.value * self.to_unit[reading.unit or unit or self.unit] > self.most
+
+
+_PER_ML = {"ng/ml": "ng/mL", "ug/l": "ug/L", "mcg/l": "ug/L"}
+_UNITS_PER_ML = {
+    **dict.fromkeys(("u/ml", "iu/ml", "e/ml"), "U/mL"),
+    **dict.fromkeys(("ku/l", "kiu/l", "ke/l"), "kU/L"),
+}
+_PLATELETS = {
+    **{f"{x}10{power}/l": "10^9/L" for x in ("", "x", "*") for power in ("^9", "*9", "e9")},
+    **{f"{x}10{power}/ul": "10^9/L" for x in ("", "x", "*") for power in ("^3", "*3", "e3")},
+    **dict.fromkeys(("g/l", "gpt/l", "giga/l", "k/ul", "tsd/ul", "tsd./ul", "/nl"), "10^9/L"),
+    **dict.fromkeys(("/ul", "/mm3", "/mm^3", "/cmm"), "/uL"),
+}
 
 # Thresholds of the authors' code. The platelets' abnormal side is the low one (<= 100).
 # Units: AFP is in ng/mL (the authors' docstring says umol/L, which is a slip).
@@ -83,75 +110,55 @@ MARKERS = MappingProxyType(
             "10^9/L",
             (("normal", 100.0), ("abnormal", 0.0)),
             {"10^9/L": 1.0, "/uL": 0.001},
+            _PLATELETS,
+            most=5e3,
             closed=False,
         ),
         "tbil": Marker(
-            "TBIL", "umol/L", (("abnormal", 17.1), ("normal", 0.0)), {"umol/L": 1.0, "mg/dL": 17.1}
+            "TBIL",
+            "umol/L",
+            (("abnormal", 17.1), ("normal", 0.0)),
+            {"umol/L": 1.0, "mg/dL": 17.1},
+            {"umol/l": "umol/L", "mcmol/l": "umol/L", "mg/dl": "mg/dL"},
+            most=5e3,
         ),
         "afp": Marker(
             "AFP",
             "ng/mL",
             (("abnormal1", 400.0), ("abnormal2", 7.0), ("normal", 0.0)),
             {"ng/mL": 1.0, "ug/L": 1.0},
+            _PER_ML,
+            most=1e8,
         ),
-        "ca199": Marker("CA199", "U/mL", (("abnormal", 39.0), ("normal", 0.0)), {"U/mL": 1.0, "kU/L": 1.0}),
-        "cea": Marker("CEA", "ng/mL", (("abnormal", 10.0), ("normal", 0.0)), {"ng/mL": 1.0, "ug/L": 1.0}),
-        "ca125": Marker("CA125", "U/mL", (("abnormal", 35.0), ("normal", 0.0)), {"U/mL": 1.0, "kU/L": 1.0}),
+        "ca199": Marker(
+            "CA199",
+            "U/mL",
+            (("abnormal", 39.0), ("normal", 0.0)),
+            {"U/mL": 1.0, "kU/L": 1.0},
+            _UNITS_PER_ML,
+            most=1e8,
+        ),
+        "cea": Marker(
+            "CEA",
+            "ng/mL",
+            (("abnormal", 10.0), ("normal", 0.0)),
+            {"ng/mL": 1.0, "ug/L": 1.0},
+            _PER_ML,
+            most=1e7,
+        ),
+        "ca125": Marker(
+            "CA125",
+            "U/mL",
+            (("abnormal", 35.0), ("normal", 0.0)),
+            {"U/mL": 1.0, "kU/L": 1.0},
+            _UNITS_PER_ML,
+            most=1e7,
+        ),
     }
 )
 
 AGE_CUTS = (40, 50, 60, 70)
 """Years: below the first is the reference level, which has no column."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a text says: a number, and whether it is the number, a lower or an upper bound."""
-
-    value: float
-    relation: Literal["=", ">", ">=", "<", "<="]
-
-
-_NUMBER = re.compile(r"^(?P<relation>>=|<=|>|<)?(?P<value>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$")
-_THOUSANDS = re.compile(r"^\d{1,3}(,\d{3})+(\.\d+)?$")
-_AGE = re.compile(r"^(\d{1,3})(?:\.\d+)?[Yy]?$")
-_GENDER = {"female": False, "f": False, "女": False, "male": True, "m": True, "男": True}
-
-
-def _plain(text: str) -> str:
-    """Full-width forms to plain ones, spaces out."""
-    folded = unicodedata.normalize("NFKC", text).replace("≥", ">=").replace("≤", "<=")
-    return re.sub(r"\s", "", folded)
-
-
-def read_number(text: str) -> Reading | None:
-    """Read a laboratory value as exports write it.
-
-    Args:
-        text: `1,210`, ` >1210`, `<0.6`, `＞400`, `≥7`; empty is missing.
-
-    Returns:
-        The reading, or None where the value is missing.
-
-    Raises:
-        DataError: the text is neither empty nor a number.
-
-    Example:
-        >>> read_number("＞1,210")
-        Reading(value=1210.0, relation='>')
-    """
-    plain = _plain(text)
-    if not plain:
-        return None
-    sign = re.match(r"^(>=|<=|>|<)?", plain)
-    digits = plain[sign.end() :] if sign else plain
-    if "," in digits:
-        # One comma before one or two digits is a decimal comma; groups of three are thousands.
-        digits = digits.replace(",", "") if _THOUSANDS.match(digits) else digits.replace(",", ".", 1)
-    match = _NUMBER.match((sign.group(0) if sign else "") + digits)
-    if match is None:
-        raise DataError("a laboratory value cannot be read", got="text", expected="a number, or empty")
-    return Reading(float(match["value"]), match["relation"] or "=")  # pyright: ignore[reportArgumentType]
 
 
 def level_of(
@@ -186,44 +193,26 @@ def level_of(
     return nearest if nearest == marker.levels[-1][0] else None
 
 
-def read_age(text: str) -> int:
-    """Age in whole years, from `61`, `61.5` or DICOM's `061Y`.
+def level_of_readings(
+    variable: str, readings: Sequence[Reading], *, unit: str | None = None, compat: Compat = "strict"
+) -> str | None:
+    """The one level that all readings of a text have; see `level_of`.
+
+    Args:
+        unit: of the site; the one that the text names counts more.
 
     Raises:
-        DataError: anything else, or above 120.
+        DataError: they have two; the message has both numbers.
     """
-    match = _AGE.match(_plain(text))
-    if match is None or int(match[1]) > 120:
-        raise DataError("age cannot be read", expected="years, such as 61 or 061Y, at most 120")
-    return int(match[1])
-
-
-def read_gender(text: str) -> bool:
-    """True for male.
-
-    Raises:
-        DataError: neither female nor male.
-    """
-    try:
-        return _GENDER[_plain(text).lower()]
-    except KeyError:
-        raise DataError("gender cannot be read", expected="female or male") from None
-
-
-def read_hbsag(text: str) -> bool | None:
-    """True for positive (a `+` anywhere), None where missing.
-
-    Raises:
-        DataError: a text that says neither.
-    """
-    plain = _plain(text).lower()
-    if not plain:
-        return None
-    if "+" in plain or "阳性" in plain or plain in {"positive", "pos", "1"}:
-        return True
-    if "-" in plain or "阴性" in plain or plain in {"negative", "neg", "0"}:
-        return False
-    raise DataError("HBsAg cannot be read", expected="+, -, positive, negative, or empty")
+    levels = {level_of(variable, one, unit=one.unit or unit, compat=compat) for one in readings}
+    if len(levels) > 1:
+        raise DataError(
+            f"{variable} can be read as two numbers",
+            got=" or ".join(f"{one.value:.10g}" for one in readings),
+            expected="a text with one meaning",
+            advice="Set dataset.decimal in site.yaml to comma or point, the laboratory's decimal mark.",
+        )
+    return levels.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,17 +221,23 @@ class Levels:
 
     Args:
         columns: of `COLUMNS`, those that are 1.
-        missing: variables without a value.
+        missing: variables without a value, or with a text that is not understood.
         unsettled: variables whose censored value leaves the level open; they count as missing.
+        unread: those of `missing` that have a text.
     """
 
     columns: tuple[str, ...]
     missing: tuple[str, ...]
     unsettled: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 def read_levels(
-    row: Mapping[str, str], *, units: Mapping[str, str] | None = None, compat: Compat = "strict"
+    row: Mapping[str, str],
+    *,
+    units: Mapping[str, str] | None = None,
+    compat: Compat = "strict",
+    decimal: Decimal | Mapping[Any, Decimal] | None = None,
 ) -> Levels:
     """Read one patient's values.
 
@@ -250,17 +245,20 @@ def read_levels(
         row: texts by the names of `VARIABLES`; a missing key is a missing value.
         units: the site's unit by variable, where it is not the marker's own.
         compat: see `level_of`.
+        decimal: the laboratory's decimal mark, for all variables or by variable.
 
     Raises:
-        DataError: a value that cannot be read; the message names the variable, not the value.
+        DataError: an age or a gender that cannot be read, or a number that can be read as two; the
+            message names the variable, and of its text at most numbers.
 
     Example:
-        >>> read_levels({"age": "061Y", "gender": "male", "afp": ">20"}).unsettled
-        ('afp',)
+        >>> read_levels({"age": "061Y", "gender": "male", "afp": ">20", "cea": "haemolysed"}).unread
+        ('cea',)
     """
     columns: list[str] = []
     missing: list[str] = []
     unsettled: list[str] = []
+    unread: list[str] = []
     age = read_age(row.get("age", ""))
     decade = sum(age >= cut for cut in AGE_CUTS)
     if decade:
@@ -268,35 +266,45 @@ def read_levels(
     if read_gender(row.get("gender", "")):
         columns.append("Gender_male")
     for variable, marker in MARKERS.items():
-        try:
-            reading = read_number(row.get(variable, ""))
-        except DataError as error:
-            raise DataError(f"{variable} cannot be read", expected=error.expected) from None
-        if reading is None:
+        text = row.get(variable, "")
+        if is_blank(text):
             missing.append(variable)
             continue
-        level = level_of(variable, reading, unit=(units or {}).get(variable), compat=compat)
+        unit = (units or {}).get(variable)
+        mark = decimal.get(variable) if isinstance(decimal, Mapping) else decimal
+        readings = number_readings(text, decimal=mark, units=marker.spelled)
+        level = level_of_readings(variable, readings, unit=unit, compat=compat) if readings else None
+        if not readings or any(marker.is_impossible(one, unit=unit) for one in readings):
+            missing.append(variable)
+            unread.append(variable)
+            continue
         if level is None:
             unsettled.append(variable)
         else:
             columns.append(f"{marker.prefix}_{level}")
-    positive = read_hbsag(row.get("hbsag", ""))
-    if positive is None:
-        missing.append("hbsag")
-    else:
+    text = row.get("hbsag", "")
+    positive = read_hbsag(text)
+    if positive is not None:
         columns.append("HBsAg_positive" if positive else "HBsAg_negative")
-    return Levels(tuple(columns), tuple(missing), tuple(unsettled))
+    else:
+        missing.append("hbsag")
+        unread += [] if is_blank(text) else ["hbsag"]
+    return Levels(tuple(columns), tuple(missing), tuple(unsettled), tuple(unread))
 
 
 def encode(
-    row: Mapping[str, str], *, units: Mapping[str, str] | None = None, compat: Compat = "strict"
+    row: Mapping[str, str],
+    *,
+    units: Mapping[str, str] | None = None,
+    compat: Compat = "strict",
+    decimal: Decimal | Mapping[Any, Decimal] | None = None,
 ) -> ClinicalMatrix:
     """One patient's values as the 20 columns; see `read_levels`.
 
     Returns:
         One row of 20 zeros and ones.
     """
-    return as_columns(read_levels(row, units=units, compat=compat))
+    return as_columns(read_levels(row, units=units, compat=compat, decimal=decimal))
 
 
 def as_columns(levels: Levels) -> ClinicalMatrix:

@@ -18,10 +18,12 @@ from stic_core.evaluation.reports import (
 from stic_core.evaluation.site import Near, site_report, validation_report
 from stic_core.evaluation.table import figure, held_out_table
 from stic_core.evaluation.wording import (
+    auc_titles,
     difference,
     favours,
     listed,
     multiplicity,
+    overall_auc,
     p_text,
     paired_sentence,
     points,
@@ -38,6 +40,7 @@ __all__ = [
     "PairedReport",
     "ValidationReport",
     "as_json",
+    "auc_titles",
     "difference",
     "evaluation_document",
     "evaluation_of",
@@ -46,6 +49,7 @@ __all__ = [
     "held_out_table",
     "listed",
     "multiplicity",
+    "overall_auc",
     "p_text",
     "paired_report",
     "paired_sentence",

@@ -18,7 +18,7 @@ from stic_core.evaluation.document import (
     StratifiedFigures,
 )
 from stic_core.evaluation.figures import AucFigure
-from stic_core.evaluation.pooling import Reports, macro_figure, pool, site_figures
+from stic_core.evaluation.pooling import Reports, macro_figure, of_two, pool, site_figures
 from stic_core.evaluation.reports import Accuracy, HeldOutReport, ValidationReport
 from stic_core.statistics import Absent, Auc, AucTest, Estimate, IndependentProportions, NotEstimable
 
@@ -95,7 +95,7 @@ def model_figures(reports: Reports) -> ModelFigures:
 
 def stratified_figures(reports: Reports, *, classes: Sequence[str]) -> StratifiedFigures:
     """AUCs that compare patients within sites only, so that a shift between sites costs nothing."""
-    own = {name: _released(reports, name) for name in classes}
+    own = _released_of_each(reports, classes=classes)
     combined: dict[str, Estimate | NotEstimable] = {
         name: statistics.stratified(list(aucs.values())) for name, aucs in own.items()
     }
@@ -108,12 +108,15 @@ def stratified_figures(reports: Reports, *, classes: Sequence[str]) -> Stratifie
 def between_sites(reports: Reports, *, classes: Sequence[str]) -> BetweenSites:
     """Do sites differ: meta-analysis of each class's AUC, and every pair of sites compared."""
     return BetweenSites(
-        auc={name: _meta(_released(reports, name)) for name in classes},
+        auc={name: _meta(aucs) for name, aucs in _released_of_each(reports, classes=classes).items()},
         pairs=tuple(
             SitePair(
                 sites=(a, b),
                 accuracy=_accuracy_pair(reports[a], reports[b]),
-                auc={name: _auc_pair(reports[a], reports[b], name) for name in classes},
+                auc={
+                    name: _auc_pair(of_two(reports[a].auc)[name], of_two(reports[b].auc)[name])
+                    for name in classes
+                },
             )
             for a, b in combinations(sorted(reports), 2)
         ),
@@ -137,8 +140,13 @@ def pooled_validation(reports: Mapping[str, ValidationReport]) -> dict[str, floa
     return found
 
 
-def _released(reports: Reports, name: str) -> dict[str, Auc]:
-    return {site: auc for site, r in sorted(reports.items()) if isinstance(auc := r.auc[name], Auc)}
+def _released_of_each(reports: Reports, *, classes: Sequence[str]) -> dict[str, dict[str, Auc]]:
+    """AUCs by class and site."""
+    every = {site: of_two(report.auc) for site, report in sorted(reports.items())}
+    return {
+        name: {site: auc for site, aucs in every.items() if isinstance(auc := aucs[name], Auc)}
+        for name in classes
+    }
 
 
 def _over(sites: Mapping[str, Auc], mean: Estimate | NotEstimable) -> AucFigure | NotEstimable:
@@ -164,8 +172,7 @@ def _accuracy_pair(first: HeldOutReport, second: HeldOutReport) -> IndependentPr
     return statistics.independent_proportions((a.correct, a.total), (b.correct, b.total))
 
 
-def _auc_pair(first: HeldOutReport, second: HeldOutReport, name: str) -> AucTest | Absent:
-    a, b = first.auc[name], second.auc[name]
+def _auc_pair(a: Auc | Absent, b: Auc | Absent) -> AucTest | Absent:
     if not isinstance(a, Auc):
         return a
     if not isinstance(b, Auc):

@@ -182,8 +182,15 @@ def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
     return PairFigures(
         n=n,
         accuracy=paired_accuracy(b=b, c=c, n=n) if known else _first([r.discordant for r in order]),
-        auc={name: _pooled_difference(order, name) for name in order[0].classes},
+        auc=_differences(order),
     )
+
+
+def _differences(order: Sequence[PairedReport]) -> dict[str, AucTest | NotEstimable]:
+    """By class; that of one of two classes is that of the other."""
+    classes = order[0].classes
+    found = {name: _pooled_difference(order, name) for name in classes}
+    return dict.fromkeys(classes, found[classes[0]]) if len(classes) == 2 else found
 
 
 def _auc_difference(

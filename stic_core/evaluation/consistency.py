@@ -91,6 +91,12 @@ def check_aucs(aucs: Mapping[str, Auc | Absent], *, n: int, counts: Counts) -> N
             raise ValueError("an AUC is nearer to 0 or 1 than its pairs allow")
         if isinstance(auc.variance, float) and not _is_variance(auc.variance, auc=auc):
             raise ValueError("an AUC has a variance that its pairs do not allow")
+    if len(aucs) == 2:
+        one, other = aucs.values()
+        if isinstance(one, Auc) != isinstance(other, Auc):
+            raise ValueError("of two classes one has an AUC and the other has none")
+        if isinstance(one, Auc) and isinstance(other, Auc) and abs(one.value - other.value) > _ROUNDING:
+            raise ValueError("two classes have different AUCs")
 
 
 def _is_variance(variance: float, *, auc: Auc) -> bool:

@@ -7,7 +7,8 @@ and named in `left_out`, with its reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import replace
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -37,6 +38,8 @@ from stic_core.statistics import (
 Reports: TypeAlias = Mapping[str, HeldOutReport]
 """Reports of one model, by site."""
 
+AucT = TypeVar("AucT", bound=Auc)
+
 Rates: TypeAlias = dict[str, Proportion | Absent]
 """A proportion by class."""
 
@@ -56,9 +59,11 @@ def site_figures(report: HeldOutReport) -> Figures:
         n=report.n,
         class_counts=report.class_counts,
         accuracy=proportion(report.accuracy),
-        auc={name: auc_figure(auc) for name, auc in report.auc.items()},
+        auc={name: auc_figure(auc) for name, auc in of_two(report.auc).items()},
         auc_micro=auc_figure(report.auc_micro),
-        auc_macro=auc_figure(report.auc_macro),
+        auc_macro=macro_figure(list(report.auc.values()))
+        if len(report.classes) == 2
+        else auc_figure(report.auc_macro),
         auc_macro_interpolated=report.auc_macro_interpolated,
         confusion=report.confusion,
         sensitivity=sensitivity,
@@ -91,7 +96,7 @@ def pool(reports: Reports) -> Figures:
     classes = _agreed(reports)
     accuracies = [r.accuracy for r in order if isinstance(r.accuracy, Accuracy)]
     counts = _summed_counts(order, classes=classes)
-    aucs: dict[str, PooledAuc | Absent] = {name: _pooled_class(order, name) for name in classes}
+    aucs: dict[str, PooledAuc | Absent] = of_two({name: _pooled_class(order, name) for name in classes})
     confusion = _summed_confusion(order, k=len(classes))
     sensitivity, specificity = _pooled_rates(order, classes=classes)
     return Figures(
@@ -122,12 +127,30 @@ def pool(reports: Reports) -> Figures:
     )
 
 
+def of_two(aucs: Mapping[str, AucT | Absent]) -> dict[str, AucT | Absent]:
+    """The AUC of one of two classes is that of the other: it is computed once and stands under both names.
+
+    Computed twice, it would differ: histograms tell a score on the edge of a bin from one on the
+    edge of its mirror image, and merged bins are spread from the other end.
+    """
+    if len(aucs) != 2:
+        return dict(aucs)
+    (first, auc), (second, other) = aucs.items()
+    if isinstance(auc, Absent) or isinstance(other, Absent):  # each for its own reason
+        return dict(aucs)
+    return {first: auc, second: auc.of_the_others()}
+
+
 def macro_figure(aucs: Sequence[Estimate | Absent]) -> AucFigure | Absent:
-    """Mean of classes' AUCs where their covariance is not known."""
+    """Mean of classes' AUCs where their covariance is not known; of two classes, the AUC that both have."""
     for auc in aucs:
         if not isinstance(auc, Estimate):
             return type(auc)("the AUC of a class is missing: " + auc.reason)
     known = [auc for auc in aucs if isinstance(auc, Estimate)]
+    if len(known) == 2:
+        figure = auc_figure(known[0])
+        assert isinstance(figure, AucFigure)
+        return replace(figure, positives=None, negatives=None)
     errors = [auc.se for auc in known]
     bad = next((se for se in errors if isinstance(se, NotEstimable)), None)
     # The standard deviation of a mean is at most the mean of the standard deviations.

@@ -12,6 +12,7 @@ import pandas as pd
 from stic_core.errors import UsageError
 from stic_core.evaluation import run_frames
 from stic_core.evaluation.document import Evaluation, read_evaluation
+from stic_core.evaluation.run_facts import facts_of
 from stic_core.evaluation.run_files import read_record, read_rounds
 from stic_core.evaluation.run_frames import HELD_OUT, Json
 
@@ -42,8 +43,9 @@ class Run:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Who took part, in the order of their names."""
-        return tuple(sorted(self.record["sites"]))
+        """Who trained or evaluated, in the order of their names."""
+        evaluated = self.evaluation.sites if self.evaluation is not None else ()
+        return tuple(facts_of(self.record, rounds=self.round_rows, evaluated=evaluated).sites)
 
     @cached_property
     def held_out(self) -> pd.DataFrame:
@@ -104,7 +106,7 @@ class Run:
     def held_out_fingerprints(self) -> dict[str, str]:
         """By site that was evaluated, which held-out patients those were, as a hash."""
         facts = self.record["sites"]
-        return {site: facts[site].get("test_fingerprint", "") for site in _evaluated(self).sites}
+        return {site: facts.get(site, {}).get("test_fingerprint", "") for site in _evaluated(self).sites}
 
 
 def load_run(path: Path | str) -> Run:

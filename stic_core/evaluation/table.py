@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from stic_core.evaluation.document import Evaluation, ModelFigures
 from stic_core.evaluation.figures import AucFigure, Proportion
+from stic_core.evaluation.wording import auc_titles, overall_auc
 from stic_core.statistics import Absent, NotEstimable
 
 Row: TypeAlias = tuple[str, ...]
@@ -16,14 +17,22 @@ def held_out_table(evaluation: Evaluation, *, class_intervals: bool = True) -> l
     """One row a model and held-out set, under a row of headings.
 
     Columns: model, held-out set, n, accuracy (95 % interval), AUC of each class (95 % logit
-    interval), macro AUC.
+    interval), macro AUC; two classes have one AUC, which is shown once.
 
     Args:
         evaluation: of a run.
         class_intervals: whether the AUC of each class has its interval.
     """
     classes = evaluation.classes
-    heading = ("Model", "Held-out set", "n", "Accuracy", *(f"AUC {name}" for name in classes), "Macro AUC")
+    overall = overall_auc(classes)
+    heading = (
+        "Model",
+        "Held-out set",
+        "n",
+        "Accuracy",
+        *_of_classes(classes).values(),
+        overall[0].upper() + overall[1:],
+    )
     return [
         heading,
         *(
@@ -60,12 +69,17 @@ def _rows(model: str, figures: ModelFigures, *, classes: Sequence[str], interval
             figure(found.accuracy),
             *(
                 _short(text) if not intervals else text
-                for text in (figure(found.auc[label]) for label in classes)
+                for text in (figure(found.auc[label]) for label in _of_classes(classes))
             ),
             figure(found.auc_macro),
         )
         for name, found in figures.sets.items()
     ]
+
+
+def _of_classes(classes: Sequence[str]) -> dict[str, str]:
+    """Columns of single classes; of two classes there are none beside the one AUC."""
+    return auc_titles(classes) if len(classes) > 2 else {}
 
 
 def _short(text: str) -> str:

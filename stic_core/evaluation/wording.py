@@ -32,6 +32,28 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def auc_titles(classes: Sequence[str]) -> dict[str, str]:
+    """The AUCs that tables show, by class; two classes have one between them.
+
+    Example:
+        >>> auc_titles(["HCC", "ICC", "META"])
+        {'HCC': 'AUC HCC', 'ICC': 'AUC ICC', 'META': 'AUC META'}
+        >>> auc_titles(["HCC", "ICC"])
+        {'HCC': 'AUC'}
+    """
+    return {classes[0]: "AUC"} if len(classes) == 2 else {name: f"AUC {name}" for name in classes}
+
+
+def overall_auc(classes: Sequence[str]) -> str:
+    """What `auc_macro` is called: the mean over classes, or the AUC that two classes share.
+
+    Example:
+        >>> overall_auc(["HCC", "ICC", "META"]), overall_auc(["HCC", "ICC"])
+        ('macro AUC', 'AUC')
+    """
+    return "AUC" if len(classes) == 2 else "macro AUC"
+
+
 def points(share: float) -> str:
     """A difference of shares in percentage points, with its sign.
 

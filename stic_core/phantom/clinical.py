@@ -105,9 +105,9 @@ def draw_clinical(*, label: str, host: Host, centre: Centre, rng: np.random.Gene
 
 
 def _bounded(value: float, *, bottom: float, top: float) -> str:
-    """A number, thousands with a comma, and a bound where the assay ends: `3.2`, `1,210`, `>1210`, `<0.6`."""
+    """A number, thousands with a comma, and a bound where the assay ends: `3.2`, `1,210.4`, `>1210`, `<0.6`."""
     if value > top:
         return f">{top:.0f}"
     if value < bottom:
         return f"<{bottom}"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+    return f"{value:,.1f}"

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from stic_core.data.clinical import read_age
+from stic_core.data.clinical_texts import read_age
 from stic_core.data.ct import PHASES
 from stic_core.phantom.patient import PhantomPatient
 from stic_core.tensors.array_types import HUSlice

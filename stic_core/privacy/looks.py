@@ -8,6 +8,7 @@ leaves about the held-out patients is judged together, over models, runs, restar
   and a plan how many of a run may. One more is refused.
 - A model that groups nearly the same patients as one before, or a set that is nearly the same, could
   be subtracted from it. Where fewer than `min_cell` patients make the difference, its figures stay.
+- All of this is by patient, whatever the task: a second task asks about some of the same patients.
 
 A look is one file; it holds scores and diagnoses of patients, and stays at the hospital.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +136,7 @@ class HeldOutLooks:
         self,
         logits: statistics.Scores,
         *,
+        labels: LabelArray,
         plan: str,
         patients: Sequence[str],
         classes: Sequence[str],
@@ -145,8 +149,13 @@ class HeldOutLooks:
         compared. Models of two plans may have been made for each other: the same answers under other
         bins, or the same order with other borders, between two of which may lie one patient.
 
+        Patients who are in one of the sets alone hide a difference only in counts that they are in. A
+        second task leaves out whole classes: its counts of the classes in common are of the same patients
+        as before, so these are compared as if nobody had been left out.
+
         Args:
             logits: (n, k) of the model that is looked at now.
+            labels: (n,) class indices.
             plan, patients, classes: as in `Look`.
             starts: of each class's bins of scores.
 
@@ -159,24 +168,31 @@ class HeldOutLooks:
             if look.report is None:
                 continue
             before, now = _common(look.patients, patients)
-            others = len(look.patients) + len(patients) - 2 * len(now)
+            alone = _alone(look, labels=labels, patients=patients, classes=classes)
             were = [group[before] for group in _groups(look.scores, look.starts)]
             are = [group[now] for group in groups]
-            answered = others + moved(look.scores.argmax(axis=1)[before], answers[now])
+            answered = moved(look.scores.argmax(axis=1)[before], answers[now])
             same_bins = len(were) == len(are) and all(map(np.array_equal, were, are))
-            if answered == 0 and same_bins and look.classes == tuple(classes):
+            if not any(alone) and answered == 0 and same_bins and look.classes == tuple(classes):
                 continue  # the same figures again
             apart = look.plan != plan
-            near_answers |= (0 if apart else 1) <= answered < min_cell
-            near_scores |= any(0 < others + moved(one, other) < min_cell for one in were for other in are)
+            pairs = list(itertools.product(range(len(were)), range(len(are))))
+            least_answered = 0 if apart else 1
+            near_answers |= any(least_answered <= others + answered < min_cell for others in alone)
+            near_scores |= any(
+                0 < others + moved(were[one], are[other]) < min_cell
+                for one, other in pairs
+                for others in alone
+            )
             if apart:
-                # Another scale of the logits keeps the answers, and changes the order a little.
-                least = len(now) / 3 if answered < min_cell else min_cell
+                # Another scale of the logits keeps the answers, and changes the order a little; another sign turns it.
+                least = len(now) / 3 if min(alone) + answered < min_cell else min_cell
                 earlier = statistics.margins(look.scores)[before]
                 near_scores |= any(
-                    others + out_of_order(earlier[:, k], scores[now, k]) < least
-                    for k in range(min(len(were), len(are)))
-                    if others or not np.array_equal(were[k], are[k])
+                    min(alone) + out_of_order(earlier[:, one], sign * scores[now, other]) < least
+                    for one, other in pairs
+                    for sign in (1, -1)
+                    if any(alone) or not np.array_equal(were[one], are[other])
                 )
         return near_answers, near_scores
 
@@ -207,6 +223,18 @@ def _groups(logits: statistics.Scores, starts: Sequence[Starts]) -> list[LabelAr
         np.searchsorted(of_class, statistics.cells_of(scores[:, k], edges=statistics.EDGES), side="right") - 1
         for k, of_class in enumerate(starts)
     ]
+
+
+def _alone(
+    look: Look, *, labels: LabelArray, patients: Sequence[str], classes: Sequence[str]
+) -> tuple[int, ...]:
+    """How many patients are in one of two sets alone: in all, and of each class that both tasks have."""
+    of_before = {
+        patient: look.classes[label] for patient, label in zip(look.patients, look.labels, strict=True)
+    }
+    of_now = {patient: classes[label] for patient, label in zip(patients, labels, strict=True)}
+    counts = Counter({**of_before, **of_now}[patient] for patient in of_before.keys() ^ of_now.keys())
+    return (counts.total(), *(counts[name] for name in classes if name in look.classes))
 
 
 def _common(before: Sequence[str], now: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -154,7 +154,8 @@ class RunPlan(BaseModel):
 class Describe(_Message):
     """The first question of a run: will you take part, and with what?
 
-    The site loads its backbone and its cached features before it answers.
+    The site loads its backbone and its cached features before it answers with its description; while that
+    takes long it answers that it is preparing.
     """
 
     kind: Literal["describe"] = "describe"
@@ -290,6 +291,18 @@ class SiteDescription(_Message):
         return self
 
 
+class Preparing(_Message):
+    """The site takes part and is not ready yet: it loads its data, or computes the backbone's features; ask again.
+
+    Args:
+        done, total: steps of the computation; both 0 before it begins.
+    """
+
+    kind: Literal["preparing"] = "preparing"
+    done: Count = 0
+    total: Count = 0
+
+
 class RoundReport(_Message):
     """A round at one site; the trained weights travel with it.
 
@@ -398,6 +411,7 @@ class Failure(_Message):
 
 Report = Annotated[
     SiteDescription
+    | Preparing
     | RoundReport
     | LocalReport
     | HeldOutAnswer

@@ -6,8 +6,8 @@ midranks as X. Sun and W. Xu, IEEE Signal Processing Letters 2014, 21:1389.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,10 @@ class Auc(Estimate):
 
     positives: Some
     negatives: Some
+
+    def of_the_others(self) -> Self:
+        """The same area, with the patients of the class and the others changing places."""
+        return replace(self, positives=self.negatives, negatives=self.positives)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ patients' refusals."""
 TOLD_ELSEWHERE = {
     ("server/stic_server/admission/expiry.py", "warning"),
     ("server/stic_server/federation/checkpoints.py", "load_state"),
-    ("server/stic_server/federation/participants.py", "_misfit"),
+    ("server/stic_server/federation/joining.py", "_misfit"),
+    ("server/stic_server/federation/joining.py", "_twin"),
     ("client/stic_client/connection/faults.py", "why"),
     ("client/stic_client/connection/faults.py", "_no_connection"),
     ("stic_core/protocol/audit_log.py", "read"),

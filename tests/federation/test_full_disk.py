@@ -76,7 +76,7 @@ def _session(
         min_sites=2,
         join_timeout_s=PATIENCE_S,
         round_timeout_s=PATIENCE_S,
-        approval_s=PATIENCE_S,
+        grace_s=PATIENCE_S,
         ask_again_s=0.01,
         finish_room_s=1.0,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,19 +14,24 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from stic_client.participation import participant as participant_module
 from stic_client.participation.participant import Participant
 from stic_core.config import FederationConfig, Transport
 from stic_core.errors import FederationError
+from stic_core.evaluation.run_results import load_run
 from stic_core.models.parameters import trainable_specs
 from stic_core.models.saved import read_model
 from stic_core.models.stic import build_head
-from stic_core.protocol.messages import EvaluateHeldOut
+from stic_core.protocol.messages import Describe, EvaluateHeldOut
 from stic_core.tensors.flat import FlatArray
+from stic_core.training.setup import ComputeConfig
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
-from support.federation_kit import InProcessSites, Recorder, participant
+from stic_server.report import write_report
+from stic_server.report.model_card import write_model_card
+from support.federation_kit import InProcessSites, Recorder, participant, write_site_dataset
 from support.waiting import PATIENCE_S
 
 
@@ -439,3 +446,190 @@ def test_a_run_that_owes_its_report_is_not_run_again(tmp_path: Path, sites: InPr
     assert [question.kind for question in sites.asked] == ["finish", "finish"]
     run.update_record(report="written")
     assert _session(_federation(tmp_path), sites)[1].path != run.path
+
+
+def test_a_hospital_that_left_is_in_every_document(tmp_path: Path, sites: InProcessSites) -> None:
+    """Trained round 1 and was revoked, and the server was started again: record, report, card and figures name it."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    sites.participants["center3"] = third
+    ask = sites.ask
+
+    def killed(questions: dict, **kwargs: object) -> object:
+        if any(getattr(question, "round", 0) == 3 for question in questions.values()):
+            raise InterruptedError
+        exchange = ask(questions, **kwargs)
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            answers = {site: one for site, one in exchange.answers.items() if site != "center3"}
+            return replace(exchange, answers=answers)
+        return exchange
+
+    sites.ask = killed
+    session, run = _session(_federation(tmp_path), sites)
+    with pytest.raises(InterruptedError):
+        session()
+    before = run.read_record()
+    sites.ask = ask
+    del sites.participants["center3"]
+    session, again = _session(_federation(tmp_path), sites, admitted={"center3": third})
+    assert again.path == run.path
+    session()
+    record = run.read_record()
+    assert next(row["sites"] for row in run.read_rounds()) == ["center1", "center2", "center3"]
+    assert set(record["sites"]) == {"center1", "center2", "center3"}
+    assert record["model_at"] == ["center1", "center2"]
+    assert len(record["sessions"]) == 2
+    assert record["wall_seconds"] > before["wall_seconds"] > 0
+    page, card = write_report(run.path).read_text(), write_model_card(run.path).read_text()
+    assert "center1, center2 and center3 trained one model together over 3 rounds, on 18 training" in page
+    assert "center3 trained round 1 of 3 and took no part in the held-out evaluation" in page
+    assert "took part in every round" not in page
+    assert "by center1, center2 and center3" in card
+    assert "| center3 | 6 (HCC" in card or "| center3 | 6 |" in card
+    assert load_run(run.path).sites == ("center1", "center2", "center3")
+
+
+def test_a_record_that_lost_a_hospital_does_not_hide_it(tmp_path: Path, sites: InProcessSites) -> None:
+    """As versions before wrote it: the rounds have a hospital that the record lacks; the documents say so."""
+    session, run = _session(_federation(tmp_path, rounds=1), sites)
+    session()
+    record = run.read_record()
+    del record["sites"]["center2"]
+    run.write_record(record)
+    (run.path / "evaluation.json").unlink()
+    page = write_report(run.path).read_text()
+    assert "center1 and center2 trained one model" in page
+    assert "6 training patients, without those of center2, which the record lacks" in page
+
+
+def test_phantoms_that_left_still_mark_the_run(tmp_path: Path, sites: InProcessSites) -> None:
+    """Whoever trained counts: a model that learned from phantoms stays marked when their site is gone."""
+    _, run = _session(_federation(tmp_path, rounds=1), sites)
+    descriptions = {
+        site: one.answer(Describe(run_id=run.run_id, plan=run.read_plan()), None)[0]
+        for site, one in sites.participants.items()
+    }
+    real = {site: about.model_copy(update={"phantom": False}) for site, about in descriptions.items()}
+    run.keep_descriptions({"center1": descriptions["center1"]})
+    run.keep_descriptions({"center2": real["center2"]})
+    assert run.read_record()["phantom"] is True
+
+
+def test_a_site_comes_back_after_a_restart_with_the_data_it_began_with(
+    tmp_path: Path, sites: InProcessSites
+) -> None:
+    """The record remembers what a new server cannot: another dataset under the same name is excluded."""
+    session, run = _session(_federation(tmp_path), sites)
+    write_site_dataset(tmp_path / "other", seed=99)
+    other = sites.participants["center2"].config
+    sites.participants["center3"] = participant(tmp_path / "center3", site="center3", seed=7)
+    plan = run.read_plan()
+    about, _ = sites.participants["center2"].answer(Describe(run_id=run.run_id, plan=plan), None)
+    run.keep_descriptions({"center2": about})
+    moved = other.dataset.model_copy(update={"prepared": tmp_path / "other"})
+    sites.participants["center2"] = Participant(other.model_copy(update={"dataset": moved}))
+    recorder = Recorder()
+    session.keywords["observer"] = recorder
+    plan = session.keywords.get("plan") or session.args[0]
+    session = partial(
+        session.func, plan.model_copy(update={"sites": {}}), *session.args[1:], **session.keywords
+    )
+    session()
+    assert any("center2 is excluded: it came back with different data" in note for note in recorder.notes)
+    assert {site for row in run.read_rounds() for site in row["sites"]} == {"center1", "center3"}
+
+
+def test_one_dataset_under_two_names_is_counted_once(tmp_path: Path, sites: InProcessSites) -> None:
+    """Identical fingerprints, or identical held-out patients: the second is excluded, and the line names both."""
+    sites.participants["center3"] = participant(tmp_path / "center3", site="center3", seed=1)
+    shutil.copytree(tmp_path / "center3" / "prepared", tmp_path / "center4" / "prepared")
+    sites.participants["center4"] = participant(tmp_path / "center4", site="center4", seed=1)
+    recorder = Recorder()
+    session, run = _session(_federation(tmp_path, rounds=1), sites, recorder=recorder)
+    document = session()
+    assert set(document["sites"]) == set(run.read_record()["sites"]) == {"center1", "center2"}
+    for site in ("center3", "center4"):
+        assert any(
+            note.startswith(f"{site} is excluded: its dataset is that of center2") for note in recorder.notes
+        )
+
+
+def test_two_sites_without_held_out_patients_are_no_twins(tmp_path: Path, sites: InProcessSites) -> None:
+    """Nothing equals nothing: an empty held-out set has the same fingerprint everywhere."""
+    for number, site in enumerate(("center3", "center4")):
+        sites.participants[site] = participant(
+            tmp_path / site, site=site, seed=7 + number, counts={"train": 3}
+        )
+    session, run = _session(_federation(tmp_path, rounds=1), sites)
+    session()
+    assert len(run.read_rounds()[0]["sites"]) == 4
+
+
+class _Slow:
+    """Assembles a site's features only when it is let; tells its steps meanwhile."""
+
+    def __init__(self, assemble: Callable[..., object]) -> None:
+        self._assemble, self.go = assemble, threading.Event()
+
+    def __call__(self, *arguments: object, compute: ComputeConfig, **facts: object) -> object:
+        while not self.go.wait(0.01):
+            compute.progress(3, 40)
+        return self._assemble(*arguments, compute=compute, **facts)
+
+
+def test_nobody_waits_for_a_site_that_computes_its_features(
+    tmp_path: Path, sites: InProcessSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run begins without it once the others are enough, says how far it is, and takes it in when it is ready."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    sites.participants["center3"] = third
+    session, run = _session(_federation(tmp_path), sites, recorder=(recorder := Recorder()))
+    slow = _Slow(participant_module.assemble)
+    answer = third.answer
+    third.prompt_s = 0.05
+
+    def answering(*question: object) -> object:
+        monkeypatch.setattr(participant_module, "assemble", slow)
+        try:
+            return answer(*question)
+        finally:
+            monkeypatch.setattr(participant_module, "assemble", slow._assemble)
+
+    third.answer = answering
+    session.keywords["limits"] = replace(session.keywords["limits"], grace_s=0.1, ask_again_s=0.01)
+    ask = sites.ask
+
+    def letting(questions: dict, **kwargs: object) -> object:
+        if any(getattr(question, "round", 0) == 2 for question in questions.values()):
+            slow.go.set()
+            third.prompt_s = PATIENCE_S
+        return ask(questions, **kwargs)
+
+    sites.ask = letting
+    session()
+    two, three = ["center1", "center2"], ["center1", "center2", "center3"]
+    assert [row["sites"] for row in run.read_rounds()] == [two, two, three]
+    assert any(part.get("center3") == "is computing features, 3 of 40" for part in recorder.seen_parts)
+    assert recorder.seen_parts[-1] == dict.fromkeys(three, "takes part")
+    assert any(
+        "the run begins without center3, which is computing features" in note for note in recorder.notes
+    )
+
+
+def test_a_silent_newcomer_costs_the_others_little(tmp_path: Path, sites: InProcessSites) -> None:
+    """Online and answering nothing, as a client in mid-training for a server that was killed: asked again later."""
+    third = participant(tmp_path / "center3", site="center3", seed=7)
+    ask, asked = sites.ask, []
+
+    def silent(questions: dict, **kwargs: object) -> object:
+        if "center3" in questions:
+            asked.append(kwargs["timeout"])
+            questions = {site: one for site, one in questions.items() if site != "center3"}
+        return ask(questions, **kwargs)
+
+    sites.ask = silent
+    sites.participants["center3"] = third
+    session, run = _session(_federation(tmp_path), sites)
+    session.keywords["limits"] = replace(session.keywords["limits"], grace_s=0.0, describe_s=50.0)
+    session()
+    assert asked == [50.0]
+    assert [row["sites"] for row in run.read_rounds()] == [["center1", "center2"]] * 3

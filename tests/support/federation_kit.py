@@ -139,6 +139,11 @@ class Recorder(RunObserver):
 
     notes: list[str] = field(default_factory=list)
     rows: list[Mapping[str, object]] = field(default_factory=list)
+    seen_parts: list[Mapping[str, str]] = field(default_factory=list)
+
+    def parts(self, parts: Mapping[str, str]) -> None:
+        """Keep it."""
+        self.seen_parts.append(parts)
 
     def note(self, text: str) -> None:
         """Keep it."""
@@ -334,6 +339,7 @@ def make_home(
         names=names,
         backbone="tiny",
         rounds=rounds,
+        local_epochs=1,
         views=1,
         min_sites=len(sites),
         join_timeout_s=PATIENCE_S,

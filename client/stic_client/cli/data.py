@@ -21,7 +21,7 @@ from stic_core.system.terminal import Terminal
 from stic_core.tasks import task_named
 
 if TYPE_CHECKING:
-    from stic_client.ingest.scan import Proposal
+    from stic_client.ingest.proposal import Proposal
     from stic_client.preflight import Result
     from stic_client.preparation.prepare import PrepareSummary
 
@@ -67,7 +67,8 @@ def prepare(
 
 
 def _propose(loaded: SiteConfig, *, folder: Path) -> None:
-    from stic_client.ingest.scan import scan, write_proposal
+    from stic_client.ingest.proposal import write_proposal
+    from stic_client.ingest.scan import scan
 
     root = loaded.dataset.root
     beside = (root / loaded.dataset.manifest).parent
@@ -98,6 +99,7 @@ def show_proposal(proposal: Proposal, *, manifest: Path, notes: Path) -> None:
         print(f"  {count} files skipped: {reason}")
     print(f"proposed  {manifest}")
     print(f"notes     {notes}")
+    print("The notes say who each patient is, for joining your own tables: they stay in the hospital.")
     print("Add label and split, correct the phases, remove what is not wanted, and save it as manifest.csv.")
 
 

@@ -73,12 +73,15 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             keys=keys,
             intervals=intervals,
         )
-        link.serve(
-            client_app(participant),
-            node_config={},
-            until=lambda: once and participant.finished is not None,
-            ready=participant.disk.can_log,
-        )
+        try:
+            link.serve(
+                client_app(participant),
+                node_config={},
+                until=lambda: once and participant.finished is not None,
+                ready=participant.disk.can_log,
+            )
+        finally:
+            participant.close()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from scipy.special import softmax
 from stic_core.config import ModelConfig, SiteConfig, TrainingConfig
 from stic_core.data.dataset import SiteDataset, load_dataset
 from stic_core.errors import DataError
+from stic_core.evaluation import auc_titles
 from stic_core.evaluation.crossvalidation import Fold, FoldResult, judge, stratified_folds, summarise
 from stic_core.models.devices import pick_device
 from stic_core.models.parameters import get_flat, set_flat
@@ -144,8 +145,10 @@ def described(document: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{name} {count}" for name, count in document["patients"].items())
     lines.append(f"{document['folds']} folds, patients: {counts}")
     rows = {"accuracy": document["accuracy"]}
-    rows |= {f"AUC {name}": value for name, value in document["auc"].items()}
-    for name, value in (rows | {"AUC macro": document["auc_macro"]}).items():
+    rows |= {title: document["auc"][name] for name, title in auc_titles(document["classes"]).items()}
+    if len(document["classes"]) > 2:
+        rows["AUC macro"] = document["auc_macro"]
+    for name, value in rows.items():
         if value["mean"] is not None:
             lines.append(
                 f"{name:16} {value['mean']:.3f}  (standard deviation over the folds {value['sd']:.3f})"

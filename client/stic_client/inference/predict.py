@@ -149,9 +149,21 @@ def _read(
     for row in rows:
         try:
             settings = config.dataset
-            levels[row.subject] = read_levels(row.clinical, units=settings.units, compat=settings.compat)
+            levels[row.subject] = read_levels(
+                row.clinical, units=settings.units, compat=settings.compat, decimal=settings.decimal
+            )
         except DataError as error:
-            refused.append(refusal_of(PatientError(error.what, subject=row.subject, expected=error.expected)))
+            refused.append(
+                refusal_of(
+                    PatientError(
+                        error.what,
+                        subject=row.subject,
+                        got=error.got,
+                        expected=error.expected,
+                        advice=error.advice,
+                    )
+                )
+            )
     tasks = [_Task(row, base, image) for row in rows if row.subject in levels]
     found: dict[str, PreparedPatient] = {}
     outcomes = worker_pool.run(_work, tasks=tasks, workers=min(workers, len(tasks)), limit_s=LIMIT_S)

@@ -13,10 +13,33 @@ from openjpeg.utils import decode
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 from scipy import ndimage
 
 from stic_client.ingest.source import Source, quiet
+
+_WAVELETS = (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
+_PLUGINS = {
+    RLELossless: "pydicom",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), "gdcm"),
+}
+DECODED = (*_WAVELETS, *_PLUGINS)
+"""Compressed transfer syntaxes that can be decoded."""
 
 _ROUGH_STEP, _MAX_ROUGH = 150, 0.015
 """Share of pixels farther from their neighbours' median than this many HU: real CT has 0.4 %."""
@@ -60,11 +83,10 @@ def decompress(dataset: Dataset, *, frames: int) -> np.ndarray:
         Exception: whatever the decoder raises.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in {JPEG2000, JPEG2000Lossless}:
+    if syntax in _WAVELETS:
         found = generate_frames(dataset.PixelData, number_of_frames=frames)
         return np.stack([decode(frame) for frame in found])
-    plugins = {RLELossless: "pydicom", JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
-    return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=plugins.get(syntax, "gdcm")))
+    return np.asarray(pixel_array(dataset, raw=True, decoding_plugin=_PLUGINS[syntax]))
 
 
 def check_smooth(values: np.ndarray, *, source: Source) -> None:

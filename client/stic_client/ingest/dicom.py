@@ -8,73 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, AllTransferSyntaxes
 
-from stic_client.ingest.damaged_frames import check_codestreams, check_smooth, decompress
-from stic_client.ingest.elements import (
-    acquired,
-    digest_of,
-    is_phantom,
-    known,
-    numbers,
-    open_dataset,
-    text,
-    value,
-)
-from stic_client.ingest.source import Source, quiet
+from stic_client.ingest.elements import acquired, is_phantom, numbers, open_dataset, text, value
+from stic_client.ingest.exam import Exam, exam_digest, exam_of
+from stic_client.ingest.kinds import ENHANCED_CT, check_kind
+from stic_client.ingest.pixels import check_pixels, decode, to_hu
+from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack, check_hu
 from stic_core.data.ct import Grid
 from stic_core.tensors.array_types import HUSlice
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88"
-
 MAX_TILT_DEGREES = 2.0
-_SIZES = (32, 2048)
 _SPACINGS_MM = (0.1, 5.0)
-
-# Words of ImageType and SeriesDescription: a match may be shown, the text it stands in not.
-_NOT_A_SLICE = {
-    "LOCALIZER": "a localizer",
-    "LOCALISER": "a localizer",
-    "SCOUT": "a localizer",
-    "TOPOGRAM": "a localizer",
-    "SURVIEW": "a localizer",
-    "DOSE": "a dose report",
-    "EXAM SUMMARY": "an exam summary",
-    "PATIENT PROTOCOL": "an exam summary",
-    "SCREEN SAVE": "a screen save",
-    "SCREENSAVE": "a screen save",
-}
-_MODALITIES = (
-    "CT",
-    "MR",
-    "PT",
-    "US",
-    "NM",
-    "CR",
-    "DX",
-    "OT",
-    "SR",
-    "SEG",
-    "SC",
-    "RTDOSE",
-    "RTSTRUCT",
-    "PR",
-    "KO",
-)
-_PHOTOMETRIC = (
-    "MONOCHROME1",
-    "MONOCHROME2",
-    "RGB",
-    "PALETTE COLOR",
-    "YBR_FULL",
-    "YBR_FULL_422",
-    "YBR_RCT",
-    "YBR_ICT",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +32,9 @@ class Header:
         z_mm: patient z.
         position: ImagePositionPatient, x y z, mm.
         series, acquisition: what tells groups of slices apart; they stay in memory.
+        instance, number: SOPInstanceUID and InstanceNumber; they stay in memory too.
         time_s: acquisition, or content, or series time.
-        study: digest of StudyInstanceUID.
-        stored: rows and columns as stored.
+        exam: whose slice it is, and of what kind.
     """
 
     grid: Grid
@@ -98,37 +43,20 @@ class Header:
     position: tuple[float, float, float]
     series: str
     acquisition: str
+    instance: str
+    number: float | None
     time_s: float | None
-    study: str
+    exam: Exam
     phantom: bool
     warnings: tuple[str, ...]
 
 
-def check_kind(dataset: Dataset, *, source: Source) -> None:
-    """Refuse what is no CT slice.
+def check_burned_in(dataset: Dataset, *, source: Source) -> None:
+    """Refuse an image with text in its pixels.
 
     Raises:
-        PatientError: another modality, a localizer, a report, a screen save, burned-in text.
+        PatientError: the header says so.
     """
-    advice = "Name the axial CT series of the phase."
-    words = text(dataset, "ImageType") + "\\" + text(dataset, "SeriesDescription")
-    kind = next((name for word, name in _NOT_A_SLICE.items() if word in words), None)
-    uid = text(dataset, "SOPClassUID")
-    if kind:
-        raise source.refuse(f"it is {kind}", expected="an axial CT slice", advice=advice)
-    if uid.startswith(_SECONDARY_CAPTURE):
-        raise source.refuse("it is a secondary capture", expected="CT Image Storage", advice=advice)
-    if uid.startswith(_STRUCTURED_REPORT):
-        raise source.refuse("it is a structured report", expected="CT Image Storage", advice=advice)
-    modality = text(dataset, "Modality")
-    if modality != "CT":
-        raise source.refuse(
-            "unsupported modality", got=known(modality, _MODALITIES), expected="CT", advice=advice
-        )
-    if uid != CT and uid not in ENHANCED_CT:
-        raise source.refuse(
-            "it is another kind of DICOM object", expected="(enhanced) CT Image Storage", advice=advice
-        )
     if text(dataset, "BurnedInAnnotation") == "YES":
         raise source.refuse(
             "text is burned into the image",
@@ -136,62 +64,6 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
             expected="NO",
             advice="Export the original series: burned-in text may identify the patient.",
         )
-
-
-def check_pixels(dataset: Dataset, *, source: Source) -> tuple[int, int]:
-    """Refuse pixels that are not 16-bit monochrome; rows and columns.
-
-    Raises:
-        PatientError: colours, MONOCHROME1, 8 bits, or numbers that cannot be.
-    """
-    photometric = text(dataset, "PhotometricInterpretation")
-    if photometric != "MONOCHROME2":
-        raise source.refuse(
-            "unsupported photometric interpretation",
-            got=known(photometric, _PHOTOMETRIC),
-            expected="MONOCHROME2",
-            advice="Export the original CT series.",
-        )
-    allocated, stored, high, samples, signed, rows, cols = (
-        value(dataset, keyword)
-        for keyword in (
-            "BitsAllocated",
-            "BitsStored",
-            "HighBit",
-            "SamplesPerPixel",
-            "PixelRepresentation",
-            "Rows",
-            "Columns",
-        )
-    )
-    if allocated != 16:
-        got = f"{allocated} bits" if isinstance(allocated, int) else "nothing"
-        raise source.refuse(
-            "unsupported bits per pixel",
-            got=got,
-            expected="16 bits",
-            advice="Export the original series, not a capture of it.",
-        )
-    if not isinstance(stored, int) or not 8 < stored <= 16 or high != stored - 1:
-        raise source.refuse(
-            "unsupported bits stored and high bit",
-            expected="9 to 16 bits, and a high bit one below",
-            advice="Export it again.",
-        )
-    if samples != 1 or signed not in (0, 1):
-        raise source.refuse(
-            "unsupported samples per pixel or sign",
-            expected="1 sample, sign 0 or 1",
-            advice="Export it again.",
-        )
-    low, most = _SIZES
-    if not (isinstance(rows, int) and isinstance(cols, int) and low <= rows <= most and low <= cols <= most):
-        raise source.refuse(
-            "unsupported number of rows or columns",
-            expected=f"{low} to {most} each",
-            advice="Export it again.",
-        )
-    return rows, cols
 
 
 def check_plane(
@@ -279,9 +151,10 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
     """Everything that must hold of a classic CT slice, short of its pixels.
 
     Raises:
-        PatientError: see DATA: what must be refused.
+        PatientError: anything that docs/data.md says is refused.
     """
     check_kind(dataset, source=source)
+    check_burned_in(dataset, source=source)
     if text(dataset, "SOPClassUID") in ENHANCED_CT:
         raise source.refuse(
             "it is an enhanced CT file", expected="classic CT", advice="Use layout dicom_enhanced."
@@ -306,6 +179,8 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
     rescale(dataset, source=source)
     assert orientation is not None and spacing is not None  # noqa: PT018 - check_plane refused them
     lossy = text(dataset, "LossyImageCompression") == "01"
+    exam = exam_of(dataset)
+    number = numbers(dataset, "InstanceNumber", count=1)
     return Header(
         grid=plane_grid(shape, spacing=spacing, position=position, orientation=orientation, flip=flip),
         flip=flip,
@@ -313,60 +188,16 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
         position=(position[0], position[1], position[2]),
         series=text(dataset, "SeriesInstanceUID"),
         acquisition=text(dataset, "AcquisitionNumber"),
+        instance=text(dataset, "SOPInstanceUID"),
+        number=number[0] if number else None,
         time_s=acquired(dataset),
-        study=digest_of(dataset, "StudyInstanceUID"),
+        exam=exam,
         phantom=is_phantom(dataset),
-        warnings=("the images went through lossy compression",) if lossy else (),
+        warnings=(
+            *(("the images went through lossy compression",) if lossy else ()),
+            *(f"not the usual CT image: {caveat}" for caveat in exam.reconstruction.caveats),
+        ),
     )
-
-
-def decode(dataset: Dataset, *, frames: int, source: Source) -> np.ndarray:
-    """Stored values of all frames, shape (frames, rows, columns).
-
-    Raises:
-        PatientError: pixel data that are missing, cut short, too long or cannot be decoded.
-    """
-    rows, cols = check_pixels(dataset, source=source)
-    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    if not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
-        raise source.refuse(
-            "transfer syntax is missing or unknown", advice="Convert it to uncompressed DICOM."
-        )
-    data = value(dataset, "PixelData")
-    if not isinstance(data, bytes):
-        raise source.refuse("pixel data are missing", expected="PixelData", advice="Export the series again.")
-    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
-    if not syntax.is_compressed:
-        expected = frames * rows * cols * 2
-        if len(data) != expected:
-            raise source.refuse(
-                "pixel data are cut short" if len(data) < expected else "pixel data are too long",
-                got=f"{len(data)} bytes",
-                expected=f"{expected} bytes",
-                advice="Export or transfer the file again.",
-            )
-        order = "<" if syntax.is_little_endian else ">"
-        pixels = np.frombuffer(data, dtype=f"{order}{'i' if signed else 'u'}2")
-    else:
-        check_codestreams(dataset, frames=frames, source=source)
-        try:
-            with quiet():
-                pixels = decompress(dataset, frames=frames)
-        except Exception as error:  # noqa: BLE001 - decoders raise almost anything on broken streams
-            raise source.unreadable("compressed pixels", error) from None
-        if pixels.size != frames * rows * cols or pixels.dtype.kind not in "iu":
-            raise source.refuse(
-                "decoded pixels have the wrong shape",
-                expected=f"{frames} x {rows} x {cols}",
-                advice="Export it again.",
-            )
-    pixels = pixels.reshape(frames, rows, cols).astype(np.int32)
-    # Bits above BitsStored may hold an overlay; they are no part of the value.
-    pixels &= (1 << bits) - 1
-    values = np.where(pixels >= 1 << (bits - 1), pixels - (1 << bits), pixels) if signed else pixels
-    if syntax.is_compressed:
-        check_smooth(values, source=source)
-    return values
 
 
 def read_slice(source: Source) -> tuple[Header, HUSlice]:
@@ -383,8 +214,9 @@ def read_slice(source: Source) -> tuple[Header, HUSlice]:
         raise source.refuse(
             "a classic CT file with several frames", expected="1 frame", advice="Export it again."
         )
-    hu = (decode(dataset, frames=1, source=source)[0] * slope + intercept).astype(np.float32)
-    return header, check_hu(flipped(hu, flip=header.flip), source=source)
+    stored, padding = decode(dataset, frames=1, source=source)
+    hu, measured = to_hu(stored[0], padding[0], slope=slope, intercept=intercept)
+    return header, flipped(check_hu(hu, source=source, measured=measured), flip=header.flip)
 
 
 def flipped(hu: HUSlice, *, flip: tuple[bool, bool]) -> HUSlice:
@@ -409,7 +241,8 @@ def read_single(source: Source) -> Stack:
         z_mm=(header.z_mm,),
         load=lambda _: hu,
         time_s=header.time_s,
-        study=header.study,
+        study=exam_digest(header.exam, time_s=header.time_s),
         phantom=header.phantom,
+        exam=header.exam,
         warnings=header.warnings,
     )

@@ -1,14 +1,15 @@
 """Elements of a DICOM header as plain values; a broken one is a missing one.
 
-Texts are for comparing, never for showing: where a code should stand there may be a name.
+Texts are for comparing, never for showing: where a code should stand there may be a name. The one
+exception is `shown`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -28,21 +29,52 @@ def open_dataset(source: Source, *, pixels: bool) -> Dataset:
     Raises:
         PatientError: it is no DICOM file, or is broken.
     """
+    dataset = open_if_dicom(source, pixels=pixels)
+    if dataset is None:
+        raise source.refuse(
+            "it is not a DICOM file", expected="a DICOM object", advice="Export the series again."
+        )
+    return dataset
+
+
+def open_if_dicom(source: Source, *, pixels: bool) -> Dataset | None:
+    """Parse a file; None where it is no DICOM file at all.
+
+    Raises:
+        PatientError: it is a broken one.
+    """
     try:
         with quiet():
-            dataset = dcmread(source.path, stop_before_pixels=not pixels)
+            dataset = _parse(source.path, pixels=pixels)
             # Elements are parsed when they are first read: a broken one shall fail here.
             for element in dataset:
                 _ = element.value
             return dataset
     except InvalidDicomError:
-        raise source.refuse(
-            "it is not a DICOM file",
-            expected="DICOM part 10 with its preamble",
-            advice="Export the series again.",
-        ) from None
+        return None
     except Exception as error:  # noqa: BLE001 - pydicom raises almost anything on broken files
         raise source.unreadable("DICOM", error) from None
+
+
+def _parse(path: Path, *, pixels: bool) -> Dataset:
+    """A file of DICOM part 10, or a bare object: old archives write neither preamble nor meta header.
+
+    Raises:
+        InvalidDicomError: it is neither.
+    """
+    try:
+        return dcmread(path, stop_before_pixels=not pixels)
+    except InvalidDicomError:
+        with path.open("rb") as file:
+            start = file.read(8)
+        # A bare object begins with its meta header or with the identifying group, in either byte order. The
+        # parser is forced only onto that: it would take any file for DICOM, and read it whole.
+        if start[:2] not in {b"\2\0", b"\x08\0", b"\0\x08"}:
+            raise
+        dataset = dcmread(path, stop_before_pixels=not pixels, force=True)
+        if not str(dataset.get("SOPClassUID", "")).startswith("1.2.840.10008."):
+            raise
+        return dataset
 
 
 def value(dataset: Dataset, keyword: str) -> object:
@@ -75,6 +107,12 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "\\".join(map(str, words)).strip().upper()
 
 
+def shown(dataset: Dataset, keyword: str) -> str:
+    """A text as it stands in the file, on one line: for the notes of a scan alone, which the hospital keeps."""
+    found = value(dataset, keyword)
+    return " ".join(str(found).split()) if found is not None else ""
+
+
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where there is no such sequence."""
     found = value(dataset, keyword)
@@ -91,13 +129,21 @@ def known(word: str, words: Sequence[str]) -> str:
     return word if word in words else ("nothing" if not word else "another value")
 
 
+DAY_S = 86_400.0
+_UNDATED = "19000101"
+_UNDATED_S = (dt.datetime(1900, 1, 1) - dt.datetime(1, 1, 1)).total_seconds()  # noqa: DTZ001
+
+
 def acquired(dataset: Dataset) -> float | None:
-    """Acquisition time, or content or series time, in seconds since day 1; None where unknown."""
+    """Acquisition time, or content or series time, in seconds since day 1; None where unknown.
+
+    A clock time without any date counts as of 1 January 1900: see `comparable`.
+    """
     both = text(dataset, "AcquisitionDateTime")
     if not both:
         for name in ("Acquisition", "Content", "Series"):
             if clock := text(dataset, f"{name}Time"):
-                day = text(dataset, f"{name}Date") or text(dataset, "StudyDate") or "19000101"
+                day = text(dataset, f"{name}Date") or text(dataset, "StudyDate") or _UNDATED
                 both = day + clock
                 break
     both = both.replace(":", "").split("+")[0].split("-")[0]
@@ -110,10 +156,20 @@ def acquired(dataset: Dataset) -> float | None:
     return None
 
 
-def digest_of(dataset: Dataset, keyword: str) -> str:
-    """sha256 of an identifier, for comparing in memory and in the dataset's own folder."""
-    found = text(dataset, keyword)
-    return hashlib.sha256(found.encode()).hexdigest() if found else ""
+def is_dated(time_s: float) -> bool:
+    """Whether a time of `acquired` has a date: anonymisers remove it, or write 1 January 1900."""
+    return time_s >= _UNDATED_S + DAY_S
+
+
+def comparable(times_s: Iterable[float]) -> list[float]:
+    """Times of `acquired` on one scale: clock times alone where any of them has no date.
+
+    Example:
+        >>> comparable([_UNDATED_S + 60.0, _UNDATED_S + 90 * 365 * DAY_S + 30.0])
+        [60.0, 30.0]
+    """
+    times = list(times_s)
+    return times if all(map(is_dated, times)) else [time % DAY_S for time in times]
 
 
 def is_phantom(dataset: Dataset) -> bool:

@@ -5,11 +5,16 @@ pydicom's `apply_rescale` looks at the top of the file only and returns raw valu
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 from pydicom.dataset import Dataset
 
 from stic_client.ingest import dicom, elements
-from stic_client.ingest.series import Plane, assemble
+from stic_client.ingest.exam import exam_of
+from stic_client.ingest.grouping import Plane
+from stic_client.ingest.kinds import ENHANCED_CT, check_image_type, check_kind, spaced
+from stic_client.ingest.pixels import check_pixels, decode, to_hu
+from stic_client.ingest.series import assemble
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack, check_hu
 from stic_core.tensors.array_types import HUSlice
@@ -17,11 +22,14 @@ from stic_core.tensors.array_types import HUSlice
 MAX_FRAMES = 5_000
 
 
-def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
-    """The phases that one enhanced CT file holds, in the order of time.
+def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
+    """The phases that one enhanced CT file holds.
 
     Args:
-        phases: how many phases of the manifest's row name this file.
+        phases: those of the manifest's row that name this file.
+
+    Returns:
+        One stack per phase, in their order.
 
     Raises:
         PatientError: anything wrong with it.
@@ -29,12 +37,13 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
     if not source.path.is_file():
         raise source.refuse("it is a folder", expected="an enhanced CT file", advice="Name the file in it.")
     dataset = elements.open_dataset(source, pixels=True)
-    dicom.check_kind(dataset, source=source)
-    if elements.text(dataset, "SOPClassUID") not in dicom.ENHANCED_CT:
+    check_kind(dataset, source=source)
+    dicom.check_burned_in(dataset, source=source)
+    if elements.text(dataset, "SOPClassUID") not in ENHANCED_CT:
         raise source.refuse(
             "it is a classic CT file", expected="enhanced CT", advice="Use layout dicom_series."
         )
-    shape = dicom.check_pixels(dataset, source=source)
+    shape = check_pixels(dataset, source=source)
     count = elements.numbers(dataset, "NumberOfFrames", count=1)
     groups = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
     frames = int(count[0]) if count else 0
@@ -43,8 +52,10 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
             "its frames and their functional groups differ in number", advice="Export it again."
         )
     shared = elements.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
-    stored = dicom.decode(dataset, frames=frames, source=source)
+    stored, padding = decode(dataset, frames=frames, source=source)
 
+    exam = exam_of(dataset)
+    warnings = tuple(f"not the usual CT image: {caveat}" for caveat in exam.reconstruction.caveats)
     planes = []
     for number, own in enumerate(groups):
 
@@ -52,10 +63,10 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
             """A functional group: the frame's own, else the shared one."""
             return elements.first(own, keyword) or elements.first(shared, keyword) or Dataset()
 
-        # The words that tell a localizer stand here in enhanced files.
-        frame_type = elements.text(group("CTImageFrameTypeSequence"), "FrameType")
-        if "LOCALIZER" in frame_type:
-            raise source.refuse("it is a localizer", expected="axial CT", advice="Name the axial series.")
+        # What ImageType says of a classic file stands here for each frame.
+        frame_type = group("CTImageFrameTypeSequence")
+        codes = ("FrameType", "VolumeBasedCalculationTechnique")
+        check_image_type(spaced("\\".join(elements.text(frame_type, key) for key in codes)), source=source)
         slope, intercept = dicom.rescale(group("PixelValueTransformationSequence"), source=source)
         orientation = elements.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
         spacing = elements.numbers(group("PixelMeasuresSequence"), "PixelSpacing", count=2)
@@ -79,8 +90,8 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
             intercept: float = intercept,
             flip: tuple[bool, bool] = flip,
         ) -> HUSlice:
-            hu = (stored[number] * slope + intercept).astype(np.float32)
-            return check_hu(dicom.flipped(hu, flip=flip), source=source)
+            hu, measured = to_hu(stored[number], padding[number], slope=slope, intercept=intercept)
+            return dicom.flipped(check_hu(hu, source=source, measured=measured), flip=flip)
 
         planes.append(
             Plane(
@@ -93,13 +104,9 @@ def read_enhanced(source: Source, *, phases: int) -> list[Stack]:
                 acquisition=elements.text(content, "TemporalPositionIndex")
                 or elements.text(content, "FrameAcquisitionNumber"),
                 time_s=elements.acquired(time),
+                exam=exam,
                 load=load,
+                warnings=warnings,
             )
         )
-    return assemble(
-        planes,
-        phases=phases,
-        source=source,
-        study=elements.digest_of(dataset, "StudyInstanceUID"),
-        phantom=elements.is_phantom(dataset),
-    )
+    return assemble(planes, phases=phases, source=source, phantom=elements.is_phantom(dataset))

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from stic_client.ingest.align import Aligned, align
+from stic_client.ingest.belonging import check_belonging
 from stic_client.ingest.dicom import read_single
+from stic_client.ingest.elements import comparable
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.manifest import PatientRow
 from stic_client.ingest.masks import Mask, read_mask
@@ -75,7 +77,9 @@ def prepare_patient(
     if row.liver_mask_path:
         kind = "nrrd" if row.liver_mask_path.lower().endswith(".nrrd") else "nifti"
         liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
-    warnings = compare_phases(stacks, row=row)
+    seg = row.mask_path if row.mask_type == "seg" else ""
+    segmentation = locate(seg, subject=row.subject, root=root) if seg else None
+    warnings = compare_phases(stacks, row=row) + check_belonging(stacks, segmentation=segmentation)
     aligned = align(stacks, row=row, mask=mask)
     digests = [_digest(aligned.raw[phase]) for phase in PHASES]
     if len(set(digests)) < len(digests):
@@ -141,15 +145,14 @@ def open_phases(row: PatientRow, *, root: Path) -> dict[str, Stack]:
                 if phase not in stacks:
                     # Phases that name one place come from it together, in the order of time.
                     together = [other for other in PHASES if sources[other].path == sources[phase].path]
-                    stacks |= dict(zip(together, read(sources[phase], phases=len(together)), strict=True))
+                    stacks |= dict(zip(together, read(sources[phase], phases=together), strict=True))
             return stacks
 
 
 def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]:
     """Warnings that the phases give when they are laid side by side."""
     warnings = sorted({text for stack in stacks.values() for text in stack.warnings})
-    times = [stacks[phase].time_s for phase in PHASES]
-    known = [time for time in times if time is not None]
+    known = comparable(time for phase in PHASES if (time := stacks[phase].time_s) is not None)
     if len(known) == len(PHASES) and known != sorted(known):
         warnings.append("phases look swapped: acquisition times are not in the order NC, ART, PV")
     heights = [stack.z_mm[0] for stack in stacks.values() if len(stack) == 1 and stack.has_geometry]

@@ -1,95 +1,55 @@
-"""Many slices to phases: grouped, sorted, and refused where they do not make one even stack.
-
-An export may hold several phases in one folder, in one series, or in one enhanced file.
-Slices are told apart by series, then by acquisition number, then by time; as many groups as
-the manifest has phases for this folder must come out, and the earliest is the first phase.
-"""
+"""Layout `dicom_series`: a folder to the phases in it, each an even stack of axial slices."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from stic_client.ingest.dicom import Header, check_header, read_slice
-from stic_client.ingest.elements import open_dataset
+from stic_client.ingest.elements import open_if_dicom, text
+from stic_client.ingest.exam import exam_digest
+from stic_client.ingest.grouping import Plane, group_phases, start_of
+from stic_client.ingest.kinds import check_kind
 from stic_client.ingest.source import Source, files_of
 from stic_client.ingest.stack import Stack
-from stic_core.data.ct import Grid
 from stic_core.errors import PatientError
-from stic_core.tensors.array_types import HUSlice
 
-SAME_Z_MM = 0.01
 UNEVEN_MM, UNEVEN_SHARE = 0.05, 0.02
 """Spacing may differ from the median by this much: positions are written with few digits."""
 MAX_SHEAR_DEGREES = 2.0
 
-# What exports put beside the slices; anything else that is no DICOM file is a broken one.
-_BYSTANDERS = (
-    ".txt",
-    ".xml",
-    ".json",
-    ".csv",
-    ".pdf",
-    ".htm",
-    ".html",
-    ".jpg",
-    ".png",
-    ".inf",
-    ".exe",
-    ".md",
-)
+_SLICE_ENDINGS = (".dcm", ".ima", ".dicom", ".dic")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plane:
-    """One slice before it is decoded.
+def read_series(source: Source, *, phases: Sequence[str]) -> list[Stack]:
+    """The phases that one folder holds.
+
+    What is no CT slice is passed over and counted: a localizer, a report, a segmentation, and
+    files that are no DICOM at all, unless their name says that they were a slice.
 
     Args:
-        position: of the first stored pixel, x y z, mm.
-        series, acquisition: what groups are told apart by.
-    """
+        phases: those of the manifest's row that name this folder.
 
-    grid: Grid
-    z_mm: float
-    position: tuple[float, float, float]
-    series: str
-    acquisition: str
-    time_s: float | None
-    load: Callable[[], HUSlice]
-
-
-def read_series(source: Source, *, phases: int) -> list[Stack]:
-    """Layout `dicom_series`: the phases that one folder holds, in the order of time.
-
-    Args:
-        phases: how many phases of the manifest's row name this folder.
+    Returns:
+        One stack per phase, in their order.
 
     Raises:
         PatientError: anything that is not that many even stacks of axial CT slices.
     """
-    headers: dict[str, list[tuple[Source, Header]]] = defaultdict(list)
-    aside: dict[str, list[PatientError]] = defaultdict(list)
-    bystanders = 0
-    for file in files_of(source):
-        name = file.path.name.lower()
-        if name == "dicomdir" or name.endswith(_BYSTANDERS):
-            bystanders += 1
-            continue
-        dataset = open_dataset(file, pixels=False)
-        series = str(dataset.get("SeriesInstanceUID", ""))
-        try:
-            header = check_header(dataset, source=file)
-            headers[series].append((file, header))
-        except PatientError as error:
-            aside[series].append(error)
-    # A whole series of something else (localizer, dose report, coronal) is no harm beside the
-    # phases; one such file among a phase's slices is.
-    mixed = next((errors[0] for series, errors in aside.items() if series in headers), None)
+    folder = _look_through(source)
+    found = folder.slices
+    _check_strangers(folder.strangers, slices=[file for file, _ in found])
+    used = {header.series for _, header in found}
+    # A whole series that cannot be used is no harm beside the phases; one such slice of a phase is.
+    mixed = next((error for series, error in folder.faults if series in used), None)
     if mixed is not None:
         raise mixed
+    if not found:
+        raise _most_common([error for _, error in folder.faults] or folder.foreign, source=source)
     planes = [
         Plane(
             grid=header.grid,
@@ -98,130 +58,126 @@ def read_series(source: Source, *, phases: int) -> list[Stack]:
             series=header.series,
             acquisition=header.acquisition,
             time_s=header.time_s,
+            exam=header.exam,
             load=lambda file=file: read_slice(file)[1],
+            instance=header.instance,
+            number=header.number,
+            warnings=header.warnings,
         )
-        for found in headers.values()
         for file, header in found
     ]
-    if not planes or (aside and len(headers) < phases and not _has_repeats(planes)):
-        raise next(iter(aside.values()))[0] if aside else source.refuse("there is no CT slice in the folder")
-    every = [header for found in headers.values() for _, header in found]
-    warnings = {text for header in every for text in header.warnings}
-    if aside:
-        warnings.add(f"{sum(map(len, aside.values()))} files of other series in the folder were ignored")
-    if bystanders:
-        warnings.add(f"{bystanders} files in the folder are not images")
-    return assemble(
-        planes,
-        phases=phases,
-        source=source,
-        study=every[0].study,
-        phantom=any(header.phantom for header in every),
-        warnings=tuple(sorted(warnings)),
-    )
+    warnings = []
+    if passed := len(folder.foreign) + len(folder.faults):
+        warnings.append(f"{passed} files in the folder that are no slices of a phase were ignored")
+    if folder.strangers:
+        warnings.append(f"{len(folder.strangers)} files in the folder are not images")
+    try:
+        return assemble(
+            planes,
+            phases=phases,
+            source=source,
+            phantom=any(header.phantom for _, header in found),
+            warnings=tuple(warnings),
+        )
+    except PatientError:
+        # Fewer series than phases, since one of them cannot be used: why it cannot is the reason.
+        if folder.faults and len(used) < len(phases):
+            raise folder.faults[0][1] from None
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What lies in a folder.
+
+    Args:
+        slices: of any series.
+        faults: slices that cannot be used, with their series.
+        foreign: DICOM objects that are no CT slices.
+        strangers: files that are no DICOM.
+    """
+
+    slices: list[tuple[Source, Header]] = field(default_factory=list)
+    faults: list[tuple[str, PatientError]] = field(default_factory=list)
+    foreign: list[PatientError] = field(default_factory=list)
+    strangers: list[Source] = field(default_factory=list)
+
+
+def _look_through(source: Source) -> _Folder:
+    folder = _Folder()
+    for file in files_of(source):
+        dataset = None if file.path.name.lower() == "dicomdir" else open_if_dicom(file, pixels=False)
+        if dataset is None:
+            folder.strangers.append(file)
+            continue
+        try:
+            check_kind(dataset, source=file)
+        except PatientError as error:
+            folder.foreign.append(error)
+            continue
+        try:
+            folder.slices.append((file, check_header(dataset, source=file)))
+        except PatientError as error:
+            folder.faults.append((text(dataset, "SeriesInstanceUID"), error))
+    return folder
+
+
+def _check_strangers(strangers: Sequence[Source], *, slices: Sequence[Source]) -> None:
+    """Refuse a file that is no DICOM and is called as the slices are: it was one, before a transfer broke it."""
+
+    def shape(file: Source) -> str:
+        return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", file.path.name.lower())
+
+    shapes = {shape(file) for file in slices}
+    for file in strangers:
+        if file.path.name.lower().endswith(_SLICE_ENDINGS) or shape(file) in shapes:
+            raise file.refuse(
+                "it is not a DICOM file, and its name is that of a slice",
+                expected="a DICOM object",
+                advice="Transfer it again, or remove it if it belongs elsewhere.",
+            )
+
+
+def _most_common(errors: Sequence[PatientError], *, source: Source) -> PatientError:
+    """Why nothing in the folder can be used: the first error of the most frequent kind."""
+    if not errors:
+        return source.refuse("there is no CT slice in the folder")
+    kind = Counter(error.what for error in errors).most_common(1)[0][0]
+    return next(error for error in errors if error.what == kind)
 
 
 def assemble(
     planes: Sequence[Plane],
     *,
-    phases: int,
+    phases: Sequence[str],
     source: Source,
-    study: str = "",
     phantom: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> list[Stack]:
     """Group slices into phases and stack each.
 
     Raises:
-        PatientError: another number of groups, no order in time, or a stack that is not even.
+        PatientError: another number of groups, no order among them, or a stack that is not even.
     """
-    by_series: dict[str, list[Plane]] = defaultdict(list)
-    for plane in planes:
-        by_series[plane.series].append(plane)
-    groups = [group for found in by_series.values() for group in _without_repeats(found, source=source)]
-    if len(groups) != phases:
-        raise source.refuse(
-            "the number of series differs from the number of phases that name this path",
-            got=len(groups),
-            expected=phases,
-            advice="Keep one series per phase, or name a folder for each phase; "
-            "stic-client --site S prepare --scan DIR shows what is there.",
-        )
-    timed = [(_start(group), group) for group in groups]
-    if phases > 1:
-        starts = [start for start, _ in timed]
-        if None in starts or len(set(starts)) < phases:
-            raise source.refuse(
-                "several phases share one path, and their times do not tell them apart",
-                expected="different acquisition times",
-                advice="Put each phase into a folder of its own.",
-            )
-        timed.sort(key=lambda pair: pair[0] or 0.0)
+    groups, left_out = group_phases(planes, phases=phases, source=source)
     return [
-        _stack(group, time_s=start, source=source, study=study, phantom=phantom, warnings=warnings)
-        for start, group in timed
+        _stack(group, source=source, phantom=phantom, warnings=(*warnings, *left_out)) for group in groups
     ]
 
 
-def _start(group: Sequence[Plane]) -> float | None:
-    times = [plane.time_s for plane in group if plane.time_s is not None]
-    return min(times) if times else None
-
-
-def _has_repeats(planes: Sequence[Plane]) -> bool:
-    heights = np.sort([plane.z_mm for plane in planes])
-    return bool(np.any(np.diff(heights) < SAME_Z_MM))
-
-
-def _without_repeats(planes: list[Plane], *, source: Source) -> list[list[Plane]]:
-    """One series as groups in which no height comes twice.
-
-    Raises:
-        PatientError: heights come twice, and neither acquisition number nor time tells why.
-    """
-    if not _has_repeats(planes):
-        return [planes]
-    by_number: dict[str, list[Plane]] = defaultdict(list)
-    for plane in planes:
-        by_number[plane.acquisition].append(plane)
-    if len(by_number) > 1 and not any(_has_repeats(group) for group in by_number.values()):
-        return list(by_number.values())
-    if all(plane.time_s is not None for plane in planes):
-        by_height: list[list[Plane]] = []
-        for plane in sorted(planes, key=lambda plane: plane.z_mm):
-            if by_height and plane.z_mm - by_height[-1][-1].z_mm < SAME_Z_MM:
-                by_height[-1].append(plane)
-            else:
-                by_height.append([plane])
-        count = len(by_height[0])
-        if all(len(same) == count for same in by_height):
-            ordered = [sorted(same, key=lambda plane: plane.time_s or 0.0) for same in by_height]
-            groups = [[same[number] for same in ordered] for number in range(count)]
-            ends = [max(plane.time_s or 0.0 for plane in group) for group in groups]
-            if all((_start(after) or 0.0) > end for after, end in zip(groups[1:], ends, strict=False)):
-                return groups
-    raise source.refuse(
-        "several slices at the same height",
-        got=f"{len(planes)} slices",
-        expected="each height once, or acquisition numbers or times that tell phases apart",
-        advice="Remove copies, and put each phase into a folder of its own.",
-    )
-
-
-def _stack(
-    planes: list[Plane],
-    *,
-    time_s: float | None,
-    source: Source,
-    study: str,
-    phantom: bool,
-    warnings: tuple[str, ...],
-) -> Stack:
+def _stack(planes: list[Plane], *, source: Source, phantom: bool, warnings: tuple[str, ...]) -> Stack:
     """One phase.
 
     Raises:
-        PatientError: slices of different grids, sheared, or unevenly spaced.
+        PatientError: slices of two patients or of different grids, sheared, or unevenly spaced.
     """
+    time_s, exam = start_of(planes), planes[0].exam
+    if len({plane.exam.patient for plane in planes}) > 1:
+        raise source.refuse(
+            "slices of one series belong to different patients",
+            expected="one PatientID",
+            advice="Export the phase again, alone in its folder.",
+        )
     planes = sorted(planes, key=lambda plane: plane.z_mm)
     grid = planes[0].grid
     for plane in planes[1:]:
@@ -260,7 +216,8 @@ def _stack(
         z_mm=tuple(heights.tolist()),
         load=lambda index: planes[index].load(),
         time_s=time_s,
-        study=study,
+        study=exam_digest(exam, time_s=time_s),
         phantom=phantom,
-        warnings=warnings,
+        exam=exam,
+        warnings=(*warnings, *sorted({text for plane in planes for text in plane.warnings})),
     )

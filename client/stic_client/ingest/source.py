@@ -49,12 +49,15 @@ class Source:
             advice="Export the file again; if it opens elsewhere, convert it to uncompressed DICOM.",
         )
 
-    def inside(self, name: str) -> Source:
+    def inside(self, name: str, *, number: int, of: int) -> Source:
         """A file of this folder, called by its place in it and not by its name.
 
         Names of files are often accession numbers or worse.
+
+        Args:
+            number, of: its place among the folder's files, sorted by path, from 1.
         """
-        return Source(self.subject, self.file, self.path / name, self.root)
+        return Source(self.subject, f"{self.file} (file {number} of {of})", self.path / name, self.root)
 
 
 def locate(text: str, *, subject: str, root: Path) -> Source:
@@ -99,7 +102,7 @@ def files_of(source: Source) -> list[Source]:
     """
     if source.path.is_file():
         return [source]
-    found: list[Source] = []
+    found: list[str] = []
     for folder, folders, names in os.walk(source.path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in (*folders, *names):
@@ -109,15 +112,18 @@ def files_of(source: Source) -> list[Source]:
                     advice="Copy the files instead of linking.",
                 )
         found += [
-            source.inside(str((Path(folder) / name).relative_to(source.path)))
-            for name in sorted(names)
+            str((Path(folder) / name).relative_to(source.path))
+            for name in names
             if not name.startswith(".") and (Path(folder) / name).is_file()
         ]
     if not found:
         raise source.refuse(
             "the folder is empty", expected="files of one phase", advice="Export the phase again."
         )
-    return found
+    return [
+        source.inside(name, number=number, of=len(found))
+        for number, name in enumerate(sorted(found), start=1)
+    ]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stic_client.ingest.exam import Exam
 from stic_client.ingest.source import Source
 from stic_core.data.ct import Grid
 from stic_core.tensors.array_types import HUSlice
@@ -28,8 +29,9 @@ class Stack:
         has_geometry: False for pictures, whose pixels have no size.
         time_s: when it was acquired, seconds on a scale that a study's phases share; None
             where the files do not say.
-        study: digest of the study's UID, "" where there is none.
+        study: digest of what tells this exam from every other, "" where the files do not.
         phantom: its files say that no patient stands behind them.
+        exam: whose images they are and how they are described; None where files do not say, as NIfTI.
         warnings: what was passed over.
     """
 
@@ -41,6 +43,7 @@ class Stack:
     time_s: float | None = None
     study: str = ""
     phantom: bool = False
+    exam: Exam | None = None
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -77,8 +80,11 @@ _TISSUE_HU, _MIN_TISSUE = (-150.0, 250.0), 0.03
 _BONE_HU, _MAX_BONE = 600.0, 0.15
 
 
-def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
+def check_hu(hu: HUSlice, *, source: Source, measured: np.ndarray | None = None) -> HUSlice:
     """Refuse values that cannot be the Hounsfield units of a patient's slice.
+
+    Args:
+        measured: which pixels are no padding; None where all are measured.
 
     Raises:
         PatientError: not finite, too little tissue, or far above metal.
@@ -86,7 +92,7 @@ def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
     if not np.isfinite(hu).all():
         raise source.refuse("values are not finite", advice="Export the series again.")
     tissue = float(np.mean((hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1])))
-    bone = float(np.mean(hu > _BONE_HU))
+    bone = float(np.mean((hu if measured is None or not measured.any() else hu[measured]) > _BONE_HU))
     if tissue < _MIN_TISSUE or bone > _MAX_BONE:
         raise source.refuse(
             "values are not Hounsfield units of a patient",

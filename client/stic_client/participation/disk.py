@@ -86,6 +86,6 @@ class SiteDisk:
 
     def answered(self, report: Report) -> None:
         """Something was answered and logged: if it was real work, there is room again."""
-        if self._waiting and report.kind not in {"failure", "refusal", "unprepared"}:
+        if self._waiting and report.kind not in {"failure", "refusal", "unprepared", "preparing"}:
             self._waiting = False
             self._observer.note("there is disk space again; this site continues")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import ExitStack
 
 import torch
 
@@ -16,6 +17,7 @@ from stic_client.participation.approvals import PlanStore
 from stic_client.participation.disk import SiteDisk
 from stic_client.participation.final_models import Expected, FinalModels
 from stic_client.participation.policy import check_plan
+from stic_client.participation.preparing import Preparation, Progress
 from stic_client.participation.shown_models import ShownModels
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import load_dataset
@@ -39,6 +41,7 @@ from stic_core.protocol.messages import (
     Finish,
     Instruction,
     LocalReport,
+    Preparing,
     Refusal,
     Report,
     RunPlan,
@@ -57,6 +60,9 @@ from stic_core.training.site_arrays import arrays_of_run
 
 LOG = logging.getLogger(__name__)
 
+_STOP_S = 10.0
+"""For which a client that ends waits for a computation to stop at its next step."""
+
 
 class Participant:
     """One site.
@@ -67,6 +73,9 @@ class Participant:
         plans: which plans the site's operator approved.
     """
 
+    prompt_s = 3.0
+    """After which a site that is still getting ready says so, seconds: the server asks the others only then."""
+
     def __init__(
         self, config: SiteConfig, observer: Observer | None = None, *, plans: PlanStore | None = None
     ) -> None:
@@ -76,6 +85,7 @@ class Participant:
         """Status of the last run that the server ended."""
         self._plans = plans or PlanStore(config.plans)
         self._run: LocalRun | None = None
+        self._preparation: Preparation | None = None
         self._shown: ShownModels | None = None
         self._models = FinalModels(config.models)
         self.disk = SiteDisk(config, self.observer)
@@ -204,7 +214,7 @@ class Participant:
             report = report.model_copy(update={"signature": sign(key, statement)})
         return report, trained
 
-    def _describe(self, question: Describe) -> SiteDescription:
+    def _describe(self, question: Describe) -> SiteDescription | Preparing:
         plan = question.plan
         check_plan(plan, self.config.policy)
         self._check_approved(plan)
@@ -214,19 +224,47 @@ class Participant:
                 f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
                 f"{plan.rounds} rounds, plan {plan.digest[:12]}"
             )
+        preparation = self._preparation
+        if preparation is None or not preparation.is_of(question):
+            if preparation is not None:
+                preparation.give_up()
+                if not preparation.wait(self.prompt_s):
+                    return Preparing()  # two runs at once need not fit into memory
+            self._preparation = preparation = self._begin(question)
+        if not preparation.wait(self.prompt_s):
+            return preparation.report
+        self._preparation = None
+        self._run = run = preparation.result()
+        digest, phantom = run.setup.backbone_digest, run.dataset.phantom
+        expected = Expected(plan=plan, backbone_digest=digest, phantom=phantom)
+        self._models.expect(question.run_id, expected)
+        lacking = [old for old in self._models.lacking() if old != question.run_id]
+        return run.describe().model_copy(update={"lacks_models": tuple(lacking)})
+
+    def _begin(self, question: Describe) -> Preparation:
+        """Load a run beside the answering."""
+        plan = question.plan
         self.finished = None
         self._run = None  # the features of two runs need not fit into memory together
         self._shown = ShownModels(
             self.config.held_out / "plans", run_id=question.run_id, plan=plan, note=self.observer.note
         )
         self._models.reserve(plan)
-        with self.disk.room_for_run(question):
-            self._run = run = self._load(question.run_id, plan)
-        digest, phantom = run.setup.backbone_digest, run.dataset.phantom
-        expected = Expected(plan=plan, backbone_digest=digest, phantom=phantom)
-        self._models.expect(question.run_id, expected)
-        lacking = [old for old in self._models.lacking() if old != question.run_id]
-        return run.describe().model_copy(update={"lacks_models": tuple(lacking)})
+        with ExitStack() as stack:
+            stack.enter_context(self.disk.room_for_run(question))
+            room = stack.pop_all()
+
+        def load(progress: Progress) -> LocalRun:
+            with room:
+                return self._load(question.run_id, plan, progress=progress)
+
+        return Preparation(question, load)
+
+    def close(self) -> None:
+        """The program ends: a computation stops at its next step, and what it finished is on the disk."""
+        if self._preparation is not None:
+            self._preparation.give_up()
+            self._preparation.wait(_STOP_S)
 
     def _check_approved(self, plan: RunPlan) -> None:
         policy = self.config.policy
@@ -250,7 +288,11 @@ class Participant:
             advice=f"The site's operator can review it with `stic-client --site {self.config.site} approve`.{changed}",
         )
 
-    def _load(self, run_id: str, plan: RunPlan) -> LocalRun:
+    def _load(self, run_id: str, plan: RunPlan, *, progress: Progress) -> LocalRun:
+        def step(done: int, total: int) -> None:
+            progress(done, total)
+            self.observer.progress("backbone features", done, total)
+
         dataset = load_dataset(self.config.dataset.prepared)
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
@@ -265,7 +307,7 @@ class Participant:
                 precision=self.config.precision,
                 weights=self.config.backbone_weights.get(plan.model.backbone),
                 cache_limit_bytes=int(self.config.cache_limit_gb * 1e9),
-                progress=lambda done, total: self.observer.progress("backbone features", done, total),
+                progress=step,
                 announce=lambda size: self.observer.note(
                     f"backbone features take {size / 1e6:.0f} MB on disk, computed once"
                 ),

@@ -321,10 +321,16 @@ def _read_clinical(
                     advice="Correct the label, or remove the patient.",
                 )
             try:
-                levels[row.subject] = read_levels(row.clinical, units=settings.units, compat=settings.compat)
+                levels[row.subject] = read_levels(
+                    row.clinical, units=settings.units, compat=settings.compat, decimal=settings.decimal
+                )
             except DataError as error:
                 raise PatientError(
-                    error.what, subject=row.subject, expected=error.expected, advice="Correct the manifest."
+                    error.what,
+                    subject=row.subject,
+                    got=error.got,
+                    expected=error.expected,
+                    advice=error.advice or "Correct the manifest.",
                 ) from None
             good.append(row)
         except PatientError as error:
@@ -394,12 +400,13 @@ def _work(task: _Task) -> _Done:
 
 
 def _row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
-    rejected = [
-        f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()
-    ]
-    return rejected + [
-        f"{variable} is censored and does not determine a level: treated as missing"
-        for variable in levels.unsettled
+    return [
+        *(f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()),
+        *(
+            f"{name} is censored and does not determine a level: treated as missing"
+            for name in levels.unsettled
+        ),
+        *(f"the text of {name} is not understood: treated as missing" for name in levels.unread),
     ]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from stic_client.ingest.manifest import OPTIONAL, REQUIRED
-from stic_core.data.clinical import read_age, read_gender
+from stic_core.data.clinical_texts import read_age, read_gender
 from stic_core.errors import DataError, UsageError
 from stic_core.system.files import write_csv
 from stic_core.tasks import TASKS, Task

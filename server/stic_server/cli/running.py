@@ -134,6 +134,7 @@ def plan(
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
     from stic_core.protocol.plan_summary import described
+    from stic_core.system.files import write_atomically
     from stic_server.admission.registry import public_keys
     from stic_server.federation.plan import propose
 
@@ -143,7 +144,7 @@ def plan(
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
     if out is not None:
-        out.write_text(proposal.plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_atomically(out, proposal.plan.model_dump_json(indent=1) + "\n")
         print(f"{'written':21}{out}")
 
 

@@ -1,23 +1,25 @@
-"""Who takes part in a run: told the plan, described, asked together, told again after a restart."""
+"""The sites that take part in a run: gathered, joined by late ones, asked together, told the plan after a restart.
+
+The run waits for as many sites as it needs, a little longer for the others (`grace_s`), and never for one
+that is not ready beyond that: it joins when it is.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import count
+from types import MappingProxyType
 
 from stic_core.errors import FederationError
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import Describe, Instruction, Refusal, RunPlan, SiteDescription, Unprepared
-from stic_server.federation.sites import Answer, Exchange, RunLimits, RunObserver, Sites, answers_of
+from stic_core.protocol.messages import Instruction, RunPlan, SiteDescription, Unprepared
+from stic_server.federation.joining import FULL, LONGEST_PAUSE, Joining, Undecided
+from stic_server.federation.sites import Answer, Exchange, RunLimits, RunObserver, Sites
 
 _RESTARTS = 5
 """How often a site is told the plan again within one question."""
-_FULL = "its disk is full"
-
-_LONGEST_PAUSE = 12
-"""Times `ask_again_s`: the model travels with each question, and each is logged."""
 
 
 class Participants:
@@ -29,23 +31,39 @@ class Participants:
         sites: how they are reached.
         limits: how few, and how long.
         observer: receives notes of who is excluded and why.
+        known: what sites of this run described before this server started.
     """
 
     def __init__(
-        self, plan: RunPlan, *, run_id: str, sites: Sites, limits: RunLimits, observer: RunObserver
+        self,
+        plan: RunPlan,
+        *,
+        run_id: str,
+        sites: Sites,
+        limits: RunLimits,
+        observer: RunObserver,
+        known: Mapping[str, SiteDescription] = MappingProxyType({}),
     ) -> None:
         self.plan, self.run_id, self.limits, self.observer = plan, run_id, limits, observer
-        self.descriptions: dict[str, SiteDescription] = {}
-        """By site, of those that take part."""
         self._sites = sites
-        self._declined: set[str] = set()
-        self._told: set[tuple[str, str]] = set()
-        """Sites that are undecided, and what for; each was noted."""
+        self._joining = Joining(
+            plan, run_id=run_id, sites=sites, limits=limits, observer=observer, known=known
+        )
+
+    @property
+    def descriptions(self) -> Mapping[str, SiteDescription]:
+        """By site, of those that take part now."""
+        return self._joining.ready
+
+    @property
+    def known(self) -> Mapping[str, SiteDescription]:
+        """By site, of all that ever took part in this run."""
+        return self._joining.known
 
     @property
     def phantom(self) -> bool:
-        """At least one site's patients are phantoms."""
-        return any(description.phantom for description in self.descriptions.values())
+        """The patients of at least one site of this run are phantoms."""
+        return any(description.phantom for description in self.known.values())
 
     def gather(self) -> None:
         """Wait for the sites, and take in those that accept the plan.
@@ -53,131 +71,86 @@ class Participants:
         Raises:
             FederationError: too few.
         """
-        limits = self.limits
+        limits, joining = self.limits, self._joining
         self.observer.stage("waiting for the sites")
-        present = self._sites.wait_for(at_least=limits.min_sites, timeout=limits.join_timeout_s)
-        self.observer.stage("loading data and computing the backbone's features at the sites")
-
-        def patience(accepted: int) -> float:
-            return limits.approval_s if accepted >= limits.min_sites else limits.join_timeout_s
-
-        late = self._take_in(present, timeout=limits.join_timeout_s, patience=patience)
-        for site, answer in late.items():
-            self.observer.note(
-                f"{site} is excluded for now: its disk is full"
-                if answer.waits_for_room
-                else f"{site} is excluded: its operator did not approve the plan in time"
-            )
-        self._declined |= {site for site, answer in late.items() if not answer.waits_for_room}
-        if len(self.descriptions) < limits.min_sites:
-            raise FederationError(
-                "too few sites are taking part",
-                got=f"{len(self.descriptions)} ({', '.join(self.descriptions) or 'none'})",
-                expected=f"at least {limits.min_sites} (min_sites)",
-                advice="The lines above say what kept the others out; fix that and start again.",
-            )
+        self._sites.wait_for(at_least=limits.min_sites, timeout=limits.join_timeout_s)
+        self.observer.stage("waiting until the sites are ready")
+        began, enough_since = time.monotonic(), None
+        while True:
+            present = self._sites.present()
+            joining.ask_newcomers(present)
+            now, waits = time.monotonic(), joining.waiting(among=present)
+            if len(joining.ready) >= limits.min_sites:
+                enough_since = now if enough_since is None else enough_since
+            if enough_since is not None and (not waits or now - enough_since > limits.grace_s):
+                break
+            if not waits and not joining.undecided:
+                break
+            if not waits:  # who was getting ready is offline for the moment
+                self._sites.wait_for(
+                    at_least=limits.min_sites, timeout=limits.join_timeout_s, apart_from=joining.declined
+                )
+                continue
+            moved_at = max([began, *(one.moved_at for one in waits.values() if one.why == "preparing")])
+            if enough_since is None and now - moved_at > limits.join_timeout_s:
+                break
+            self._pause(waits, since=began)
+        for site, one in joining.waiting(among=self._sites.present()).items():
+            self.observer.note(f"the run begins without {site}, which {one.words}; it joins when it is ready")
+        if len(joining.ready) < limits.min_sites:
+            raise self._too_few()
 
     def admit_late_sites(self) -> None:
-        """Before a round: wait where too few sites are online, and take in those that came since.
+        """Before a round: wait where too few sites are there, and take in those that have become ready.
 
         Raises:
             FederationError: too few came in the time for joining.
         """
-        if len(self.descriptions.keys() & set(self._sites.present())) < self.limits.min_sites:
-            self._sites.wait_for(
-                at_least=self.limits.min_sites,
-                timeout=self.limits.join_timeout_s,
-                apart_from=self._declined,
-            )
-        before = self.descriptions.keys()
-        late = [site for site in self._sites.present() if site not in before | self._declined]
-        if late:
-            # Who has yet to approve the plan, or has no room, is asked again before the next round.
-            self._take_in(late, timeout=self.limits.round_timeout_s, patience=lambda _: 0.0)
-            for site in self.descriptions.keys() - before:
-                self.observer.note(f"{site} joins the run from here on")
-
-    def _take_in(
-        self, sites: Sequence[str], *, timeout: float, patience: Callable[[int], float]
-    ) -> dict[str, Answer]:
-        """Add to `descriptions` the sites that accept the plan and fit it; who says no is not asked again.
-
-        Returns:
-            What sites that are still undecided answered last.
-        """
-        accepted, answered, undecided = self._ask_until_decided(sites, timeout=timeout, patience=patience)
-        joined = self._fitting(accepted)
-        self._declined |= answered - joined.keys()
-        self.descriptions = dict(sorted({**self.descriptions, **joined}.items()))
-        return undecided
-
-    def _ask_until_decided(
-        self, sites: Sequence[str], *, timeout: float, patience: Callable[[int], float]
-    ) -> tuple[dict[str, SiteDescription], set[str], dict[str, Answer]]:
-        """Tell sites the plan; ask those again whose operator has yet to approve it, or whose disk is full.
-
-        Args:
-            timeout: seconds for an answer.
-            patience: how long to wait for the undecided in all, seconds, given how many accepted.
-
-        Returns:
-            What the accepting sites describe; all that decided; the last answer of all that are still undecided.
-        """
-        began, pauses = time.monotonic(), 0
-        accepted: dict[str, SiteDescription] = {}
-        decided: set[str] = set()
-        undecided: Collection[str] = sites
+        joining, began = self._joining, time.monotonic()
         while True:
-            descriptions, answered, pending = self._describe(sorted(undecided), timeout=timeout)
-            accepted |= descriptions
-            decided |= answered
-            waits = {site: _what_for(answer) for site, answer in sorted(pending.items())}
-            for site, why in waits.items():
-                report = pending[site].report
-                self._note_wait(site, report.reason if isinstance(report, Refusal) else why)
-            undecided = pending
-            waited = time.monotonic() - began
-            if not pending or waited > patience(len(accepted)):
-                return accepted, decided, pending
-            if set(waits.values()) == {_FULL}:
-                left = max(self.limits.ask_again_s, patience(len(accepted)) - waited)
-                self._await_room(waits, pauses=pauses, began=began, deadline=time.monotonic() + left)
-                pauses += 1
+            present = self._sites.present()
+            for site in sorted(joining.ask_newcomers(present)):
+                self.observer.note(f"{site} joins the run from here on")
+            if len(joining.ready.keys() & set(present)) >= self.limits.min_sites:
+                return
+            if waits := joining.waiting(among=present):
+                moved_at = max(began, *(one.moved_at for one in waits.values()))
+                if time.monotonic() - moved_at > self.limits.join_timeout_s:
+                    raise self._too_few()
+                self._pause(waits, since=began)
             else:
-                self.observer.waiting([f"{site} ({why})" for site, why in waits.items()], waited)
-                time.sleep(self.limits.ask_again_s)
+                self._sites.wait_for(
+                    at_least=self.limits.min_sites,
+                    timeout=self.limits.join_timeout_s,
+                    apart_from=joining.declined,
+                )
+                if not self._newcomers():
+                    return
 
-    def _note_wait(self, site: str, why: str) -> None:
-        """Say once what a site waits for."""
-        if (site, why) not in self._told:
-            self._told.add((site, why))
-            if why == _FULL:
-                self.observer.note(f"{site}: its disk is full; it is asked again until there is space")
-            else:
-                self.observer.note(f"{site}: {why}")
+    def _newcomers(self) -> list[str]:
+        """Who is online and does not take part, nor said no."""
+        joining = self._joining
+        return [
+            site
+            for site in self._sites.present()
+            if site not in joining.ready and site not in joining.declined
+        ]
 
-    def _note_room(self, sites: Collection[str]) -> None:
-        """Say that sites no longer wait for room, of those that did."""
-        for site in sorted(site for site in sites if (site, _FULL) in self._told):
-            self._told.discard((site, _FULL))
-            self.observer.note(f"{site} has disk space again")
+    def _pause(self, waits: Mapping[str, Undecided], *, since: float) -> None:
+        """Until somebody is asked again, a second at most."""
+        now = time.monotonic()
+        self.observer.waiting([f"{site} ({one.words})" for site, one in waits.items()], now - since)
+        next_at = min(one.next_at for one in waits.values())
+        time.sleep(min(1.0, max(self.limits.ask_again_s / 10, next_at - now, 0.001)))
 
-    def _describe(
-        self, sites: Sequence[str], *, timeout: float
-    ) -> tuple[dict[str, SiteDescription], set[str], dict[str, Answer]]:
-        """Tell sites the plan, once.
-
-        Returns:
-            Descriptions of those that accept; all that said yes or no; the answers of those that may
-            still say yes. Who did not answer is in none of them.
-        """
-        question = Describe(run_id=self.run_id, plan=self.plan)
-        exchange = self._sites.ask(dict.fromkeys(sites, question), weights=None, timeout=timeout)
-        pending = {site: answer for site, answer in exchange.answers.items() if _what_for(answer)}
-        decided = {site: answer for site, answer in exchange.answers.items() if site not in pending}
-        found = answers_of(replace(exchange, answers=decided), SiteDescription, observer=self.observer)
-        self._note_room(found)
-        return {site: description for site, (description, _) in found.items()}, set(decided), pending
+    def _too_few(self) -> FederationError:
+        ready = self._joining.ready
+        return FederationError(
+            "too few sites are taking part",
+            got=f"{len(ready)} ({', '.join(ready) or 'none'})",
+            expected=f"at least {self.limits.min_sites} (min_sites)",
+            advice="The lines above say what kept the others out; fix that and start again.",
+        )
 
     def ask(
         self,
@@ -232,7 +205,7 @@ class Participants:
                 break
             asked = {site: questions[site] for site in sorted(again)}
             exchange = exchange.followed_by(self._sites.ask(asked, weights=weights, timeout=left))
-        self._note_room(exchange.answers.keys() - full)
+        self._joining.note_room(exchange.answers.keys() - full)
         answers = {site: answer for site, answer in exchange.answers.items() if not _is_unprepared(answer)}
         return replace(exchange, answers=answers)
 
@@ -241,87 +214,32 @@ class Participants:
         left = deadline - time.monotonic()
         if left < self.limits.ask_again_s:
             return False
-        for site in sorted(sites):
-            self._note_wait(site, _FULL)
-        end = time.monotonic() + min(self.limits.ask_again_s * min(2**pauses, _LONGEST_PAUSE), left / 2)
+        self._joining.note_full(sites)
+        end = time.monotonic() + min(self.limits.ask_again_s * min(2**pauses, LONGEST_PAUSE), left / 2)
         while (now := time.monotonic()) < end:
-            self.observer.waiting([f"{site} ({_FULL})" for site in sorted(sites)], now - began)
+            self.observer.waiting([f"{site} ({FULL})" for site in sorted(sites)], now - began)
             time.sleep(min(1.0, end - now))
         return True
 
-    def _fitting(self, accepted: Mapping[str, SiteDescription]) -> dict[str, SiteDescription]:
-        """Those whose image preparation is the plan's, and whose backbone is the others'.
-
-        The others are those that take part already, or the majority.
-        """
-        digests = [one.backbone_digest for one in (self.descriptions or accepted).values()]
-        common = max(sorted(set(digests)), key=digests.count, default="")
-        fitting = {}
-        for site, description in sorted(accepted.items()):
-            if why := self._misfit(site, description, common=common):
-                self.observer.note(why)
-            else:
-                fitting[site] = description
-        return fitting
-
-    def _misfit(self, site: str, description: SiteDescription, *, common: str) -> str:
-        """Why a site cannot take part; "" where it can."""
-        if self.plan.sites and site not in self.plan.sites:
-            return f"{site} is excluded: it was admitted after the run began, and its plan does not name it"
-        if description.backbone_digest != common:
-            return (
-                f"{site} is excluded: its backbone has digest {description.backbone_digest[:12]}, "
-                f"the others' {common[:12]}; install the same weights file there"
-            )
-        if description.image != self.plan.image:
-            return (
-                f"{site} is excluded: its images were prepared with {description.image}, "
-                f"the plan asks for {self.plan.image}; set dataset.image in site.yaml and prepare again"
-            )
-        if (most := max(split.n for split in description.patients.values())) > self.limits.max_patients:
-            return (
-                f"{site} is excluded: it claims {most} patients in one split, "
-                f"more than {self.limits.max_patients} (max_patients)"
-            )
-        classes = set(self.plan.task.classes)
-        if any(
-            isinstance(s.classes, dict) and set(s.classes) != classes for s in description.patients.values()
-        ):
-            return f"{site} is excluded: it counts its patients in other classes than the plan's"
-        return ""
-
     def _describe_again(self, site: str, *, deadline: float) -> bool:
-        """Tell a restarted site the plan; it must come back with the data that it began with."""
-        timeout = deadline - time.monotonic()
-        if timeout <= 0:
+        """Tell a restarted site the plan; it must come back with the data that it began with.
+
+        One that is not ready soon is asked again before the next rounds, as a newcomer is.
+        """
+        joining, began = self._joining, time.monotonic()
+        if deadline <= began:
             return False
         self.observer.note(f"{site} was restarted; the plan is sent again")
-        began, pauses = time.monotonic(), 0
-        found, _, pending = self._describe([site], timeout=timeout)
-        while site in pending and pending[site].waits_for_room:
-            if not self._await_room([site], pauses=pauses, began=began, deadline=deadline):
-                break
-            pauses += 1
-            found, _, pending = self._describe([site], timeout=max(0.0, deadline - time.monotonic()))
-        answers_of(Exchange(pending), SiteDescription, observer=self.observer)
-        if site not in found:
-            return False
-        before, now = self.descriptions[site], found[site]
-        same = {"versions": before.versions, "lacks_models": before.lacks_models}  # may differ
-        if now.model_copy(update=same) != before:
-            self.observer.note(
-                f"{site} is excluded: it came back with different data or weights than it started with"
-            )
-            return False
+        until = min(deadline, began + self.limits.grace_s)
+        while site not in joining.describe([site]):
+            waits = joining.waiting(among=[site])
+            limit = deadline if waits and waits[site].why == "disk" else until
+            if not waits or time.monotonic() > limit:
+                joining.suspend(site)
+                return False
+            while time.monotonic() < waits[site].next_at:
+                self._pause(waits, since=began)
         return True
-
-
-def _what_for(answer: Answer) -> str:
-    """What a site waits for before it decides; "" where it said yes or no."""
-    if answer.waits_for_room:
-        return _FULL
-    waits = isinstance(answer.report, Refusal) and answer.report.pending
-    return "has to approve the plan" if waits else ""
 
 
 def _is_unprepared(answer: Answer | None) -> bool:

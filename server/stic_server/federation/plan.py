@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
+from stic_core.evaluation.run_facts import ModelOrigin, origin_of
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.models.saved import SavedModel, read_model, warm_start
 from stic_core.models.stic import initial_module
@@ -24,11 +25,13 @@ class Proposal:
 
     Args:
         note: what an operator should know of the weights; "" where there is nothing.
+        origin: of a model that is evaluated; None where one is trained, or where nobody gave its folder.
     """
 
     plan: RunPlan
     weights: FlatArray
     note: str = ""
+    origin: ModelOrigin | None = None
 
 
 def propose(
@@ -48,7 +51,8 @@ def propose(
     """
     if evaluate is None:
         return training_of(federation, sites=sites)
-    return evaluation_of(federation, read_model(evaluate), sites=sites)
+    proposal = evaluation_of(federation, read_model(evaluate), sites=sites)
+    return replace(proposal, origin=origin_of(evaluate))
 
 
 def training_of(federation: FederationConfig, *, sites: Mapping[str, str] = MappingProxyType({})) -> Proposal:

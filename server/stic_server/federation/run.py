@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +50,6 @@ def execute(
     Raises:
         FederationError: too few sites, or too long a wait.
     """
-    began = time.monotonic()
     if run.read_record()["status"] == "complete":
         # Its server was killed after the evaluation: the sites may not know that it is over.
         observer.note(f"run {run.run_id} was already complete; writing its report")
@@ -60,10 +58,18 @@ def execute(
             run, everyone, sites=sites, observer=observer, patience_s=FINISH_TIMEOUT_S, ask_again_s=again
         )
         return run.read_evaluation()
-    participants = Participants(plan, run_id=run.run_id, sites=sites, limits=limits, observer=observer)
+    run.begin_session()
+    participants = Participants(
+        plan,
+        run_id=run.run_id,
+        sites=sites,
+        limits=limits,
+        observer=observer,
+        known=run.read_descriptions(),
+    )
     participants.gather()
-    run.update_record(sites=_described(participants), phantom=participants.phantom)
-    early = participants.descriptions
+    run.keep_descriptions(participants.descriptions)
+    early = dict(participants.descriptions)
     send_missing(early, run=run, sites=sites, observer=observer)
     if plan.evaluates is None:
         state = Rounds(participants, run).train(initial)
@@ -73,33 +79,25 @@ def execute(
         best, completed = BestModel(0, None, initial), 0
     model_digest = digest(best.weights, plan.tensors)
     run.update_record(
-        sites=_described(participants),  # some may have come later
-        phantom=participants.phantom,
         best_round=best.round,
         model_digest=model_digest,
         rounds=completed,
     )
     document = HeldOutEvaluation(participants, run).evaluate(best, initial=initial, others=others)
     run.write_evaluation(document)
+    run.mark_time()
     run.update_record(
         status="complete",
         finished=now(),
-        wall_seconds=round(time.monotonic() - began, 3),
         participation={str(row["round"]): row["sites"] for row in run.read_rounds()},
     )
     exchange = participants.ask(
         finish_of(run), weights=best.weights, timeout=FINISH_TIMEOUT_S, room_s=limits.finish_room_s
     )
-    missing = participants.descriptions.keys() - record_kept(run, exchange)
+    kept = record_kept(run, exchange)
+    missing = participants.known.keys() - kept - set(run.read_record()["model_at"])
     full = [site for site, answer in exchange.answers.items() if answer.waits_for_room]
     note_missing(run, missing, full=full, observer=observer)
     late = {site: about for site, about in participants.descriptions.items() if site not in early}
     send_missing(late, run=run, sites=sites, observer=observer)
     return document
-
-
-def _described(participants: Participants) -> dict[str, Any]:
-    return {
-        site: description.model_dump(mode="json", exclude={"version", "kind", "lacks_models"})
-        for site, description in participants.descriptions.items()
-    }

@@ -6,7 +6,9 @@ import datetime as dt
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from pydantic import ValidationError
 
 from stic_core.config import FederationConfig
 from stic_core.errors import DataError
+from stic_core.evaluation.run_facts import ModelOrigin
 from stic_core.models.saved import write_model
-from stic_core.protocol.messages import RunPlan
+from stic_core.protocol.messages import RunPlan, SiteDescription
 from stic_core.system.files import write_atomically
 from stic_core.tensors.flat import FlatArray
 
@@ -48,6 +51,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._began = time.monotonic()
 
     @property
     def run_id(self) -> str:
@@ -60,10 +64,15 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
-    def begin(cls, config: FederationConfig, plan: RunPlan) -> RunFolder:
+    def begin(
+        cls, config: FederationConfig, plan: RunPlan, *, origin: ModelOrigin | None = None
+    ) -> RunFolder:
         """A new run, or the last one where it has the same plan and was not finished, report and all.
 
         Sites that were admitted or revoked since are no other plan: the run keeps its own (`read_plan`).
+
+        Args:
+            origin: of the model, where the plan evaluates one.
         """
         runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
         if runs:
@@ -94,7 +103,9 @@ class RunFolder:
                 "seed": config.seed,
                 "determinism": config.determinism,
                 "sites": {},
+                "sessions": [],
                 "participation": {},
+                **({"evaluated_model": asdict(origin)} if origin is not None else {}),
             }
         )
         return run
@@ -131,6 +142,45 @@ class RunFolder:
         """Add to the record, or replace what it says."""
         self.write_record(self.read_record() | facts)
 
+    def begin_session(self) -> None:
+        """A server takes up the run: how often, and for how long, is in the record whoever writes its end."""
+        self._began = time.monotonic()
+        sessions = [*self.read_record().get("sessions", ()), {"began": now(), "seconds": 0.0}]
+        self.update_record(sessions=sessions)
+
+    def mark_time(self) -> None:
+        """Write down how long this session has lasted, and `wall_seconds`, that of all of them."""
+        *earlier, this = self.read_record()["sessions"]
+        sessions = [*earlier, {**this, "seconds": round(time.monotonic() - self._began, 3)}]
+        total = round(sum(one["seconds"] for one in sessions), 3)
+        self.update_record(sessions=sessions, wall_seconds=total)
+
+    def read_descriptions(self) -> dict[str, SiteDescription]:
+        """What the sites of this run described, those of earlier sessions and those that left among them."""
+        try:
+            return {
+                site: SiteDescription.model_validate(facts)
+                for site, facts in self.read_record()["sites"].items()
+            }
+        except ValidationError:
+            raise DataError(
+                f"{self.path / 'record.json'} is damaged",
+                advice="Restore the run's folder from a backup, or move it away: "
+                "the next start then begins a new run.",
+            ) from None
+
+    def keep_descriptions(self, descriptions: Mapping[str, SiteDescription]) -> None:
+        """Add what sites described to the record; nobody who was there before is forgotten."""
+        record = self.read_record()
+        found = {
+            site: description.model_dump(mode="json", exclude={"version", "kind", "lacks_models"})
+            for site, description in descriptions.items()
+        }
+        sites = dict(sorted({**record["sites"], **found}.items()))
+        phantom = any(facts["phantom"] for facts in sites.values())
+        if (sites, phantom) != (record["sites"], record.get("phantom")):
+            self.write_record(record | {"sites": sites, "phantom": phantom})
+
     def read_rounds(self) -> list[dict[str, Any]]:
         """`rounds.jsonl`, one value per round."""
         path = self.path / "rounds.jsonl"
@@ -154,9 +204,15 @@ class RunFolder:
     def write_model(self, weights: FlatArray, plan: RunPlan, **facts: object) -> str:
         """`model/`: the weights as safetensors, and what they are.
 
+        A model that is only evaluated keeps saying who trained it.
+
         Returns:
             The model's digest.
         """
+        if plan.evaluates is not None:
+            origin = self.read_record().get("evaluated_model", {})
+            facts |= {name: origin.get(name) for name in ("best_round", "source", "phantom")}
+            facts |= {"run_id": origin.get("run_id", ""), "evaluated_in": self.run_id}
         written = write_model(
             self.path / "model",
             weights,
@@ -164,8 +220,7 @@ class RunFolder:
             task=plan.task,
             model=plan.model,
             image=plan.image,
-            run_id=self.run_id,
-            **facts,
+            **({"run_id": self.run_id} | facts),
         )
         return written.digest
 

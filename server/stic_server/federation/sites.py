@@ -206,6 +206,9 @@ class RunObserver(Observer):
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """Whom we wait for, and how long so far."""
 
+    def parts(self, parts: Mapping[str, str]) -> None:
+        """What each site that is or was online has to do with the run, in words, such as `takes part`."""
+
     def round_begins(self, number: int, *, rounds: int) -> None:
         """The sites are asked to train the round."""
 
@@ -220,9 +223,11 @@ class RunLimits:
     Args:
         min_sites: fewer usable answers than this and the run cannot go on.
         join_timeout_s, round_timeout_s: seconds.
-        approval_s: how long to wait for sites that have to approve the plan, once there are enough others.
+        grace_s: how long to wait for sites that are not ready, once enough others are.
+        describe_s: for an answer to the plan: a site that is not ready says so at once, one that says nothing
+            is asked again later.
         ask_again_s: between questions to a site whose operator has to approve the plan, and before the second
-            question to one whose disk is full.
+            question to one that is not ready for another reason.
         finish_room_s: for which a run that is over waits for sites whose disk is full to take its model.
         max_patients: a site that claims more patients in a split is excluded.
         max_update_ratio: how many times the others' norm a site's update may be; None does not look.
@@ -231,7 +236,8 @@ class RunLimits:
     min_sites: int
     join_timeout_s: float
     round_timeout_s: float
-    approval_s: float = 60.0
+    grace_s: float = 60.0
+    describe_s: float = 30.0
     ask_again_s: float = 5.0
     finish_room_s: float = 120.0
     max_patients: int = 100_000

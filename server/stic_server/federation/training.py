@@ -85,6 +85,7 @@ class Rounds:
             row = self._row(number, seconds, exchange, reports, diagnostics)
             state = replace(state, pending=row, seconds=state.seconds + seconds)
             save_state(state, self._run.checkpoints, plan_digest=self._participants.plan.digest)
+            self._run.mark_time()
         state, validation = record_validation(state, self._last_look(state))
         self._write_row(state.pending, validation)
         return state
@@ -94,7 +95,7 @@ class Rounds:
     ) -> tuple[FederationState, Diagnostics, Exchange, dict[str, SiteRound]]:
         """One round, tried again when too few reports are usable: sites may be back by then."""
         for attempt in range(1, ATTEMPTS + 1):
-            self._participants.admit_late_sites()
+            self._admit_late_sites()
             exchange, reports = self._round(state, number, train=True)
             try:
                 after, diagnostics = finish_round(
@@ -114,11 +115,16 @@ class Rounds:
                 return after, diagnostics, exchange, reports
         raise AssertionError("the loop returns or raises")
 
+    def _admit_late_sites(self) -> None:
+        """Who takes part in a round is in the record before it begins."""
+        self._participants.admit_late_sites()
+        self._run.keep_descriptions(self._participants.descriptions)
+
     def _last_look(self, state: FederationState) -> dict[str, SiteRound]:
         """Validation of the last model, by as many sites as a round needs: which model is best hangs on it."""
         reports: dict[str, SiteRound] = {}
         for _ in range(ATTEMPTS):
-            self._participants.admit_late_sites()
+            self._admit_late_sites()
             _, reports = self._round(state, state.completed + 1, train=False)
             if len(reports) >= self._participants.limits.min_sites:
                 return reports

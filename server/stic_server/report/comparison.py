@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stic_core import statistics
-from stic_core.evaluation import Evaluation, favours, listed, multiplicity, p_text, paired_sentence
+from stic_core.evaluation import (
+    Evaluation,
+    auc_titles,
+    favours,
+    listed,
+    multiplicity,
+    overall_auc,
+    p_text,
+    paired_sentence,
+)
 from stic_core.evaluation.document import Comparison, PairFigures
 from stic_core.evaluation.figures import AucFigure, PairedAccuracy
 from stic_core.statistics import MARGIN, Absent, AucTest, NotEstimable, Suppressed
@@ -56,7 +65,7 @@ def comparisons(evaluation: Evaluation) -> dict[str, Any] | None:
         }
         for other, found in compared.items()
     ]
-    tests = sum(1 for _ in _tests(compared))
+    tests = sum(1 for _ in _tests(compared, classes=evaluation.classes))
     return {
         "others": others,
         "tests": tests,
@@ -75,7 +84,7 @@ def non_inferiority(found: Comparison | None, *, classes: Sequence[str]) -> str 
         return None
     promise = (
         f"Fixed before training: the federated model counts as non-inferior to training on all data in one place "
-        f"where the lower end of the 95 % interval of the difference in macro AUC lies above -{MARGIN}."
+        f"where the lower end of the 95 % interval of the difference in {overall_auc(classes)} lies above -{MARGIN}."
     )
     tests = {name: test for name in classes if isinstance(test := found.pooled.auc.get(name), AucTest)}
     if missing := [name for name in classes if name not in tests]:
@@ -129,21 +138,25 @@ def _lead(compared: Mapping[str, Comparison]) -> str:
     )
 
 
-def _tests(compared: Mapping[str, Comparison]) -> Iterator[PairedAccuracy | AucTest]:
+def _tests(
+    compared: Mapping[str, Comparison], *, classes: Sequence[str]
+) -> Iterator[PairedAccuracy | AucTest]:
     """Every test that the comparison shows."""
     for found in compared.values():
         for pair in found.sets.values():
             if isinstance(pair, PairFigures):
-                yield from (
-                    test for test in (pair.accuracy, *pair.auc.values()) if not isinstance(test, Absent)
-                )
+                aucs = (pair.auc[name] for name in auc_titles(classes))
+                yield from (test for test in (pair.accuracy, *aucs) if not isinstance(test, Absent))
 
 
 def _panels(pooled: Mapping[str, PairFigures], *, classes: Sequence[str]) -> list[tuple[str, str]]:
     """Figures of the pooled differences: accuracy, then the AUC of each class."""
     kinds: dict[str, Mapping[str, PairedAccuracy | AucTest | Absent | None]] = {
         "Accuracy": {other: pair.accuracy for other, pair in pooled.items()},
-        **{f"AUC {name}": {other: pair.auc.get(name) for other, pair in pooled.items()} for name in classes},
+        **{
+            title: {other: pair.auc.get(name) for other, pair in pooled.items()}
+            for name, title in auc_titles(classes).items()
+        },
     }
     shown = {
         title: [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,6 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from stic_core.errors import UsageError
 from stic_core.evaluation import Evaluation, held_out_table, read_evaluation
+from stic_core.evaluation.run_facts import facts_of
+from stic_core.evaluation.run_files import read_rounds
+from stic_server.report import taking_part
 from stic_server.report.comparison import comparisons
 from stic_server.report.patients import patients_of
 from stic_server.report.wording import absent
@@ -33,6 +37,7 @@ def write_model_card(run: Path) -> Path:
     """
     try:
         record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        rounds = read_rounds(run)
         evaluation = read_evaluation(run / "evaluation.json")
     except FileNotFoundError as error:
         raise UsageError(
@@ -44,17 +49,20 @@ def write_model_card(run: Path) -> Path:
         raise UsageError(f"{run} cannot be read", got=type(error).__name__) from None
     target = run / "model" / "MODEL_CARD.md"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(render_card(record, evaluation=evaluation), encoding="utf-8")
+    target.write_text(render_card(record, rounds=rounds, evaluation=evaluation), encoding="utf-8")
     return target
 
 
-def render_card(record: Json, *, evaluation: Evaluation) -> str:
+def render_card(record: Json, *, rounds: Sequence[Json], evaluation: Evaluation) -> str:
     """The card as Markdown.
 
     Args:
         record: `record.json`.
+        rounds: lines of `rounds.jsonl`.
         evaluation: of the run.
     """
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites)
+    patients = patients_of(facts)
     environment = Environment(
         loader=PackageLoader("stic_server", "templates"),
         autoescape=select_autoescape(["html"]),  # the card is Markdown: nothing to escape
@@ -66,7 +74,12 @@ def render_card(record: Json, *, evaluation: Evaluation) -> str:
     return environment.get_template("model_card.md.j2").render(
         record=record,
         evaluation=evaluation,
-        patients=patients_of(record),
+        facts=facts,
+        lead=taking_part.lead(facts, patients),
+        origin=taking_part.origin(facts.origin),
+        trained_by=taking_part.listed(facts.trained_by),
+        changes=taking_part.changes(facts),
+        patients=patients,
         absent=absent,
         table=held_out_table(evaluation),
         named={name: meaning for name, meaning in _MEANINGS.items() if name in evaluation.models},

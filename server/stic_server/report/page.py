@@ -15,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from stic_core.data.dataset import SPLITS
 from stic_core.evaluation import Evaluation, p_text, points, read_evaluation
 from stic_core.evaluation.readers.release import StudyFigures
+from stic_core.evaluation.run_facts import facts_of
 from stic_core.evaluation.run_files import read_record, read_rounds
-from stic_server.report import comparison, plots
+from stic_server.report import comparison, plots, taking_part
 from stic_server.report import rounds as rounds_of
 from stic_server.report.held_out import held_out
 from stic_server.report.patients import patients_of
@@ -50,11 +51,12 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
     for file in readers:
         keep_study(run, file, record=record, evaluation=evaluation)
     studies = read_studies(run, record=record, evaluation=evaluation)
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
     write_tables(
         run / "report",
         rounds=rounds,
         evaluation=evaluation,
-        sites=sorted(record["sites"]),
+        sites=list(facts.sites),
         readers=studies,
     )
     target = run / "report.html"
@@ -95,21 +97,25 @@ def render(
         tied=tied,
     )
     studies = readers or {}
-    sites = sorted(record["sites"])
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    patients, sites = patients_of(facts), list(facts.sites)
     classes = list(record["config"]["task"]["classes"])
     return environment.get_template("report.html.j2").render(
         absent=absent,
         record=record,
+        facts=facts,
+        lead=taking_part.lead(facts, patients),
+        changes=taking_part.changes(facts),
         sites=sites,
         classes=classes,
         splits=SPLITS,
         colours=plots.colour_names(sites),
         phantom=bool(record.get("phantom")) or bool(evaluation and evaluation.phantom),
-        patients=patients_of(record),
+        patients=patients,
         rounds=rounds,
         traffic=rounds_of.traffic(rounds, sites=sites),
-        missed=rounds_of.missed(rounds, sites=sites),
-        missed_spans=rounds_of.missed_spans(rounds, sites=sites),
+        missed=rounds_of.missed(rounds, sites=facts.trained_by),
+        missed_spans=rounds_of.missed_spans(rounds, sites=facts.trained_by),
         learning=rounds_of.learning(rounds, sites=sites, best=record.get("best_round")),
         evaluation=evaluation,
         held_out=None

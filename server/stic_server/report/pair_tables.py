@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from stic_core.evaluation import Evaluation
+from stic_core.evaluation import Evaluation, auc_titles
 from stic_core.evaluation.document import PairFigures
 from stic_core.evaluation.readers.release import StudyFigures
 from stic_core.statistics import NotEstimable
@@ -75,10 +75,10 @@ def comparison(evaluation: Evaluation) -> Iterator[Row]:
             accuracy = pair.accuracy if isinstance(pair, PairFigures) else pair
             cells = (*parts(accuracy, "b", "c"), "McNemar", *parts(accuracy, "p"), why(accuracy))
             yield other, where, n, "accuracy", *difference(accuracy), *cells
-            for name in evaluation.classes:
+            for name, title in auc_titles(evaluation.classes).items():
                 test = pair.auc[name] if isinstance(pair, PairFigures) else pair
                 cells = ("", "", "DeLong", *parts(test, "p"), why(test))
-                yield other, where, n, f"AUC {name}", *difference(test), *cells
+                yield other, where, n, title, *difference(test), *cells
 
 
 def between(evaluation: Evaluation) -> Iterator[Row]:
@@ -87,13 +87,15 @@ def between(evaluation: Evaluation) -> Iterator[Row]:
         found = pair.accuracy
         for test, p in (("chi-squared", "p"), ("Fisher", "fisher_p")):
             yield *pair.sites, "accuracy", *difference(found), test, *parts(found, p), why(found)
-        for name, found in pair.auc.items():
-            yield *pair.sites, f"AUC {name}", *difference(found), "Welch", *parts(found, "p"), why(found)
+        for name, title in auc_titles(evaluation.classes).items():
+            test = pair.auc[name]
+            yield *pair.sites, title, *difference(test), "Welch", *parts(test, "p"), why(test)
 
 
 def heterogeneity(evaluation: Evaluation) -> Iterator[Row]:
     """Meta-analysis of the hospitals' AUCs, by class."""
-    for name, found in evaluation.between_sites.auc.items():
+    for name in auc_titles(evaluation.classes):
+        found = evaluation.between_sites.auc[name]
         if isinstance(found, NotEstimable):
             continue
         for kind, summary in (("fixed", found.fixed), ("random", found.random)):

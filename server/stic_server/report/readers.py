@@ -9,6 +9,7 @@ from stic_core.errors import DataError
 from stic_core.evaluation import Evaluation
 from stic_core.evaluation.readers.release import ReaderRelease, StudyFigures, figures_of, read_release
 from stic_core.evaluation.readers.wording import WITH, between_sentences, helped_sentences, several
+from stic_core.system.files import write_atomically
 
 Json: TypeAlias = Any
 
@@ -29,8 +30,7 @@ def keep_study(run: Path, file: Path, *, record: Json, evaluation: Evaluation | 
     found = _read(file)
     _check(found, name=file.name, record=record, evaluation=evaluation)
     target = run / FOLDER / f"{found.site}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_atomically(target, found.model_dump_json(indent=1) + "\n")
     return target
 
 

@@ -81,31 +81,36 @@ def traffic(rounds: Sequence[Json], *, sites: Sequence[str]) -> Json:
 
 
 def missed(rounds: Sequence[Json], *, sites: Sequence[str]) -> dict[int, list[str]]:
-    """Hospitals that a round went on without, by round."""
+    """Hospitals that a round was averaged without, by round: they had left, had not joined yet, or did not answer."""
     found = {line["round"]: [site for site in sites if site not in line["sites"]] for line in rounds}
     return {number: gone for number, gone in found.items() if gone}
 
 
 def missed_spans(rounds: Sequence[Json], *, sites: Sequence[str]) -> list[tuple[str, str]]:
-    """For each hospital that dropped out, in which rounds, such as `3, 7 to 9`."""
+    """For each hospital that missed a round, which ones, such as `3, 7 to 9`."""
     gone = missed(rounds, sites=sites)
     spoken = []
     for site in sites:
         numbers = [number for number, absent in gone.items() if site in absent]
         if numbers:
-            spoken.append((site, _spans(numbers)))
+            spoken.append((site, spans(numbers)))
     return spoken
 
 
-def _spans(numbers: Sequence[int]) -> str:
-    """Ascending numbers, neighbours drawn together."""
-    spans: list[list[int]] = []
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers, neighbours drawn together.
+
+    Example:
+        >>> spans([1, 2, 3, 7])
+        '1 to 3, 7'
+    """
+    drawn: list[list[int]] = []
     for number in numbers:
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1].append(number)
+        if drawn and number == drawn[-1][-1] + 1:
+            drawn[-1].append(number)
         else:
-            spans.append([number])
-    return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans)
+            drawn.append([number])
+    return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in drawn)
 
 
 def _told(curves: Mapping[str, Sequence[Json]]) -> dict[str, Sequence[Json]]:

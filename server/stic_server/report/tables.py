@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from stic_core.evaluation import Evaluation
-from stic_core.evaluation.document import Calibration, Figures
+from stic_core.evaluation import Evaluation, auc_titles, overall_auc
+from stic_core.evaluation.document import Calibration, Figures, StratifiedFigures
 from stic_core.evaluation.figures import AucFigure
 from stic_core.evaluation.readers.release import StudyFigures
 from stic_core.statistics import Absent
+from stic_core.system.files import write_csv
 from stic_server.report import pair_tables
 from stic_server.report.csv_columns import figure, parts, why
 from stic_server.report.rounds import missed, traffic_rows
@@ -28,13 +28,13 @@ def write_tables(
     sites: Sequence[str],
     readers: Mapping[str, StudyFigures],
 ) -> list[Path]:
-    """Write a CSV a figure; a figure that is not there is an empty cell with the reason beside it.
+    """Write one CSV per figure; a figure that is not there is an empty cell with the reason beside it.
 
     Args:
         folder: made where it is missing; tables that this run no longer has are removed.
         rounds: lines of `rounds.jsonl`.
         evaluation: `evaluation.json`, None where there was no evaluation.
-        sites: of the record.
+        sites: that took part.
         readers: reader studies by site.
 
     Returns:
@@ -74,16 +74,11 @@ def write_tables(
         "rounds": (ROUNDS, _rounds(rounds, sites=sites)),
         "traffic": (TRAFFIC, _traffic(rounds, sites=sites)),
     }
-    for stale in set(folder.glob("*.csv")) - {folder / f"{name}.csv" for name in tables}:
+    written = [folder / f"{name}.csv" for name in tables]
+    for stale in set(folder.glob("*.csv")) - set(written):
         stale.unlink()
-    written = []
-    for name, (heading, rows) in tables.items():
-        path = folder / f"{name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(heading)
-            writer.writerows(rows)
-        written.append(path)
+    for path, (heading, rows) in zip(written, tables.values(), strict=True):
+        write_csv(path, heading, rows)
     return written
 
 
@@ -117,7 +112,7 @@ def _learning(rounds: Sequence[Json]) -> Iterator[Row]:
 
 
 def _rounds(rounds: Sequence[Json], *, sites: Sequence[str]) -> Iterator[Row]:
-    gone = missed(rounds, sites=sites)
+    gone = missed(rounds, sites=[site for site in sites if any(site in line["sites"] for line in rounds)])
     for line in rounds:
         yield (
             line["round"],
@@ -144,6 +139,7 @@ def _traffic(rounds: Sequence[Json], *, sites: Sequence[str]) -> Iterator[Row]:
 
 
 def _held_out(evaluation: Evaluation) -> Iterator[Row]:
+    binary = len(evaluation.classes) == 2
     for model, found in evaluation.models.items():
         for where, figures in found.sets.items():
             shares = {"accuracy": figures.accuracy}
@@ -151,17 +147,20 @@ def _held_out(evaluation: Evaluation) -> Iterator[Row]:
             shares |= {f"specificity {name}": figures.specificity[name] for name in evaluation.classes}
             for name, share in shares.items():
                 yield model, where, name, *figure(share, kind="ci95")
-            means = {"macro AUC": figures.auc_macro, "micro AUC": figures.auc_micro}
-            yield from _aucs(model, where, _named(figures.auc) | means)
+            yield from _aucs(
+                model, where, _named(figures) | ({} if binary else {"micro AUC": figures.auc_micro})
+            )
             paper = figures.auc_macro_interpolated
-            value = "" if isinstance(paper, Absent) else paper
-            yield model, where, "macro AUC interpolated", value, "", "", "", why(paper)
-    own = evaluation.stratified_auc
-    yield from _aucs("federated", "stratified", _named(own.auc) | {"macro AUC": own.auc_macro})
+            if not binary:
+                value = "" if isinstance(paper, Absent) else paper
+                yield model, where, "macro AUC interpolated", value, "", "", "", why(paper)
+    yield from _aucs("federated", "stratified", _named(evaluation.stratified_auc))
 
 
-def _named(aucs: Mapping[str, AucFigure | Absent]) -> dict[str, AucFigure | Absent]:
-    return {f"AUC {name}": auc for name, auc in aucs.items()}
+def _named(found: Figures | StratifiedFigures) -> dict[str, AucFigure | Absent]:
+    """AUCs by the names that they have in tables; the last is the one of all classes."""
+    own = {title: found.auc[name] for name, title in auc_titles(list(found.auc)).items()}
+    return own | {overall_auc(list(found.auc)): found.auc_macro}
 
 
 def _aucs(model: str, where: str, figures: Mapping[str, AucFigure | Absent]) -> Iterator[Row]:
@@ -172,8 +171,8 @@ def _aucs(model: str, where: str, figures: Mapping[str, AucFigure | Absent]) -> 
 
 def _roc(sets: Mapping[str, Figures]) -> Iterator[Row]:
     for where, figures in sets.items():
-        for name, points in figures.roc.items():
-            if isinstance(points, tuple):
+        for name in auc_titles(list(figures.roc)):
+            if isinstance(points := figures.roc[name], tuple):
                 yield from ((where, name, x, y) for x, y in points)
 
 

@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig
 from stic_core.errors import UsageError
-from stic_server.demo import CROP_MM, LOCAL_EPOCHS, ROUNDS, VIEWS
+from stic_server.demo import CROP_MM, VIEWS
 from stic_server.simulation.study import SimulationConfig
 
 SPLITS = ("centre", "dirichlet")
@@ -20,8 +20,7 @@ def demo_federation() -> FederationConfig:
         name="simulation",
         image=ImageConfig(crop_mm=CROP_MM),
         model=ModelConfig(backbone="tiny"),
-        training=TrainingConfig(local_epochs=LOCAL_EPOCHS, views=VIEWS),
-        rounds=ROUNDS,
+        training=TrainingConfig(views=VIEWS),
     )
 
 

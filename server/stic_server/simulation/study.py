@@ -25,7 +25,7 @@ from stic_server.simulation.cohorts import Datasets, dealt_out, phantom_centres,
 from stic_server.simulation.compared_models import evaluation_folder, train_compared_models
 from stic_server.simulation.console import SeedObserver
 from stic_server.simulation.summary import models_of_seed, pairs_of, summarise
-from stic_server.simulation.tables import markdown, write_csv
+from stic_server.simulation.tables import markdown, write_tables
 
 SCHEMA = 1
 
@@ -179,7 +179,7 @@ def simulate(study: SimulationConfig, out: Path, *, terminal: Terminal | None = 
         "summary": summary,
     }
     _write_json(out / "simulation.json", simulation)
-    write_csv(out, simulation)
+    write_tables(out, simulation)
     write_atomically(out / "simulation.md", markdown(simulation).encode())
     return simulation
 

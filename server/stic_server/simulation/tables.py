@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from stic_core.evaluation import multiplicity, paired_sentence
+from stic_core.evaluation import multiplicity, overall_auc, paired_sentence
 from stic_core.evaluation.figures import PairedAccuracy, paired_accuracy
+from stic_core.system.files import write_csv
 from stic_server.simulation.summary import BEST, CENTRALISED, CROSS, ENSEMBLE, FEDERATED, FIGURES, POOLED
 
 Json: TypeAlias = Any
@@ -22,7 +22,7 @@ def summary_rows(simulation: Mapping[str, Json]) -> list[Row]:
     """Macro AUC of each model and the federated one's differences, mean (95 % t interval) over seeds."""
     summary = simulation["summary"]
     models = summary["models"]
-    rows = [("Macro AUC", *(TITLES[figure] for figure in FIGURES))]
+    rows = [(heading(simulation), *(TITLES[figure] for figure in FIGURES))]
     rows += [
         (name, *(_spread(models[name][figure]) for figure in FIGURES)) for name in ordered_models(simulation)
     ]
@@ -31,6 +31,12 @@ def summary_rows(simulation: Mapping[str, Json]) -> list[Row]:
         for other, block in summary["federated_minus"].items()
     ]
     return rows
+
+
+def heading(simulation: Mapping[str, Json]) -> str:
+    """What the figure of every table is called, at the beginning of a line."""
+    name = overall_auc(simulation["settings"]["federation"]["task"]["classes"])
+    return name[0].upper() + name[1:]
 
 
 def seed_rows(simulation: Mapping[str, Json], figure: str) -> list[Row]:
@@ -96,9 +102,9 @@ def as_text(rows: Sequence[Row]) -> list[str]:
 
 def as_markdown(rows: Sequence[Row]) -> list[str]:
     """Rows as a Markdown table."""
-    heading, *body = rows
-    rule = tuple("---" for _ in heading)
-    return ["| " + " | ".join(row) + " |" for row in (heading, rule, *body)]
+    first, *body = rows
+    rule = tuple("---" for _ in first)
+    return ["| " + " | ".join(row) + " |" for row in (first, rule, *body)]
 
 
 def text(simulation: Mapping[str, Json]) -> str:
@@ -159,7 +165,12 @@ def markdown(simulation: Mapping[str, Json]) -> str:
         *(
             line
             for figure in FIGURES
-            for line in (f"Macro AUC, {TITLES[figure]}:", "", *as_markdown(seed_rows(simulation, figure)), "")
+            for line in (
+                f"{heading(simulation)}, {TITLES[figure]}:",
+                "",
+                *as_markdown(seed_rows(simulation, figure)),
+                "",
+            )
         ),
         "## How it was made",
         "",
@@ -173,14 +184,14 @@ def markdown(simulation: Mapping[str, Json]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(folder: Path, simulation: Mapping[str, Json]) -> None:
+def write_tables(folder: Path, simulation: Mapping[str, Json]) -> None:
     """`figures.csv`, every macro AUC of every seed, and `summary.csv`, the table with intervals."""
-    _write(
+    write_csv(
         folder / "figures.csv",
         ("seed", "model", "held_out_set", "macro_auc"),
         _every_figure(simulation["results"]),
     )
-    _write(
+    write_csv(
         folder / "summary.csv",
         ("row", "figure", "mean", "sd", "lower", "upper", "why_absent"),
         _every_mean(simulation["summary"]),
@@ -276,10 +287,3 @@ def _spread(block: Mapping[str, Json], *, signed: bool = False) -> str:
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
-
-
-def _write(path: Path, heading: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(heading)
-        writer.writerows(rows)

@@ -51,6 +51,7 @@ class Activity:
         round: that the sites are asked to train; None before the first.
         waiting: for whom, in words, with when they were last seen.
         sites: by name.
+        parts: what each site has to do with the run, in words.
     """
 
     pid: int
@@ -65,6 +66,7 @@ class Activity:
     waiting: Sequence[str] = ()
     waiting_s: float = 0.0
     sites: Mapping[str, Presence] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 _ACTIVITY = TypeAdapter(Activity)
@@ -159,6 +161,11 @@ class StatusFile(RunObserver):
         self._waiting_since = time.monotonic()
         self._change(waiting=tuple(sites), waiting_s=round(seconds, 1))
         self._observer.waiting(sites, seconds)
+
+    def parts(self, parts: Mapping[str, str]) -> None:
+        """See `RunObserver`."""
+        self._change(parts=dict(parts))
+        self._observer.parts(parts)
 
     def round_begins(self, number: int, *, rounds: int) -> None:
         """See `RunObserver`."""

@@ -111,6 +111,7 @@ def _site(site: registry.AdmittedSite, activity: Activity | None, state: State |
         "fingerprint": site.fingerprint,
         "online": presence.online if presence is not None and state == "running" else None,
         "last_seen": None if last is None else _iso(last),
+        "part": activity.parts.get(site.name) if activity is not None and state == "running" else None,
     }
 
 
@@ -190,6 +191,8 @@ def _site_lines(found: Sequence[Mapping[str, Any]], now: dt.datetime) -> list[st
         if site["last_seen"] is not None:
             there += f", last seen {_ago(site['last_seen'], now)} ago"
         lines.append(f"{site['site']:<12} {there:<36} {site['fingerprint']}")
+        if site["part"] is not None:
+            lines.append(f"{'':<12} {site['part']}")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,13 +276,15 @@ def test_the_server_asks_again_until_the_plan_is_approved(
     assert sum("is not approved at this site yet" in note for note in recorder.notes) == 1
 
 
-def test_a_site_that_does_not_approve_in_time_is_left_out(
-    tmp_path: Path, site: Participant, plan: RunPlan
-) -> None:
-    """The others go on without it where they are enough."""
+def test_a_site_that_approves_late_joins_late(tmp_path: Path, site: Participant, plan: RunPlan) -> None:
+    """The others begin without it where they are enough, and it joins before a round once somebody approved."""
     second = participant(tmp_path / "center2", site="center2", seed=1)
     sites, recorder = InProcessSites({"center1": site, "center2": second}), Recorder()
-    participants = _participants(plan, sites, recorder, min_sites=1, approval_s=0.05)
+    participants = _participants(plan, sites, recorder, min_sites=1, grace_s=0.05)
     participants.gather()
     assert list(participants.descriptions) == ["center2"]
-    assert any("center1 is excluded: its operator did not approve" in note for note in recorder.notes)
+    assert any("the run begins without center1, which has to approve plan" in note for note in recorder.notes)
+    PlanStore(site.config.plans).approve(plan)
+    time.sleep(0.02)  # `ask_again_s`
+    participants.admit_late_sites()
+    assert list(participants.descriptions) == ["center1", "center2"]

@@ -62,7 +62,7 @@ def _volume(phase: str, *, up: float = 0.0) -> np.ndarray:
 def test_series_is_sorted_by_height(tmp_path: Path) -> None:
     """The order of files is not the order of slices."""
     write_series(tmp_path / "nc", phase="nc")
-    (stack,) = read_series(_source(tmp_path / "nc"), phases=1)
+    (stack,) = read_series(_source(tmp_path / "nc"), phases=("nc",))
     assert stack.z_mm == HEIGHTS
     for index, z in enumerate(HEIGHTS):
         np.testing.assert_array_equal(stack.load(index), np.clip(body("nc", z=z), -1024, 3071))
@@ -72,7 +72,7 @@ def test_one_folder_with_three_series(tmp_path: Path) -> None:
     """Phases of one folder are told apart by series and put in the order of time."""
     for phase in ("pv", "nc", "art"):
         write_series(tmp_path / "all", phase=phase)
-    stacks = read_series(_source(tmp_path / "all"), phases=3)
+    stacks = read_series(_source(tmp_path / "all"), phases=PHASES)
     for phase, stack in zip(PHASES, stacks, strict=True):
         np.testing.assert_array_equal(stack.load(2), np.clip(body(phase), -1024, 3071))
 
@@ -88,7 +88,7 @@ def test_one_series_with_three_phases(tmp_path: Path, by: str) -> None:
 
     for phase in PHASES:
         write_series(tmp_path / "all", phase=phase, change=one_series)
-    stacks = read_series(_source(tmp_path / "all"), phases=3)
+    stacks = read_series(_source(tmp_path / "all"), phases=PHASES)
     for phase, stack in zip(PHASES, stacks, strict=True):
         np.testing.assert_array_equal(stack.load(2), np.clip(body(phase), -1024, 3071))
 
@@ -103,11 +103,11 @@ def test_duplicate_heights_are_refused(tmp_path: Path) -> None:
     for phase in ("nc", "art"):
         write_series(tmp_path / "all", phase=phase, change=same)
     with pytest.raises(PatientError, match="several slices at the same height"):
-        read_series(_source(tmp_path / "all"), phases=1)
+        read_series(_source(tmp_path / "all"), phases=("nc",))
     for phase in ("nc", "art"):
         write_series(tmp_path / "two", phase=phase)
     with pytest.raises(PatientError) as refused:
-        read_series(_source(tmp_path / "two"), phases=1)
+        read_series(_source(tmp_path / "two"), phases=("nc",))
     assert "got 2; expected 1" in str(refused.value)
 
 
@@ -115,7 +115,7 @@ def test_uneven_spacing_is_refused(tmp_path: Path) -> None:
     """A missing slice: SimpleITK would average the spacing silently."""
     write_series(tmp_path / "nc", phase="nc", heights=(-10, -5, 5, 10, 15))
     with pytest.raises(PatientError, match="not evenly spaced"):
-        read_series(_source(tmp_path / "nc"), phases=1)
+        read_series(_source(tmp_path / "nc"), phases=("nc",))
 
 
 def test_sheared_stack_is_refused(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_sheared_stack_is_refused(tmp_path: Path) -> None:
 
     write_series(tmp_path / "nc", phase="nc", change=drift)
     with pytest.raises(PatientError, match="sheared"):
-        read_series(_source(tmp_path / "nc"), phases=1)
+        read_series(_source(tmp_path / "nc"), phases=("nc",))
 
 
 def test_mixed_sizes_are_refused(tmp_path: Path) -> None:
@@ -139,31 +139,31 @@ def test_mixed_sizes_are_refused(tmp_path: Path) -> None:
 
     write_series(tmp_path / "nc", phase="nc", change=coarser)
     with pytest.raises(PatientError, match="different sizes"):
-        read_series(_source(tmp_path / "nc"), phases=1)
+        read_series(_source(tmp_path / "nc"), phases=("nc",))
 
 
-def test_localizer_beside_the_series_is_left_out_and_within_it_refused(tmp_path: Path) -> None:
-    """A PACS exports the whole study; one localizer among a phase's slices is another matter."""
+def test_localizer_beside_or_within_the_series_is_passed_over(tmp_path: Path) -> None:
+    """A PACS exports the whole study, and some scanners count the localizer to the series."""
     write_series(tmp_path / "nc", phase="nc")
     scout = ct_dataset(
         body(), z=50.0, SeriesInstanceUID="1.2.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
     )
     save(scout, tmp_path / "nc" / "scout.dcm")
     (tmp_path / "nc" / "README.txt").write_text("export")
-    (stack,) = read_series(_source(tmp_path / "nc"), phases=1)
+    (stack,) = read_series(_source(tmp_path / "nc"), phases=("nc",))
     assert len(stack) == 5
     assert any("ignored" in text for text in stack.warnings)
     scout.SeriesInstanceUID = ct_dataset(body()).SeriesInstanceUID
     save(scout, tmp_path / "nc" / "scout.dcm")
-    with pytest.raises(PatientError, match="localizer"):
-        read_series(_source(tmp_path / "nc"), phases=1)
+    (stack,) = read_series(_source(tmp_path / "nc"), phases=("nc",))
+    assert len(stack) == 5
 
 
 def test_only_a_localizer_is_refused(tmp_path: Path) -> None:
     """A folder of nothing else says what is in it."""
     save(ct_dataset(body(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "nc" / "a.dcm")
     with pytest.raises(PatientError, match="localizer"):
-        read_series(_source(tmp_path / "nc"), phases=1)
+        read_series(_source(tmp_path / "nc"), phases=("nc",))
 
 
 def test_volume_without_a_slice_is_refused(tmp_path: Path) -> None:
@@ -205,13 +205,13 @@ def test_slice_outside_of_the_volume_is_refused(tmp_path: Path, choice: dict[str
 def test_enhanced_ct_takes_slopes_from_functional_groups(tmp_path: Path) -> None:
     """Every frame by its own slope; pydicom's apply_rescale would return raw values."""
     path = save(enhanced_dataset(PHASES), tmp_path / "a.dcm")
-    stacks = read_enhanced(_source(path), phases=3)
+    stacks = read_enhanced(_source(path), phases=PHASES)
     for number, (phase, stack) in enumerate(zip(PHASES, stacks, strict=True)):
         assert stack.z_mm == (-5, 0, 5)
         np.testing.assert_allclose(stack.load(1), np.clip(body(phase), -1024, 3000), atol=(number + 1) / 2)
     image = hd.imread(save(enhanced_dataset(), tmp_path / "b.dcm"))
     frames = image.get_frames(apply_modality_transform=True, apply_voi_transform=False)
-    (stack,) = read_enhanced(_source(tmp_path / "b.dcm"), phases=1)
+    (stack,) = read_enhanced(_source(tmp_path / "b.dcm"), phases=("nc",))
     np.testing.assert_array_equal(stack.load(2), frames[2])
 
 
@@ -220,7 +220,7 @@ def test_enhanced_ct_without_slope_is_refused(tmp_path: Path) -> None:
     dataset = enhanced_dataset()
     del dataset.PerFrameFunctionalGroupsSequence[1].PixelValueTransformationSequence
     with pytest.raises(PatientError, match="no slope or intercept"):
-        read_enhanced(_source(save(dataset, tmp_path / "a.dcm")), phases=1)
+        read_enhanced(_source(save(dataset, tmp_path / "a.dcm")), phases=("nc",))
 
 
 def test_enhanced_patient_is_prepared(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from pydicom import Dataset
 
 from stic_client.ingest.manifest import read_manifest
-from stic_client.ingest.scan import guess_phase, scan, write_proposal
+from stic_client.ingest.proposal import write_proposal
+from stic_client.ingest.scan import scan
+from stic_client.ingest.words import guess_phase
 from stic_core.errors import DataError
 from support.ingest_files import PHASES, body, ct_dataset, save, write_series
 

@@ -96,7 +96,8 @@ def test_bad_patients_are_quarantined(site: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:-500])
     rows = _rows(site)
     rows[5]["gender"] = "unknown"
-    rows[6]["afp"] = "see Dr. Smith"
+    rows[6]["afp"] = "6,500"
+    rows[0]["afp"] = "see Dr. Smith"
     rows[7]["subject_id"] = "Doe^Jane"
     write_manifest(site / "data", rows)
     summary = prepare(prepare_config(site), workers=0)
@@ -109,8 +110,10 @@ def test_bad_patients_are_quarantined(site: Path) -> None:
         "P3": "it does not exist",
         "P4": "pixel data are cut short",
         "P5": "gender cannot be read",
-        "P6": "afp cannot be read",
+        "P6": "afp can be read as two numbers",
     }
+    assert "6.5 or 6500" in next(row["message"] for row in quarantine if row["subject_id"] == "P6")
+    assert ("P0", "the text of afp is not understood: treated as missing") in summary.warnings
     written = b"".join(path.read_bytes() for path in (site / "prepared").glob("*.csv"))
     written += (site / "prepared" / "preparation.json").read_bytes()
     for secret in (b"Secret", b"HOSPITAL", b"Smith", b"Doe"):

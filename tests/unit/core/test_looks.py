@@ -33,7 +33,13 @@ def look_at(
     patients = patients or patients_of(f"P{row}" for row in range(len(labels)))
     starts = tuple(one for one, _ in score_counts(margins(logits), labels, policy=POLICY))
     near = looks.nearest(
-        logits, plan=plan, patients=patients, classes=classes, starts=starts, min_cell=POLICY.min_cell
+        logits,
+        labels=labels,
+        plan=plan,
+        patients=patients,
+        classes=classes,
+        starts=starts,
+        min_cell=POLICY.min_cell,
     )
     report = site_report(logits, labels, classes=classes, policy=POLICY, near=Near(*near))
     looks.keep(
@@ -136,6 +142,52 @@ def test_a_set_with_one_patient_more_tells_nothing(tmp_path: Path) -> None:
     report = look_at(looks, logits, labels, model="m")
     assert isinstance(report.accuracy, Suppressed)
     assert isinstance(report.histograms, Suppressed)
+
+
+def _second_task(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Rows, labels and patients of HCC against ICC among patients of three classes."""
+    rows = np.flatnonzero(labels < 2)
+    return rows, labels[rows], patients_of(f"P{row}" for row in rows)
+
+
+@pytest.mark.parametrize("classes", [("HCC", "ICC"), ("ICC", "HCC")])
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_a_second_task_with_the_first_ones_order_tells_nothing(
+    classes: tuple[str, str], factor: float
+) -> None:
+    """25 patients of META are left out, but the counts of HCC up to two borders are of the same patients."""
+    looks = HeldOutLooks()
+    logits, labels = held_out(3, (30, 25, 25), skill=1.2)
+    assert isinstance(look_at(looks, logits, labels, model="m").histograms, dict)
+    rows, of_rows, patients = _second_task(labels)
+    if classes[0] == "ICC":
+        of_rows = 1 - of_rows
+    score = factor * margins(logits)[rows, 0]
+    made = np.stack([score, np.zeros_like(score)], axis=1)
+    report = look_at(looks, made, of_rows, model="n", plan="q", patients=patients, classes=classes)
+    assert isinstance(report.histograms, Suppressed)
+
+
+def test_a_second_task_with_a_model_of_its_own_is_told() -> None:
+    """A model that sets the same patients apart in its own way shows its figures."""
+    looks = HeldOutLooks()
+    look_at(looks, *held_out(3, (30, 25, 25), skill=1.2), model="m")
+    _, labels = held_out(3, (30, 25, 25), skill=1.2)
+    rows, of_rows, patients = _second_task(labels)
+    own = held_out(8, (30, 25, 25), skill=1.0)[0][rows][:, :2]
+    report = look_at(looks, own, of_rows, model="n", plan="q", patients=patients, classes=("HCC", "ICC"))
+    assert isinstance(report.histograms, dict)
+
+
+def test_a_second_task_has_no_budget_of_its_own() -> None:
+    """What a hospital allows is by patient: looks of one task count in the other."""
+    looks = HeldOutLooks()
+    logits, labels = held_out(3, (30, 25, 25))
+    for number in range(3):
+        look_at(looks, logits + number, labels, model=f"m{number}")
+    _, _, patients = _second_task(labels)
+    with pytest.raises(PlanRefusedError, match="3 so far"):
+        looks.check_room(patients, plan="q", of_plan=4, in_all=3)
 
 
 def test_an_ensemble_is_its_members_in_any_order() -> None:

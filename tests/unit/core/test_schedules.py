@@ -40,9 +40,9 @@ def test_a_plateau_divides_by_ten_each_time() -> None:
 
 
 def test_stopping_waits_for_its_rounds() -> None:
-    """Without the option never; with it after so many losses that were no better."""
+    """With null never; else after so many losses that were no better."""
     config = TrainingConfig(early_stopping=2)
-    assert not should_stop(TrainingConfig(), [1.0] * 50)
+    assert not should_stop(TrainingConfig(early_stopping=None), [1.0] * 50)
     assert not should_stop(config, [1.0, 0.9, 0.95])
     assert should_stop(config, [1.0, 0.9, 0.95, 0.9])
     assert not should_stop(config, [1.0, None, None, None])

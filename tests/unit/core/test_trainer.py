@@ -148,7 +148,7 @@ def test_fit_keeps_the_best_epoch_and_stops(dataset: SiteDataset) -> None:
         seen.append(get_flat(setup.module))
         return next(losses)
 
-    outcome = fit(_trainer(setup, early_stopping=2), rounds=6, validate=validate)
+    outcome = fit(_trainer(setup, local_epochs=1, early_stopping=2), rounds=6, validate=validate)
     assert (outcome.best_epoch, outcome.best_loss, outcome.losses) == (2, 1.0, (3.0, 1.0, 2.0, 2.5))
     np.testing.assert_array_equal(outcome.best, seen[1])
 

@@ -195,7 +195,7 @@ def test_a_run_without_evaluation_has_a_report(tmp_path: Path) -> None:
     assert "has not been evaluated" in text
     assert "status: interrupted" in text
     (run / "rounds.jsonl").unlink()
-    assert "over 0 rounds" in read(run)[1].text
+    assert "No round has been averaged yet" in read(run)[1].text
 
 
 def test_a_site_that_suppresses_validation_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,122 @@
+"""Whether the parts of one patient belong together: another patient's is refused, the rest is warned of.
+
+Identifiers are compared and never shown. Anonymisers remove, shift or equalise what they stand
+for, so a missing value says nothing, and only what no anonymiser does to one patient refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from stic_client.ingest import elements
+from stic_client.ingest.exam import Exam, exam_of
+from stic_client.ingest.source import Source
+from stic_client.ingest.stack import Stack
+from stic_client.ingest.words import PHASE_NAMES
+from stic_core.data.ct import PHASES
+
+_YEAR_DAYS = 365.25
+_SLACK_YEARS = 2
+"""Ages and dates of birth may differ by this much beside the time between the exams: dates are shifted and
+rounded, and an age is written down on another day than the scan's."""
+
+_SAME_SESSION_S = 12 * 3600.0
+"""Phases of one exam lie minutes apart; a night examination passes midnight."""
+
+
+def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None = None) -> list[str]:
+    """Compare identity, exam, date, words and kind of the phases, and of a DICOM SEG.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        PatientError: a part of another patient; a virtual non-contrast image as a contrast phase.
+    """
+    parts: dict[str, tuple[Source, Exam]] = {
+        phase.upper(): (stack.source, stack.exam) for phase, stack in stacks.items() if stack.exam is not None
+    }
+    mask = None
+    if segmentation is not None:
+        mask = exam_of(elements.open_dataset(segmentation, pixels=False))
+        parts["mask"] = (segmentation, mask)
+    for (one, (_, first)), (other, (source, second)) in combinations(parts.items(), 2):
+        if why := _another_patient(first, second, years_apart=_years_apart(stacks, one, other)):
+            raise source.refuse(
+                "the files belong to another patient",
+                got=f"{why} of {other} differs from that of {one}",
+                expected="one patient",
+                advice="Correct the paths of the manifest. If it is one patient, export the phases in one go: "
+                "some anonymisers number every export anew.",
+            )
+    for phase, stack in stacks.items():
+        if phase != "nc" and stack.exam is not None and stack.exam.reconstruction.contrast_removed:
+            raise stack.source.refuse(
+                "it is a virtual non-contrast image, named as a contrast phase",
+                expected=PHASE_NAMES[phase],
+                advice="Name the CT series of the phase.",
+            )
+    exams = {phase: exam for phase in PHASES if (exam := stacks[phase].exam) is not None}
+    warnings = _dates(stacks) + _words(exams)
+    for what, values in (
+        ("studies", [exam.study for exam in exams.values()]),
+        ("frames of reference, so that their positions may not fit", [exam.frame for exam in exams.values()]),
+    ):
+        if len({value for value in values if value}) > 1:
+            warnings.append(f"the phases have different {what}")
+    births = {exam.birth for exam in exams.values() if exam.birth}
+    if len(births) > 1:
+        warnings.append("the phases state different dates of birth")
+    frames = {exam.frame for exam in exams.values()}
+    if mask is not None and mask.frame and frames and "" not in frames and mask.frame not in frames:
+        warnings.append("the mask was drawn in another frame of reference than the phases")
+    return warnings
+
+
+def _another_patient(one: Exam, other: Exam, *, years_apart: float | None) -> str:
+    """What tells two parts' patients apart, "" where nothing does."""
+    if one.patient and other.patient:
+        if one.patient != other.patient:
+            return "PatientID"
+    elif one.name and other.name and one.name != other.name:
+        return "PatientName"
+    if one.sex and other.sex and one.sex != other.sex:
+        return "PatientSex"
+    if one.birth and other.birth and abs((one.birth - other.birth).days) > _SLACK_YEARS * _YEAR_DAYS:
+        return "PatientBirthDate"
+    if one.age is not None and other.age is not None:
+        grown = abs(one.age - other.age)
+        if abs(grown - (years_apart or 0.0)) > _SLACK_YEARS and grown > _SLACK_YEARS:
+            return "PatientAge"
+    return ""
+
+
+def _years_apart(stacks: Mapping[str, Stack], one: str, other: str) -> float | None:
+    times = [stacks[name.lower()].time_s for name in (one, other) if name.lower() in stacks]
+    known = [time for time in times if time is not None and elements.is_dated(time)]
+    return abs(known[0] - known[1]) / (elements.DAY_S * _YEAR_DAYS) if len(known) == 2 else None
+
+
+def _dates(stacks: Mapping[str, Stack]) -> list[str]:
+    known = {
+        phase: time
+        for phase in PHASES
+        if (time := stacks[phase].time_s) is not None and elements.is_dated(time)
+    }
+    if len(known) < 2 or max(known.values()) - min(known.values()) <= _SAME_SESSION_S:
+        return []
+    days = round((max(known.values()) - min(known.values())) / elements.DAY_S, 1)
+    return [f"the phases were not acquired in one session: {days:g} days lie between the first and the last"]
+
+
+def _words(exams: Mapping[str, Exam]) -> list[str]:
+    """Phases whose description names another one; one text for all of them says nothing of any."""
+    said = {phase: exam.phase for phase, exam in exams.items() if exam.phase}
+    if len(said) > 1 and len(set(said.values())) == 1:
+        return []
+    return [
+        f"{phase.upper()}: its description names {PHASE_NAMES[word]}"
+        for phase, word in said.items()
+        if word != phase
+    ]

@@ -1,0 +1,230 @@
+"""What an image is, by SOP class, ImageType and plane: a CT slice, something else, or a CT slice with a caveat.
+
+Words of a description decide nothing alone: "iDose" is a reconstruction and "no scout" an axial series. They
+count where ImageType says that the image was computed from others; elsewhere they only give a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from stic_client.ingest.elements import known, numbers, text
+from stic_client.ingest.source import Source
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88"
+
+MONOENERGETIC_KEV = (60, 80)
+"""Virtual monoenergetic images in this range look like the usual 120 kV; at 40 keV iodine is twice as bright."""
+
+_CROSSWISE_DEGREES = 45.0
+"""A plane farther from axial than this is no slice of a tilted gantry but another view."""
+
+_ADVICE = "Name the axial CT series of the phase."
+
+_LOCALIZER = re.compile(r"LOCALI[SZ]ER|SCOUT|TOPOGRAM|SURVIEW")
+_CAPTURE = re.compile(
+    r"SCREEN ?(SAVE|CAPTURE)|(^|\\ )DOSE( ?(INFO|REPORT|SUMMARY))?( \\|$)|EXAM SUMMARY|PATIENT PROTOCOL|\bPROT\b"
+)
+_DOSE_REPORT = re.compile(r"DOSE (REPORT|INFO|SUMMARY)|EXAM SUMMARY|PATIENT PROTOCOL")
+_PROJECTION = re.compile(
+    r"\b(MIP|MAX ?IP|MAXIMUM IP|MIN ?IP|MINIMUM IP|MAXIMUM INTENSITY|PROJECTION IMAGE|VRT?)\b|(VOLUME|SURFACE) REND"
+)
+_CONTRAST_REMOVED = re.compile(
+    r"\b(VNC|VUE|TNC|VNE)\b|VIRTUAL (NON|UNENH|NATIV|PLAIN)|MAT REMOVED|IODINE (REMOVED|SUPPRESSED|FREE)"
+    r"|WATER ?\(? ?IODINE"
+)
+_MATERIAL = re.compile(
+    r"IODINE|\bIODMAP\b|MAT (SPECIFIC|FRACTIONAL|VALUE)|ATOMIC NUM|\bZ ?EFF\b|EFFECTIVE Z|ELECTRON DENSITY|\bRHO ?Z\b"
+    r"|PERFUSION MAP|BLOOD (FLOW|VOLUME)|FAT (FRACTION|MAP)"
+)
+_MONOENERGETIC = re.compile(r"\bVMI\b|\bMONO ?(E|PLUS|\+)|MONOENERG|MONOCHROMATIC|\d ?KEV\b")
+_KEV = re.compile(r"(\d{2,3}) ?KEV\b")
+
+_SHARP_KERNEL = re.compile(
+    r"LUNG|BONE|EDGE"  # GE and others in words
+    r"|^[A-Z][A-Z]?(5[5-9]|[6-9]\d)[A-Z]?\b"  # Siemens: B70f, Br59d, Bl57
+    r"|^FC(3\d|5\d|8\d)"  # Canon
+    r"|^(L|LB|Y[A-E])$"  # Philips
+)
+_MODALITIES = (
+    "CT",
+    "MR",
+    "PT",
+    "US",
+    "NM",
+    "CR",
+    "DX",
+    "OT",
+    "SR",
+    "SEG",
+    "SC",
+    "RTDOSE",
+    "RTSTRUCT",
+    "PR",
+    "KO",
+)
+
+
+class Reconstruction(NamedTuple):
+    """What a CT slice is beyond the original, soft-tissue kind.
+
+    Args:
+        contrast_removed: a virtual non-contrast image, which may stand for that phase alone.
+        caveats: what an engineer should look at, in this project's words.
+        rank: the fewer, the fitter: original and soft before derived and sharp.
+    """
+
+    contrast_removed: bool
+    caveats: tuple[str, ...]
+    rank: int
+
+
+def check_kind(dataset: Dataset, *, source: Source) -> None:
+    """Refuse what is no CT slice at all: beside a series it is passed over.
+
+    Raises:
+        PatientError: another modality or object, a localizer, a report, a screen save, a projection, a map of a
+            material, another plane than the axial.
+    """
+    uid, image_type = text(dataset, "SOPClassUID"), _coded(dataset)
+    modality = text(dataset, "Modality")
+    if uid.startswith(_SECONDARY_CAPTURE):
+        raise source.refuse("it is a secondary capture", expected="CT Image Storage", advice=_ADVICE)
+    if uid.startswith(_STRUCTURED_REPORT):
+        raise source.refuse("it is a structured report", expected="CT Image Storage", advice=_ADVICE)
+    if modality != "CT":
+        raise source.refuse(
+            "unsupported modality", got=known(modality, _MODALITIES), expected="CT", advice=_ADVICE
+        )
+    if uid != CT and uid not in ENHANCED_CT:
+        raise source.refuse(
+            "it is another kind of DICOM object", expected="(enhanced) CT Image Storage", advice=_ADVICE
+        )
+    check_image_type(image_type, source=source)
+    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
+        _check_computed(_description(dataset), source=source)
+    plane = numbers(dataset, "ImageOrientationPatient", count=6)
+    if plane is not None and _from_axial(plane) > _CROSSWISE_DEGREES:
+        raise source.refuse(
+            "the slice is not axial but shows another plane",
+            got=f"{_from_axial(plane):.0f} degrees from axial",
+            expected="an axial CT slice",
+            advice=_ADVICE,
+        )
+
+
+def check_image_type(image_type: str, *, source: Source) -> None:
+    """Refuse by the values of ImageType, or of an enhanced frame's FrameType, which are codes and no free text.
+
+    Args:
+        image_type: upper case; underscores and hyphens as spaces.
+
+    Raises:
+        PatientError: a localizer, a screen save, or an image computed from others that shows no CT slice.
+    """
+    if _LOCALIZER.search(image_type):
+        raise source.refuse("it is a localizer", expected="an axial CT slice", advice=_ADVICE)
+    if _CAPTURE.search(image_type):
+        raise source.refuse(
+            "it is a dose report or a screen save", expected="an axial CT slice", advice=_ADVICE
+        )
+    _check_computed(image_type, source=source)
+
+
+def _check_computed(words: str, *, source: Source) -> None:
+    if _PROJECTION.search(words):
+        raise source.refuse(
+            "it is a projection (MIP or volume rendering)",
+            expected="axial slices as they were reconstructed",
+            advice=_ADVICE,
+        )
+    if _CONTRAST_REMOVED.search(words):
+        return
+    if _MATERIAL.search(words):
+        raise source.refuse(
+            "it is a map of a material, such as iodine: its values are not HU",
+            expected="the usual CT image",
+            advice=_ADVICE,
+        )
+    energy = _kev(words)
+    if energy is not None and not MONOENERGETIC_KEV[0] <= energy <= MONOENERGETIC_KEV[1]:
+        raise source.refuse(
+            "it is a virtual monoenergetic image whose contrast differs from the usual CT image",
+            got=f"{energy} keV",
+            expected=f"{MONOENERGETIC_KEV[0]} to {MONOENERGETIC_KEV[1]} keV, or the mixed image",
+            advice=_ADVICE,
+        )
+
+
+def reconstruction_of(dataset: Dataset) -> Reconstruction:
+    """Caveats of a slice that `check_kind` lets pass."""
+    image_type, description = _coded(dataset), _description(dataset)
+    computed = _is_computed(dataset)
+    caveats = []
+    removed = bool(
+        _CONTRAST_REMOVED.search(image_type) or (computed and _CONTRAST_REMOVED.search(description))
+    )
+    said = f"{image_type} {description}"
+    if removed:
+        caveats.append("a virtual non-contrast image, computed from a contrast phase")
+    elif _MONOENERGETIC.search(said):
+        caveats.append("a virtual monoenergetic image")
+    if not computed:
+        for words, name in (
+            (_PROJECTION, "a projection (MIP)"),
+            (_CONTRAST_REMOVED, "a virtual non-contrast image"),
+            (_MATERIAL, "a map of a material, such as iodine"),
+            (_LOCALIZER, "a localizer"),
+            (_DOSE_REPORT, "a dose report"),
+        ):
+            negated = re.search(rf"\b(NO|W/?O|WITHOUT|OHNE)\W+(?:{words.pattern})", description)
+            if words.search(description) and not negated:
+                caveats.append(f"described as {name}, although ImageType does not say so")
+    kernel = text(dataset, "ConvolutionKernel")
+    sharp = (
+        any(_SHARP_KERNEL.search(part) for part in kernel.split("\\")) if kernel else "LUNG" in description
+    )
+    if sharp:
+        caveats.append("reconstructed with a sharp kernel, for lung or bone")
+    return Reconstruction(removed, tuple(caveats), 2 * len(caveats) + computed)
+
+
+def _coded(dataset: Dataset) -> str:
+    """ImageType, and what enhanced files say of it in other codes."""
+    codes = ("ImageType", "VolumeBasedCalculationTechnique")
+    return spaced("\\".join(text(dataset, keyword) for keyword in codes))
+
+
+def spaced(codes: str) -> str:
+    """Codes with their underscores and hyphens as spaces, and each code as a word of its own."""
+    return re.sub(r"[_\-]", " ", codes).replace("\\", " \\ ")
+
+
+def _description(dataset: Dataset) -> str:
+    return spaced(text(dataset, "SeriesDescription"))
+
+
+def _is_computed(dataset: Dataset) -> bool:
+    """Whether ImageType says that the image was derived from others."""
+    kinds = text(dataset, "ImageType").split("\\")
+    return "DERIVED" in kinds[:1] or "SECONDARY" in kinds[1:2]
+
+
+def _kev(words: str) -> int | None:
+    found = _KEV.search(words)
+    return int(found[1]) if found else None
+
+
+def _from_axial(orientation: tuple[float, ...]) -> float:
+    """Degrees between the plane and the axial one."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    length = float(np.linalg.norm(normal))
+    return float(np.degrees(np.arccos(min(1.0, abs(float(normal[2])) / length)))) if length > 0 else 0.0
