@@ -154,8 +154,7 @@ def greyed(dataset: SiteDataset) -> SiteDataset:
 
 def test_of(dataset: SiteDataset, setup: TrainingSetup) -> AnyBatches:
     """The test patients as a trained model takes them, straight from the images."""
-    rows = dataset.indices("test")
-    labels = dataset.label_indices(TASK)[rows]
+    rows, labels = dataset.indices("test", TASK), dataset.label_indices("test", TASK)
     clinical = np.asarray(dataset.clinical[rows])
     if setup.module is setup.network:
         return ImageBatches(dataset.images, rows, clinical, labels, TrainingConfig())

@@ -185,7 +185,7 @@ def measure(  # noqa: PLR0915 - a figure after the other
         theta = sample_transforms(batch_size, config=training, rng=rng)
         batch = warp(to_images(small.images[:batch_size], device), theta)
         clinical = torch.zeros(batch_size, 20, device=device)
-        target = torch.from_numpy(small.label_indices(TASK)).to(device)
+        target = torch.tensor([TASK.index(label) for label in small.labels]).to(device)
         plain_backbone = build_backbone(name, colour=True)  # pyright: ignore[reportArgumentType]
         plain_backbone.requires_grad_(requires_grad=False)
         port = Plain(plain_backbone, device=device)

@@ -72,7 +72,7 @@ class LocalRun:
         site: its name, which is part of its seed so that sites do not draw alike.
         run_id: under which the server knows the run.
         plan: what is computed.
-        dataset: the site's prepared patients.
+        dataset: the site's prepared patients; those of other classes than the plan's task take no part.
         setup: the model with the patients, assembled after the plan.
         policy: what may be released.
         observer: receives progress events.
@@ -108,8 +108,8 @@ class LocalRun:
         return SiteDescription(
             patients={split: self._counts(split) for split in SPLITS},
             quarantined=self.dataset.quarantined,
-            fingerprint=self.dataset.fingerprint,
-            test_fingerprint=self.dataset.split_fingerprints["test"],
+            fingerprint=self.dataset.fingerprint_for(self.plan.task),
+            test_fingerprint=self._test_fingerprint,
             image=self.dataset.image,
             phantom=self.dataset.phantom,
             backbone_digest=self.setup.backbone_digest,
@@ -303,7 +303,12 @@ class LocalRun:
     @property
     def held_out_patients(self) -> tuple[str, ...]:
         """What stands for the held-out patients in the ledger of looks."""
-        return looks.patients_of(self.dataset.subjects[row] for row in self.dataset.indices("test"))
+        rows = self.dataset.indices("test", self.plan.task)
+        return looks.patients_of(self.dataset.subjects[row] for row in rows)
+
+    @property
+    def _test_fingerprint(self) -> str:
+        return self.dataset.fingerprint_for(self.plan.task, "test")
 
     def look_of(self, question: EvaluateHeldOut) -> Look | None:
         """What was told of a question's model on these patients before."""
@@ -313,7 +318,7 @@ class LocalRun:
         return self.looks.find(model, patients=self.held_out_patients, classes=self.plan.task.classes)
 
     def _held_out(self, question: EvaluateHeldOut, wire: WireArray | None) -> HeldOutAnswer:
-        found = self.dataset.split_fingerprints["test"]
+        found = self._test_fingerprint
         if found != question.test_fingerprint:
             raise PlanRefusedError(
                 "the held-out set has changed since the run began",
@@ -360,6 +365,7 @@ class LocalRun:
         starts, patients = tuple(one for one, _ in bins), opened.patients
         near = self.looks.nearest(
             logits,
+            labels=labels,
             plan=self.plan.digest,
             patients=patients,
             classes=classes,

@@ -54,12 +54,15 @@ from stic_client.connection.sign_on import Admission, SignOn
 from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
-from stic_core.errors import NoRoomError, ProtocolError, SticError
+from stic_core.errors import NoRoomError, ProtocolError, RefusedError, SticError
 from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
 
 _WAITING = "waiting for the server"
+
+_TAKEN_OVER = 423
+"""What our server answers a client while another one of the same site has its place."""
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -102,7 +105,7 @@ class FleetLink:
         self._stop = threading.Event()
         self._node: Node | None = None
         self._node_state = NodeState(state)
-        self._client = SignedClient(address, ca=ca, key=key)
+        self._client = SignedClient(address, ca=ca, key=key, instance=self._node_state.instance)
         self._signing = SignOn(
             self,
             node=self._node_state,
@@ -128,6 +131,7 @@ class FleetLink:
 
         Raises:
             NotAdmittedError: the server does not know this site's key.
+            RefusedError: another client of this site is online, or has taken this one's place.
             UntrustedServerError: the server's certificate is not from the pinned CA.
             UsageError: a client of this site runs on this machine already.
         """
@@ -158,9 +162,10 @@ class FleetLink:
 
     def deactivate(self, node_id: int) -> bool:
         """See `Desk`."""
+        self._client.sign_off_for(self._node_state.instance_left())
         try:
             self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=node_id), once=True)
-        except (ProtocolError, _UnknownNodeError, _RunOverError, ConnectionError):
+        except (ProtocolError, RefusedError, _UnknownNodeError, _RunOverError, ConnectionError):
             return False
         return True
 
@@ -338,6 +343,12 @@ class FleetLink:
                 raise _UnknownNodeError from None
             if status == 403:
                 raise _RunOverError from None
+            if status == _TAKEN_OVER:
+                raise RefusedError(
+                    "another client of this site has taken this one's place",
+                    advice="A key belongs to one machine and one folder: stop the client that runs from the copy, "
+                    "then start this one again.",
+                ) from None
             if status >= 500:
                 raise NotReachedError(f"HTTP {status}") from None
             said = FlowerError.from_json(error.response.text)
@@ -353,8 +364,8 @@ def _run(app: ClientApp, message: Message, context: Context) -> Message:
         raise
     except Exception as error:
         # Flower would send the exception's text to the coordinator; it may quote data.
-        # A text of ours says what to do; anything else needs its traceback.
-        traced = not isinstance(error, SticError)
+        # A text of ours says what to do, and the system says what is wrong; anything else needs its traceback.
+        traced = not isinstance(error, SticError | OSError)
         LOG.log(logging.ERROR, "a request could not be answered: %s", error, exc_info=traced)
         reason = type(error).__name__
         return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
@@ -35,15 +35,23 @@ class SignedClient(FleetHttpClient):
         ca: the CA's certificate, the only one that is trusted.
         key: the site's private key.
         timeout: seconds for what carries weights.
+        instance: names this process, of which there may be one per site; "" does not.
     """
 
     def __init__(
-        self, address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey, timeout: float = _OBJECT_TIMEOUT_S
+        self,
+        address: str,
+        *,
+        ca: Path,
+        key: ec.EllipticCurvePrivateKey,
+        timeout: float = _OBJECT_TIMEOUT_S,
+        instance: str = "",
     ) -> None:
         super().__init__(f"https://{address}")
         self._reach = partial(SignedClient, address, ca=ca, timeout=timeout)
         self._connect = partial(connection, address, ca=ca, timeout=timeout)
         self._former = [self._client]
+        self._named = _Named(instance)
         self._sign_with(key)
 
     def _sign_with(self, key: ec.EllipticCurvePrivateKey) -> None:
@@ -51,6 +59,7 @@ class SignedClient(FleetHttpClient):
         self._interceptors = (
             RuntimeVersionHttpInterceptor(component_name="SuperNode"),
             NodeAuthHttpInterceptor(key, key.public_key()),
+            self._named,
             _Patience(),
         )
         self._public_key = public_key_to_bytes(key.public_key())
@@ -68,6 +77,10 @@ class SignedClient(FleetHttpClient):
         self._former.append(self._client)
         self._sign_with(key)
         return True
+
+    def sign_off_for(self, instance: str) -> None:
+        """Sign-offs are of this process from now on: the one that was killed, or this one."""
+        self._named.leaving = instance
 
     def close(self) -> None:
         """Close every connection."""
@@ -105,6 +118,24 @@ class SignedClient(FleetHttpClient):
                 return "unknown"
             raise
         raise ProtocolError("the server accepted a sign-on that it should refuse")
+
+
+class _Named:
+    """Says which process asks.
+
+    Args:
+        instance: this one.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self._instance = self.leaving = instance
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Flower's interface."""
+        of = self.leaving if isinstance(context.message, DeactivateNodeRequest) else self._instance
+        if of:
+            context.request.headers["stic-instance"] = of
+        return call_next(context)
 
 
 class _Patience:

@@ -97,6 +97,7 @@ def run_federation(
 
     Raises:
         FederationError: too few sites, or too long a wait.
+        UsageError: another server has this run.
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
     folder = path.resolve().parent / "sites"
@@ -105,26 +106,27 @@ def run_federation(
         observer.note(proposal.note)
     run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
     plan = run.read_plan() or proposal.plan
-    observer.note(f"plan {plan.digest[:12]}")
-    names = tuple(spec.name for spec in plan.tensors)
-    sites = _reach(grid, path, federation, run, names=names, observer=observer)
-    limits = RunLimits(
-        min_sites=federation.min_sites,
-        join_timeout_s=federation.join_timeout_s,
-        round_timeout_s=federation.round_timeout_s,
-        grace_s=federation.join_grace_s,
-        describe_s=_DESCRIBE_S * scale,
-        ask_again_s=_ASK_AGAIN_S * scale,
-        finish_room_s=_FINISH_ROOM_S * scale,
-        max_patients=federation.max_patients,
-        max_update_ratio=federation.max_update_ratio,
-    )
-    run.update_record(report="owed")
-    execute(plan, proposal.weights, run=run, sites=sites, limits=limits, observer=observer)
-    observer.stage("writing the report")
-    write_report(run.path)
-    write_model_card(run.path)
-    run.update_record(report="written")
+    with run.locked():
+        observer.note(f"plan {plan.digest[:12]}")
+        names = tuple(spec.name for spec in plan.tensors)
+        sites = _reach(grid, path, federation, run, names=names, observer=observer)
+        limits = RunLimits(
+            min_sites=federation.min_sites,
+            join_timeout_s=federation.join_timeout_s,
+            round_timeout_s=federation.round_timeout_s,
+            grace_s=federation.join_grace_s,
+            describe_s=_DESCRIBE_S * scale,
+            ask_again_s=_ASK_AGAIN_S * scale,
+            finish_room_s=_FINISH_ROOM_S * scale,
+            max_patients=federation.max_patients,
+            max_update_ratio=federation.max_update_ratio,
+        )
+        run.update_record(report="owed")
+        execute(plan, proposal.weights, run=run, sites=sites, limits=limits, observer=observer)
+        observer.stage("writing the report")
+        write_report(run.path)
+        write_model_card(run.path)
+        run.update_record(report="written")
     return run
 
 
@@ -136,19 +138,24 @@ def send_final_model(grid: Grid, path: Path, *, run: RunFolder, observer: RunObs
         run: that is complete.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not, or another server has it.
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
-    record = finished(run)
     names = _tensors_of(run)
-    send_model(
-        run,
-        set(record["sites"]) - set(record.get("model_at", ())),
-        sites=_reach(grid, path, federation, run, names=names, observer=observer),
-        observer=observer,
-        patience_s=federation.join_timeout_s,
-        ask_again_s=_SEND_AGAIN_S * scale,
-    )
+    with run.locked():
+        record = finished(run)
+        missing = set(record["sites"]) - set(record.get("model_at", ()))
+        here = {site.name for site in admitted(path.resolve().parent / "sites")}
+        for site in sorted(missing - here):
+            observer.note(f"{site} is no longer admitted; the final model is not sent to it")
+        send_model(
+            run,
+            missing & here,
+            sites=_reach(grid, path, federation, run, names=names, observer=observer),
+            observer=observer,
+            patience_s=federation.join_timeout_s,
+            ask_again_s=_SEND_AGAIN_S * scale,
+        )
     return run
 
 

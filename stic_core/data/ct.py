@@ -62,6 +62,37 @@ class Grid:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How a file's own pixels lie in a slice of the standard orientation.
+
+    Args:
+        swapped: rows and columns change places, before anything else.
+        rows, cols: counted from the other end then.
+    """
+
+    swapped: bool = False
+    rows: bool = False
+    cols: bool = False
+
+    def place(self, pixel: tuple[float, float], *, shape: tuple[int, int]) -> tuple[float, float]:
+        """Where a pixel (row, col) of the file lies.
+
+        Args:
+            shape: rows and columns of the turned slice.
+
+        Example:
+            >>> Turn(rows=True).place((1, 5), shape=(10, 20))
+            (8, 5)
+        """
+        row, col = pixel[::-1] if self.swapped else pixel
+        return (shape[0] - 1 - row if self.rows else row), (shape[1] - 1 - col if self.cols else col)
+
+
+AS_STORED = Turn()
+"""Rows and columns as the file has them."""
+
+
 def window(hu: HUSlice) -> GreySlice:
     """Grey = clip(trunc((HU + 159.5) * 0.6375), 0, 255).
 

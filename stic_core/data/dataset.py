@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from stic_core.config import ImageConfig
 from stic_core.data.clinical import COLUMNS
 from stic_core.data.ct import IMAGE_SIZE
 from stic_core.errors import DataError
 from stic_core.system.files import atomic_file, partial_of, put_in_place, write_atomically
+from stic_core.system.room import reserve
 from stic_core.tasks import Task
 from stic_core.tensors.array_types import ClinicalMatrix, LabelVector, PhaseImages
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Version of the way from files to arrays; raised when the same files give other arrays."""
 
 SUMMARY_FILE = "dataset.json"
+
+_NPY_HEADER = 256
+"""Bytes before an array, at most."""
 
 
 class _Summary(BaseModel):
@@ -40,13 +44,13 @@ class _Summary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     spec_version: int
     images: str
     clinical: str
     image: ImageConfig
     fingerprint: str
-    split_fingerprints: dict[Split, str]
+    row_digests: tuple[str, ...]
     phantom: bool
     quarantined: int
     subjects: tuple[str, ...]
@@ -58,14 +62,15 @@ class _Summary(BaseModel):
 class SiteDataset:
     """A site's patients, ready for the model; row i of everything is the same patient.
 
+    A task is a choice of classes: one dataset serves several tasks, each with its own patients.
+
     Args:
         images: mapped from disk, read-only, 0 to 255 after the CT window.
         clinical: the 20 columns, 0 or 1.
         labels: a class's name, "" where there is none.
         subjects: pseudonyms; they never leave the dataset.
-        fingerprint: sha256 over the content, the specification's version and the settings;
-            it holds nothing that identifies a patient.
-        split_fingerprints: the same over one split's rows.
+        fingerprint: of all rows, see `fingerprint_of`.
+        row_digests: see `digest_of_row`.
         image: how the images were prepared.
         phantom: at least one patient is a phantom.
         quarantined: patients of the manifest that could not be used.
@@ -78,7 +83,7 @@ class SiteDataset:
     splits: tuple[Split, ...]
     subjects: tuple[str, ...]
     fingerprint: str
-    split_fingerprints: Mapping[str, str]
+    row_digests: tuple[str, ...]
     image: ImageConfig
     phantom: bool
     quarantined: int
@@ -86,71 +91,85 @@ class SiteDataset:
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def indices(self, split: Split) -> LabelVector:
-        """Rows of one split, ascending."""
-        return np.flatnonzero(np.array(self.splits) == split).astype(np.int64)
+    def indices(self, split: Split, task: Task | None = None) -> LabelVector:
+        """Rows of one split, ascending; of a task, those whose label is one of its classes."""
+        return np.array(
+            [
+                row
+                for row, (of_row, label) in enumerate(zip(self.splits, self.labels, strict=True))
+                if of_row == split and (task is None or label in task.classes)
+            ],
+            dtype=np.int64,
+        )
 
-    def label_indices(self, task: Task) -> LabelVector:
-        """The class index of every row.
-
-        Raises:
-            DataError: a patient has no label, or one that the task lacks.
-        """
-        strange = sorted(set(self.labels) - set(task.classes))
-        if strange:
-            raise DataError(
-                f"the dataset has labels that task {task.name} lacks",
-                got=", ".join(label or "(none)" for label in strange),
-                expected=" or ".join(task.classes),
-                advice="Choose the task that the labels belong to, or correct the manifest and prepare again.",
-            )
-        return np.array([task.index(label) for label in self.labels], dtype=np.int64)
+    def label_indices(self, split: Split, task: Task) -> LabelVector:
+        """The class index of each of `indices(split, task)`."""
+        return np.array([task.index(self.labels[row]) for row in self.indices(split, task)], dtype=np.int64)
 
     def counts(self, task: Task) -> dict[str, dict[str, int]]:
-        """Patients by split and class; labels that the task lacks are not counted."""
+        """A task's patients by split and class."""
         out = {split: dict.fromkeys(task.classes, 0) for split in SPLITS}
         for split, label in zip(self.splits, self.labels, strict=True):
             if label in out[split]:
                 out[split][label] += 1
         return out
 
-    def require(self, task: Task) -> None:
-        """Check that a task can be trained and evaluated on these patients.
+    def left_out(self, task: Task) -> int:
+        """How many patients have another label than the task's classes, or none."""
+        return sum(label not in task.classes for label in self.labels)
+
+    def fingerprint_for(self, task: Task, split: Split | None = None) -> str:
+        """The fingerprint of a task's patients, of one split if it is given."""
+        rows = [
+            row
+            for row, label in enumerate(self.labels)
+            if label in task.classes and split in {None, self.splits[row]}
+        ]
+        return fingerprint_of(
+            [self.row_digests[row] for row in rows], splits=[self.splits[row] for row in rows]
+        )
+
+    def require(self, task: Task, *, every_class: bool = False) -> None:
+        """Check that this site has patients for a task.
+
+        Args:
+            every_class: of each class, not of any.
 
         Raises:
-            DataError: a label that the task lacks, or a class without patients in `test`.
+            DataError: it has none.
         """
-        self.label_indices(task)
-        empty = [name for name, count in self.counts(task)["test"].items() if count == 0]
-        if empty:
+        empty = [name for name in task.classes if name not in self.labels]
+        if len(empty) == len(task.classes) or (every_class and empty):
+            labels = ", ".join(sorted(set(self.labels) - {""})) or "none"
             raise DataError(
-                "a class has no patients in test",
-                got=f"no {', no '.join(empty)}",
+                f"this site has no patients of a class of task {task.name}",
+                got=f"no {', no '.join(empty)}, and labels {labels}",
                 expected=f"patients of {', '.join(task.classes)}",
-                advice="Hold out patients of every class, or choose a task without that class.",
+                advice="Take part in a task whose classes this site has, or correct the labels and prepare again.",
             )
 
 
-def fingerprint_of(
-    images: PhaseImages,
-    *,
-    clinical: ClinicalMatrix,
-    labels: Sequence[str],
-    splits: Sequence[Split],
-    image: ImageConfig,
-) -> str:
-    """sha256 (hex) over arrays, labels, splits, specification version and settings.
+def digest_of_row(image: PhaseImages, *, clinical: ClinicalMatrix, label: str, how: ImageConfig) -> str:
+    """sha256 (hex) of one patient: arrays, label, specification version and settings.
+
+    Neither pseudonym nor split count: renaming a patient leaves it as it is.
+
+    Args:
+        image, clinical: one row of each.
+    """
+    header = [SPEC_VERSION, how.model_dump(mode="json"), label]
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    digest.update(np.ascontiguousarray(clinical).astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint_of(digests: Sequence[str], *, splits: Sequence[Split]) -> str:
+    """sha256 (hex) over patients' digests and splits; it holds nothing that identifies a patient.
 
     Rows count in their order, because caches are kept by this fingerprint row by row.
-    Pseudonyms do not count: renaming a patient leaves it as it is.
     """
-    header = {"spec": SPEC_VERSION, "image": image.model_dump(mode="json"), "shape": list(images.shape)}
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for row, (label, split) in enumerate(zip(labels, splits, strict=True)):
-        digest.update(json.dumps([label, split]).encode())
-        digest.update(np.ascontiguousarray(images[row]).data)
-        digest.update(np.ascontiguousarray(clinical[row]).astype("<f4").tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(list(zip(digests, splits, strict=True))).encode()).hexdigest()
 
 
 def draw_val(
@@ -206,6 +225,7 @@ def write_dataset(
 
     Raises:
         DataError: rows that do not agree, or none.
+        NoRoomError: the disk has not the room for the images.
     """
     n = len(subjects)
     if not (len(labels) == len(splits) == len(clinical) == n) or len(set(subjects)) != n or n == 0:
@@ -216,24 +236,15 @@ def write_dataset(
             expected="the same number of each, at least 1, each subject once",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (n, IMAGE_SIZE, IMAGE_SIZE, 3)
     partial = partial_of(folder / "images")  # its name is known when all of it was read
-    array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    row = 0
-    for part in images:
-        if part.dtype != np.uint8 or part.shape[1:] != shape[1:] or row + len(part) > n:
-            raise DataError("images of a dataset do not agree", got=part.shape, expected=shape)
-        array[row : row + len(part)] = part
-        row += len(part)
-    if row != n:
-        raise DataError("images of a dataset do not agree", got=f"{row} rows", expected=n)
-    array.flush()
+    try:
+        array = _write_images(partial, images, count=n)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk, what was written would keep it full
+        raise
     clinical = np.ascontiguousarray(clinical, dtype=np.float32)
-    fingerprint = fingerprint_of(array, clinical=clinical, labels=labels, splits=splits, image=image)
-    by_split: dict[Split, str] = {}
-    for split in SPLITS:
-        rows = [row for row, of_row in enumerate(splits) if of_row == split]
-        by_split[split] = _rows_fingerprint(array, clinical=clinical, labels=labels, rows=rows, image=image)
+    digests = _row_digests(array, clinical=clinical, labels=labels, image=image)
+    fingerprint = fingerprint_of(digests, splits=splits)
     del array
     summary = _Summary(
         spec_version=SPEC_VERSION,
@@ -241,7 +252,7 @@ def write_dataset(
         clinical=f"clinical-{fingerprint[:16]}.npy",
         image=image,
         fingerprint=fingerprint,
-        split_fingerprints=by_split,
+        row_digests=digests,
         phantom=phantom,
         quarantined=quarantined,
         subjects=tuple(subjects),
@@ -258,23 +269,40 @@ def write_dataset(
     return load_dataset(folder)
 
 
-def _rows_fingerprint(
-    images: PhaseImages,
-    *,
-    clinical: ClinicalMatrix,
-    labels: Sequence[str],
-    rows: Sequence[int],
-    image: ImageConfig,
-) -> str:
-    """The fingerprint of some rows, whatever split they are in; one row at a time in memory."""
-    digest = hashlib.sha256()
-    for row in rows:
-        one = slice(row, row + 1)
-        of_row = fingerprint_of(
-            images[one], clinical=clinical[one], labels=[labels[row]], splits=["train"], image=image
-        )
-        digest.update(bytes.fromhex(of_row))
-    return digest.hexdigest()
+def _write_images(path: Path, images: Iterable[PhaseImages], *, count: int) -> PhaseImages:
+    """Write the image array; mapped from disk, read-only.
+
+    It is written as any file is: through a memory map, a full disk would end the process by a signal.
+
+    Raises:
+        DataError: another number of rows, or of another shape.
+        NoRoomError: the disk has not the room for it.
+    """
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    reserve(path, math.prod(shape) + _NPY_HEADER, what="the prepared dataset")
+    row = 0
+    with path.open("r+b") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in images:
+            if part.dtype != np.uint8 or part.shape[1:] != shape[1:] or row + len(part) > count:
+                raise DataError("images of a dataset do not agree", got=part.shape, expected=shape)
+            file.write(np.ascontiguousarray(part).data)
+            row += len(part)
+        if row != count:
+            raise DataError("images of a dataset do not agree", got=f"{row} rows", expected=count)
+        file.truncate()
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _row_digests(
+    images: PhaseImages, *, clinical: ClinicalMatrix, labels: Sequence[str], image: ImageConfig
+) -> tuple[str, ...]:
+    """Every row's digest; one row at a time in memory."""
+    return tuple(
+        digest_of_row(images[row], clinical=clinical[row], label=label, how=image)
+        for row, label in enumerate(labels)
+    )
 
 
 def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
@@ -296,10 +324,13 @@ def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
         )
 
     try:
-        summary = _Summary.model_validate_json((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.get("schema_version") == 1:
+            raise unusable("was written by another version")
+        summary = _Summary.model_validate(found)
     except FileNotFoundError:
         raise unusable("is missing") from None
-    except (OSError, ValidationError, UnicodeDecodeError):
+    except (OSError, ValueError):  # not JSON, not UTF-8, or not these fields
         raise unusable("is damaged: dataset.json cannot be read") from None
     if summary.spec_version != SPEC_VERSION:
         raise unusable("was written by another version")
@@ -314,12 +345,13 @@ def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
         and images.dtype == np.uint8
         and clinical.shape == (n, len(COLUMNS))
         and clinical.dtype == np.float32
-        and len(summary.labels) == len(summary.splits) == n
+        and len(summary.labels) == len(summary.splits) == len(summary.row_digests) == n
     )
     if not right:
         raise unusable("is damaged: its arrays do not have the shapes in dataset.json")
     if verify and summary.fingerprint != fingerprint_of(
-        images, clinical=clinical, labels=summary.labels, splits=summary.splits, image=summary.image
+        _row_digests(images, clinical=clinical, labels=summary.labels, image=summary.image),
+        splits=summary.splits,
     ):
         raise unusable("was changed: its fingerprint does not match")
     return SiteDataset(
@@ -330,7 +362,7 @@ def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
         splits=summary.splits,
         subjects=summary.subjects,
         fingerprint=summary.fingerprint,
-        split_fingerprints=MappingProxyType(cast("dict[str, str]", dict(summary.split_fingerprints))),
+        row_digests=summary.row_digests,
         image=summary.image,
         phantom=summary.phantom,
         quarantined=summary.quarantined,

@@ -16,10 +16,13 @@ A look is one file; it holds scores and diagnoses of patients, and stays at the 
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +86,30 @@ class HeldOutLooks:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._looks: dict[str, Look] = {}
-        if folder is not None and folder.is_dir():
-            self._looks = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+        self._load()
+
+    def _load(self) -> None:
+        if self._folder is not None and self._folder.is_dir():
+            self._looks = {path.stem: _read(path) for path in sorted(self._folder.glob("*.json"))}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Know all looks, and let nobody else look meanwhile: clients of two studies may share the folder.
+
+        Raises:
+            DataError: a look cannot be read.
+        """
+        if self._folder is None:
+            yield
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._load()
+            yield
+        finally:
+            os.close(lock)
 
     def __iter__(self) -> Iterator[Look]:
         """All of them, the oldest first."""

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stic_core.errors import DataError
+from stic_core.errors import DataError, UsageError
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Instruction, Report, encode
 from stic_core.system.files import write_atomically
@@ -35,6 +35,9 @@ _START = "0" * 64
 
 _STEP = 1 << 16
 """Bytes of the reserve that are given up at a time; the log and the head's next version fit in."""
+
+_NAMED = 5
+"""Of the runs in a log, the latest so many are named to one who asks for another."""
 
 Direction = Literal["in", "out"]
 
@@ -272,8 +275,18 @@ def describe(log: AuditLog, *, run: str | None, as_json: bool) -> str:
 
     Raises:
         DataError: the log was tampered with.
+        UsageError: it has no such run.
     """
-    lines = [line for line in log.read() if run is None or line["run"] == run]
+    everything = list(log.read())
+    lines = [line for line in everything if run is None or line["run"] == run]
+    if run is not None and not lines:
+        runs = sorted({line["run"] for line in everything} - {""})
+        raise UsageError(
+            f"the log has no run {run}",
+            got="no message of it",
+            expected=f"one of {', '.join(runs[-_NAMED:])}" if runs else "a run; the log has none yet",
+            advice="Give the whole id, as in the name of the folder in runs/.",
+        )
     if as_json:
         return "\n".join(json.dumps(line, sort_keys=True) for line in lines)
     parts = [f"{len(lines)} messages, the chain of hashes is whole"]

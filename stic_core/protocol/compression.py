@@ -136,6 +136,13 @@ def decode_update(
         return arrived if transport == "float32" else base + arrived
 
 
+def wire_bytes(specs: Sequence[TensorSpec], *, transport: Transport) -> int:
+    """Of weights as they travel, beside the message's own text."""
+    return sum(
+        4 * spec.size if transport == "float32" else _size(spec, transport=transport) for spec in specs
+    )
+
+
 def _size(spec: TensorSpec, *, transport: Transport) -> int:
     if is_statistic(spec):
         return 4 * spec.size

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stic_core.config import PolicyConfig
+from stic_core.protocol.leaving import NO_FIGURES, Leaving, leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.system.keys import line_fingerprint
 
@@ -12,29 +14,28 @@ _LONG = 60
 """Characters of a value in a difference."""
 
 
-def described(plan: RunPlan) -> list[tuple[str, str]]:
-    """What a person looks at before saying yes: name and value, in reading order."""
-    values = sum(spec.size for spec in plan.tensors)
-    training = plan.training
-    work = (
-        f"{training.local_steps} steps" if training.local_steps else f"{training.local_epochs} local epochs"
-    )
+def described(plan: RunPlan, policy: PolicyConfig | None = None) -> list[tuple[str, str]]:
+    """What a person looks at before saying yes: name and value, in reading order.
+
+    Args:
+        policy: of the site that is asked; None says what a site without bounds of its own would send.
+    """
+    leaves = leaving(plan, policy)
     facts = {
         "plan": plan.digest,
         "name": plan.name,
-        "what": "trains nothing; evaluates one model"
-        if plan.evaluates
-        else f"{plan.rounds} rounds of {work}",
+        "what": "trains nothing; evaluates one model" if plan.evaluates else _work(plan),
         "task": f"{plan.task.name}: {', '.join(plan.task.classes)}",
         "model": f"{plan.model.architecture} on {plan.model.backbone}, {_trains(plan)}",
-        "algorithm": plan.algorithm.name,
         "image": "whole slice"
         if plan.image.crop_mm is None
         else f"{plan.image.crop_mm:g} mm around the lesion",
-        "optimiser": f"learning rate {training.learning_rate:g}, batches of {training.batch_size}",
-        "weights sent": f"{len(plan.tensors)} tensors, {values:,} values, {plan.transport}",
-        "first weights": f"{(plan.initial or plan.evaluates or 'not named')[:12]}, {_origin(plan)}",
-        "own model sent too": "yes, for comparison" if plan.local_only else "no",
+        **(_evaluated(plan) if plan.evaluates else _training(plan)),
+        "weights sent": _weights(leaves, "round-report", when="per round"),
+        "own model sent too": _weights(leaves, "local-report", when="once"),
+        "figures sent": f"patients by split and class; {', '.join(leaves.figures) or 'no other'}",
+        "messages sent": "; ".join(f"{kind}, at most {count}" for kind, count in leaves.messages.items())
+        + f"; {', '.join(NO_FIGURES)}, without figures. What was lost on the way is sent again",
         "hospitals": "; ".join(f"{site} {line_fingerprint(key)}" for site, key in plan.sites.items())
         or "not named",
         "held-out patients": f"at most {plan.held_out_models} models are evaluated on them, each once",
@@ -43,10 +44,33 @@ def described(plan: RunPlan) -> list[tuple[str, str]]:
     return list(facts.items())
 
 
-def _origin(plan: RunPlan) -> str:
-    if plan.evaluates:
-        return "the model that is evaluated"
-    return "of an earlier model" if plan.warm_start else f"fresh, from seed {plan.seed}"
+def _weights(leaves: Leaving, kind: str, *, when: str) -> str:
+    sent = leaves.weights.get(kind)
+    if sent is None:
+        return "none"
+    return f"{when}: {sent.tensors} tensors, {sent.values:,} values, {sent.transport}, {sent.bytes:,} bytes"
+
+
+def _evaluated(plan: RunPlan) -> dict[str, str]:
+    return {"model evaluated": f"{(plan.evaluates or '')[:12]}, which comes from the server"}
+
+
+def _training(plan: RunPlan) -> dict[str, str]:
+    training = plan.training
+    origin = "of an earlier model" if plan.warm_start else f"fresh, from seed {plan.seed}"
+    return {
+        "algorithm": plan.algorithm.name,
+        "optimiser": f"learning rate {training.learning_rate:g}, batches of {training.batch_size}",
+        "first weights": f"{(plan.initial or 'not named')[:12]}, {origin}",
+    }
+
+
+def _work(plan: RunPlan) -> str:
+    training = plan.training
+    each = (
+        f"{training.local_steps} steps" if training.local_steps else f"{training.local_epochs} local epochs"
+    )
+    return f"at most {plan.rounds} rounds of {each}"
 
 
 def _trains(plan: RunPlan) -> str:

@@ -178,12 +178,14 @@ def pooled_auc(
             in_order += auc * m * k - float(own_p @ (np.cumsum(own_n) - own_n / 2))
             low += auc * m * k - own_low
             high += auc * m * k - own_high
+    bounds = (max(low / pairs, 0.0), min(high / pairs, 1.0))
     return PooledAuc(
-        value=min(max(in_order / pairs, 0.0), 1.0),
+        # A sum that rounds to a hair below 1 would have an interval on the logit scale, from 0 to 1.
+        value=min(max(in_order / pairs, bounds[0]), bounds[1]),
         variance=variance,
         positives=positives,
         negatives=negatives,
-        bounds=(max(low / pairs, 0.0), min(high / pairs, 1.0)),
+        bounds=bounds,
     )
 
 

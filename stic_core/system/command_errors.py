@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
 
 import click
 
 from stic_core.errors import SticError, UsageError
+from stic_core.system import streams
+from stic_core.system.interrupts import INTERRUPTED
 from stic_core.system.log_lines import AS_JSON, StderrHandler
+from stic_core.system.os_errors import explained
 from stic_core.system.terminal import begin, say_error
-
-INTERRUPTED = 130
-
-_SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
-    {
-        errno.ENOSPC: SticError(
-            "no space left on the disk", advice="Free some space and run the same command again: it resumes."
-        ),
-        errno.EDQUOT: SticError(
-            "this user's disk quota is used up",
-            advice="Free some space and run the same command again: it resumes.",
-        ),
-        errno.EROFS: SticError(
-            "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
-        ),
-        errno.EACCES: SticError(
-            "this user may not read or write a file or folder",
-            advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
-        ),
-    }
-)
-"""What the system says when anything at all is read or written. The file's name may be a patient's: not said."""
 
 
 def adopt_log(library: str, *, name: str, minor: str | None = None) -> None:
@@ -63,6 +44,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
         command: a typer or click command.
         name: how messages call the program.
     """
+    streams.secure()
     verbose = "--verbose" in sys.argv[1:]
     begin()
     AS_JSON.set(_asked_for_json(sys.argv[1:]))
@@ -71,7 +53,8 @@ def run(command: Callable[..., object], *, name: str) -> None:
         sys.excepthook = _fault_in_json
         logging.captureWarnings(capture=True)
     try:
-        code = command(standalone_mode=False)
+        code = _called(command)
+        streams.flush_stdout()
     except SticError as error:
         if verbose:
             logging.getLogger(name).exception("where the error came from")
@@ -86,15 +69,24 @@ def run(command: Callable[..., object], *, name: str) -> None:
     except BrokenPipeError:
         code = 1
     except OSError as error:
-        known = _SURROUNDINGS.get(error.errno or 0)
+        known = explained(error)
         if known is None:
             raise
         if verbose:
             logging.getLogger(name).exception("where the error came from")
         code = known.exit_code
         say_error(str(known), program=name, exit_code=code)
-    sys.stdout.flush()
+    with suppress(OSError):
+        streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _called(command: Callable[..., object]) -> object:
+    """Run it; Typer makes an exit code of Ctrl-C, and says nothing."""
+    code = command(standalone_mode=False)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
 
 
 def _asked_for_json(arguments: Sequence[str]) -> bool:

@@ -20,6 +20,11 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
+def cannot_write(error: OSError) -> bool:
+    """Whether an error is of writing alone, and meets every file there: never a patient's fault."""
+    return is_full(error) or error.errno in {errno.EFBIG, errno.EROFS}
+
+
 def readable(size: int) -> str:
     """Bytes as a person reads them."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
@@ -52,6 +57,28 @@ def allocate(path: Path, size: int) -> None:
         os.close(descriptor)
 
 
+def reserve(path: Path, size: int, *, what: str, advice: str = FREE_SOME) -> None:
+    """Take room for a file, as `allocate` does, and say so where there is none.
+
+    Args:
+        what: the room is for.
+
+    Raises:
+        NoRoomError: the disk has less; the file is as it was.
+    """
+    try:
+        allocate(path, size)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise NoRoomError(
+            f"not enough disk space for {what}",
+            got=free_in(path.parent),
+            expected=readable(size),
+            advice=advice,
+        ) from None
+
+
 class Reserve:
     """A file that holds room until something that must not fail needs it.
 
@@ -80,17 +107,7 @@ class Reserve:
         """
         if self.left >= self._size:
             return
-        try:
-            allocate(self._path, self._size)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            raise NoRoomError(
-                f"not enough disk space for {self._what}",
-                got=free_in(self._path.parent),
-                expected=readable(self._size),
-                advice=FREE_SOME,
-            ) from None
+        reserve(self._path, self._size, what=self._what)
 
     def give(self, count: int) -> bool:
         """Give up so many bytes; whether there were any."""

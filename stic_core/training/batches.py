@@ -136,25 +136,27 @@ AnyBatches: TypeAlias = FeatureBatches | ImageBatches
 
 
 def batches_of(dataset: SiteDataset, cache: FeatureCache, *, split: Split, task: Task) -> FeatureBatches:
-    """The labelled patients of one split over cached features; augmented views for `train` only."""
-    rows = dataset.indices(split)
-    labels = dataset.label_indices(task)[rows]
-    views = [cache.plain[rows]]
-    if split == "train":
-        views += list(cache.augmented)
-    return FeatureBatches(tuple(views), np.asarray(dataset.clinical[rows]), labels)
+    """A task's patients of one split over cached features; augmented views for `train` only."""
+    rows, labels = dataset.indices(split, task), dataset.label_indices(split, task)
+    clinical = np.asarray(dataset.clinical[rows])
+    if split != "train":
+        return FeatureBatches((cache.plain[rows],), clinical, labels)
+    # Views are of all training patients, whatever the task: another task uses the same cache.
+    everyone = dataset.indices(split)
+    places = None if len(rows) == len(everyone) else np.searchsorted(everyone, rows)
+    return FeatureBatches((cache.plain[everyone], *cache.augmented), clinical, labels, places)
 
 
 def image_batches_of(
     dataset: SiteDataset, *, split: Split, task: Task, augmentation: TrainingConfig
 ) -> ImageBatches:
-    """The labelled patients of one split over their images."""
-    rows = dataset.indices(split)
+    """A task's patients of one split over their images."""
+    rows = dataset.indices(split, task)
     return ImageBatches(
         dataset.images,
         rows,
         np.asarray(dataset.clinical[rows]),
-        dataset.label_indices(task)[rows],
+        dataset.label_indices(split, task),
         augmentation,
     )
 

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -139,7 +138,6 @@ def load_or_build(
             announce(needed)
         _build(
             folder,
-            shapes,
             dataset,
             backbone,
             config=config,
@@ -149,7 +147,7 @@ def load_or_build(
             progress=progress,
         )
         (folder / "complete").touch()
-    return FeatureCache(**{name: _open(folder / f"{name}.f16", shape, "r") for name, shape in shapes.items()})
+    return FeatureCache(**{name: _open(folder / f"{name}.f16", shape) for name, shape in shapes.items()})
 
 
 def _key(
@@ -175,13 +173,19 @@ def _make_room(
             advice="Raise cache_limit_gb in site.yaml, or lower training.views in federation.yaml.",
         )
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = {
+        folder / f"{name}.f16": math.prod(shape) * np.dtype(np.float16).itemsize
+        for name, shape in shapes.items()
+        if 0 not in shape
+    }
+    if any(not path.exists() or path.stat().st_size < size for path, size in sizes.items()):
+        (folder / "done").unlink(missing_ok=True)  # a file was lost: what it held would be zeros
     there = sum(path.stat().st_blocks * 512 for path in folder.glob("*.f16"))
     try:
         if shutil.disk_usage(folder).free < (needed - there) * 1.05:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for name, shape in shapes.items():
-            if 0 not in shape:
-                allocate(folder / f"{name}.f16", math.prod(shape) * np.dtype(np.float16).itemsize)
+        for path, size in sizes.items():
+            allocate(path, size)
     except OSError as error:
         if not is_full(error):
             raise
@@ -195,15 +199,30 @@ def _make_room(
         ) from None
 
 
-def _open(path: Path, shape: tuple[int, ...], mode: Literal["r", "r+"]) -> np.ndarray:
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if 0 in shape:  # a memory map cannot be empty
         return np.empty(shape, dtype=np.float16)
-    return np.memmap(path, dtype=np.float16, mode=mode, shape=shape)
+    return np.memmap(path, dtype=np.float16, mode="r", shape=shape)
+
+
+def _write(path: Path, features: np.ndarray, *, row: int) -> None:
+    """Write rows of an array's first axis, to the disk.
+
+    As any file is written: through a memory map a full disk would end the process by a signal, on file
+    systems that take new room for old blocks (btrfs, ZFS) even where room was taken before.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    with path.open("r+b") as file:
+        file.seek(row * math.prod(features.shape[1:]) * features.itemsize)
+        file.write(np.ascontiguousarray(features).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _build(
     folder: Path,
-    shapes: dict[str, tuple[int, ...]],
     dataset: SiteDataset,
     backbone: Backbone,
     *,
@@ -215,7 +234,6 @@ def _build(
 ) -> None:
     """Write the maps; a restart goes on behind the last batch that is known to be on disk."""
     train = dataset.indices("train")
-    arrays = {name: _open(folder / f"{name}.f16", shape, "r+") for name, shape in shapes.items()}
     jobs = [(None, start) for start in range(0, len(dataset.images), _BATCH)]
     jobs += [(view, start) for view in range(config.views) for start in range(0, len(train), _BATCH)]
     mark = folder / "done"
@@ -230,17 +248,14 @@ def _build(
             if number < done:
                 continue
             if view is None:
-                part = slice(start, start + _BATCH)
-                arrays["plain"][part] = features_of(to_images(dataset.images[part], device))
+                images = to_images(dataset.images[start : start + _BATCH], device)
+                _write(folder / "plain.f16", features_of(images), row=start)
             else:
                 chosen = train[start : start + _BATCH]
                 rng = np.random.default_rng([seed, view, start])
                 theta = sample_transforms(len(chosen), config=config, rng=rng)
                 images = warp(to_images(dataset.images[chosen], device), theta)
-                arrays["augmented"][view, start : start + len(chosen)] = features_of(images)
-            for array in arrays.values():
-                if isinstance(array, np.memmap):
-                    array.flush()
+                _write(folder / "augmented.f16", features_of(images), row=view * len(train) + start)
             write_atomically(mark, str(number + 1))
             if progress:
                 progress(number + 1, len(jobs))

@@ -92,12 +92,12 @@ def assemble(
     """Build the model, and the features where they are not cached yet.
 
     Args:
-        dataset: prepared.
+        dataset: prepared; patients of other classes than the task's are left out.
         seed: of the fresh weights and of the cached views.
 
     Raises:
         WeightsError: a pretrained backbone whose file is missing or wrong.
-        DataError: labels that the task lacks, or more features than the limit.
+        DataError: more features than the limit.
         NoRoomError: too little room on the disk for the features.
     """
     network = make_network(model, classes=len(task.classes), seed=seed, compute=compute)

@@ -87,5 +87,7 @@ def test_a_shell_completes_commands(program: str, shell: str) -> None:
     assert program in script
     line = {"COMP_WORDS": f"{program} aud", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": f"{program} aud"}
     action = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    found = CliRunner().invoke(app, [], prog_name=program, env={variable: f"complete_{shell}", **line, **action})
+    found = CliRunner().invoke(
+        app, [], prog_name=program, env={variable: f"complete_{shell}", **line, **action}
+    )
     assert "audit" in found.stdout

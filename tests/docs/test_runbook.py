@@ -86,6 +86,7 @@ EVENTS = (
     "rounds done",
     ": training loss",
     ": no training patients here",
+    "of other classes than task",
     "stopped early after round",
 )
 """Notes of what goes on as it should: nobody has to do anything."""

@@ -47,8 +47,8 @@ class Coordinator:
         dataset = load_dataset(folder / "center1" / "prepared")
         rows = dataset.indices("test")
         self.clinical = np.asarray(dataset.clinical)[rows]
-        self.labels = dataset.label_indices(self.plan.task)[rows]
-        self.test_fingerprint = dataset.split_fingerprints["test"]
+        self.labels = dataset.label_indices("test", self.plan.task)
+        self.test_fingerprint = dataset.fingerprint_for(self.plan.task, "test")
         self.runs = 0
 
     def new_run(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -210,6 +211,39 @@ def test_two_clients_of_one_site(line: Line) -> None:
     line.link(state="elsewhere.json")._sign_on()
     with pytest.raises(RefusedError, match=r"another client of this site is online\. Stop"):
         line.link(intervals=Intervals(sign_on=0.1, missed=0.3))._sign_on()
+
+
+def test_a_client_that_runs_from_a_copy_is_not_served(line: Line) -> None:
+    """Folder and key are copied while the first client runs: the copy is told so, signs nobody off, and ends with 3."""
+    first = line.link()
+    first._sign_on()
+    (line.folder / "copy").mkdir()
+    shutil.copy(line.folder / "node.json", line.folder / "copy" / "node.json")
+    second = line.link(state="copy/node.json", intervals=Intervals(heartbeat=1800, sign_on=0.1, missed=0.3))
+    with pytest.raises(RefusedError, match="another client of this site is online") as refused:
+        second._sign_on()
+    assert refused.value.exit_code == 3
+    message_id = line.ask("for the first")
+    question = first._receive()
+    assert question is not None
+    _answer(first, question)
+    assert len(line.grid.pull_messages([message_id])) == 1
+
+
+def test_the_client_whose_place_was_taken_ends(line: Line) -> None:
+    """Missed by the server while a copy of its folder signed on: the one that comes back is refused, the other goes on."""
+    first = line.link()
+    first._sign_on()
+    (node,) = line.grid._state.nodes.values()
+    node.online_until = time.time() - 1
+    second = line.link(state="elsewhere.json")
+    second._sign_on()
+    with pytest.raises(RefusedError, match="has taken this one's place"):
+        first._receive()
+    assert not first.deactivate(node.node_id)
+    assert len(line.grid.get_nodes()) == 1
+    line.ask("for the second")
+    assert _text(second._receive()) == "for the second"
 
 
 def test_a_stranger_is_told_whom_to_ask(line: Line) -> None:

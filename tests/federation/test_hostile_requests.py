@@ -392,3 +392,23 @@ def test_what_flower_cannot_handle_is_refused(port: Port) -> None:
     for content in (empty, two):
         assert port.post("/v1/fleet/push-messages", content.SerializeToString(), port.signed()) == 400
     assert port.serves()
+
+
+def test_a_connection_that_is_closing_when_the_server_stops(port: Port) -> None:
+    """Regression: closed twice, then told to stop: `AttributeError` in the Fleet API's thread; it ends, and that is all."""
+    with port.connect(name="center2"):
+        until(lambda: any(port.server.entrance._open.values()), what="it is let in")
+        (connection,) = next(iter(port.server.entrance._open.values()))
+
+        async def stop() -> None:
+            connection.transport.close()
+            connection.transport.close()
+            connection.shutdown()
+            connection.transport.write(b"late")
+            connection.flow.resume_reading()
+
+        loop = port.server.entrance._loop
+        assert loop is not None
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(PATIENCE_S)
+        until(lambda: not any(port.server.entrance._open.values()), what="its place is free")
+    assert port.serves()

@@ -17,12 +17,15 @@ import pytest
 from stic_client.participation import participant as participant_module
 from stic_client.participation.participant import Participant
 from stic_core.config import FederationConfig, Transport
+from stic_core.data.dataset import load_dataset
 from stic_core.errors import FederationError
 from stic_core.evaluation.run_results import load_run
 from stic_core.models.parameters import trainable_specs
 from stic_core.models.saved import read_model
 from stic_core.models.stic import build_head
+from stic_core.privacy.looks import HeldOutLooks, patients_of
 from stic_core.protocol.messages import Describe, EvaluateHeldOut
+from stic_core.tasks import TASKS
 from stic_core.tensors.flat import FlatArray
 from stic_core.training.setup import ComputeConfig
 from stic_server.federation.plan import training_of
@@ -103,6 +106,24 @@ def test_a_run_leaves_record_rounds_model_and_evaluation(tmp_path: Path, sites: 
     assert set(document["comparison"]["ensemble"]["sites"]) == {"center1", "center2"}
     kept = read_model(tmp_path / "center2" / "models" / run.run_id)
     assert kept.description.digest == record["model_digest"]
+
+
+def test_a_second_study_has_the_patients_of_its_classes(tmp_path: Path, sites: InProcessSites) -> None:
+    """HCC against ICC on sites prepared for three classes: others are left out, their looks count together."""
+    session, _ = _session(_federation(tmp_path), sites)
+    session()
+    before = {site: len(list(one.config.held_out.glob("*.json"))) for site, one in sites.participants.items()}
+    session, run = _session(_federation(tmp_path, name="second", task="hcc-icc"), sites)
+    document = session()
+    facts = json.loads((run.path / "record.json").read_text())["sites"]["center1"]
+    assert facts["patients"]["test"] == {"n": 8, "classes": {"HCC": 4, "ICC": 4}}
+    assert document["sites"]["center1"]["n"] == 8
+    one = sites.participants["center1"]
+    dataset = load_dataset(one.config.dataset.prepared)
+    assert facts["fingerprint"] == dataset.fingerprint_for(TASKS["hcc-icc"]) != dataset.fingerprint
+    assert len(list((dataset.folder / "features").glob("*/complete"))) == 1
+    patients = patients_of(dataset.subjects[row] for row in dataset.indices("test"))
+    assert len(HeldOutLooks(one.config.held_out).at(patients)) == 2 * before["center1"]
 
 
 def test_training_lowers_the_loss(tmp_path: Path, sites: InProcessSites) -> None:

@@ -335,8 +335,10 @@ def test_an_interrupted_seed_goes_on_and_ends_with_the_same_model(done: tuple, t
 
 def test_the_claim_is_registered_before_the_first_seed(tmp_path: Path) -> None:
     """Margin, rule and seeds are in the record although the first seed cannot run."""
-    study = _study(tmp_path, federation=_federation(tmp_path, task="hcc-icc"))
-    with pytest.raises(DataError, match=r"center1: the dataset has labels that task hcc-icc lacks; got META"):
+    study = _study(tmp_path, federation=_federation(tmp_path, task="benign-malignant"))
+    with pytest.raises(
+        DataError, match=r"center1: this site has no patients of a class of task benign-malignant"
+    ):
         simulate(study, tmp_path / "out", terminal=Terminal(quiet=True))
     simulation = json.loads((tmp_path / "out" / "simulation.json").read_text())
     assert simulation["status"] == "running"

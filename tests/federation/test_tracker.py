@@ -43,7 +43,7 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tracker, Participa
     made = Tracker(
         proposal.plan,
         proposal.weights,
-        dataset.split_fingerprints["test"],
+        dataset.fingerprint_for(proposal.plan.task, "test"),
         ask,
         np.asarray(dataset.clinical)[dataset.indices("test")],
     )

@@ -75,7 +75,7 @@ def test_a_tracker_gets_refusals_after_the_budget(tmp_path: Path) -> None:
 
         dataset = load_dataset(prepared)
         known = np.asarray(dataset.clinical)[dataset.indices("test")][:5]
-        fingerprint = dataset.split_fingerprints["test"]
+        fingerprint = dataset.fingerprint_for(proposal.plan.task, "test")
         made = Tracker(proposal.plan, proposal.weights, fingerprint, ask, known)
         made.run(questions=QUESTIONS)
         return made

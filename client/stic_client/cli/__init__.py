@@ -2,9 +2,13 @@
 
 import os
 
-from stic_client.cli import data, joining, models
-from stic_client.cli.options import app
-from stic_core.system import command_errors
+from stic_core.system import interrupts
+
+interrupts.watch_imports("stic-client")
+
+from stic_client.cli import data, joining, models  # noqa: E402  the imports are what is watched
+from stic_client.cli.options import app  # noqa: E402
+from stic_core.system import command_errors  # noqa: E402
 
 __all__ = ["app", "data", "joining", "main", "models"]
 

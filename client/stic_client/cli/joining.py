@@ -150,7 +150,7 @@ def approve(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw an approval instead.")] = False,
 ) -> None:
     """Review the plan of a run and approve it; this site takes part in no other run."""
-    from stic_client.participation.approvals import PlanStore, read_plan
+    from stic_client.participation.approvals import PlanStore, check_beforehand, read_plan
     from stic_client.participation.looks_summary import looks_in_words
     from stic_core.protocol.plan_summary import described
 
@@ -174,10 +174,12 @@ def approve(
         if Path(plan).is_file() or plan.endswith(".json")
         else store.find(plan)
     )
-    for name, value in described(found):
+    for name, value in described(found, config.policy):
         print(f"{name:21}{value}")
     for line in store.differences(found):
         print(f"{'differs':21}{line}")
+    if not withdraw:
+        print(f"{'patients here':21}{check_beforehand(found, config)}")
     print("\n" + looks_in_words(config.held_out, allowed=config.policy.held_out_models))
     if not yes and not sys.stdin.isatty():
         raise UsageError(

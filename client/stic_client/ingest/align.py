@@ -162,15 +162,23 @@ def choose_slice(stack: Stack, *, row: PatientRow, mask: Mask | None) -> int:
 
 def _place(stack: Stack, *, index: int, row: PatientRow, mask: Mask | None) -> tuple[float, float] | None:
     """The lesion's middle on the phase that the row names, patient y and x, mm."""
+    rows, cols = stack.grid.shape
     if row.lesion is not None:
-        rows, cols = stack.grid.shape
-        if not (0 <= row.lesion[0] < rows and 0 <= row.lesion[1] < cols):
+        if stack.turn is None:
+            raise stack.source.refuse(
+                "lesion_row and lesion_col have no meaning: the file's own slices are not axial",
+                expected="a lesion mask",
+                advice="Give mask_path instead, or store axial slices.",
+            )
+        pixel = stack.turn.place(row.lesion, shape=stack.grid.shape)
+        if not (0 <= pixel[0] < rows and 0 <= pixel[1] < cols):
+            own = (cols, rows) if stack.turn.swapped else (rows, cols)
             raise stack.source.refuse(
                 "the lesion's position is outside the slice",
-                expected=f"rows 0 to {rows - 1}, columns 0 to {cols - 1}",
+                expected=f"rows 0 to {own[0] - 1}, columns 0 to {own[1] - 1}",
                 advice="Correct lesion_row and lesion_col.",
             )
-        place = stack.grid.to_mm(row.lesion)
+        place = stack.grid.to_mm(pixel)
         return float(place[0]), float(place[1])
     if mask is None or mask.is_liver:
         return None
@@ -179,6 +187,9 @@ def _place(stack: Stack, *, index: int, row: PatientRow, mask: Mask | None) -> t
         raise mask.source.refuse(
             "the mask is empty on the chosen slice", advice="Check mask_path, mask_phase and the slice."
         )
+    at = stack.grid.to_pixels(plane.middle_mm)
+    if not (-0.5 <= at[0] <= rows - 0.5 and -0.5 <= at[1] <= cols - 0.5):
+        raise mask.misplaced("a lesion beside the slice")
     return plane.middle_mm
 
 

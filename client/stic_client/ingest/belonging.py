@@ -34,9 +34,8 @@ def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None 
     Raises:
         PatientError: a part of another patient; a virtual non-contrast image as a contrast phase.
     """
-    parts: dict[str, tuple[Source, Exam]] = {
-        phase.upper(): (stack.source, stack.exam) for phase, stack in stacks.items() if stack.exam is not None
-    }
+    exams = {phase: exam for phase in PHASES if (exam := stacks[phase].exam) is not None}
+    parts = {phase.upper(): (stacks[phase].source, exam) for phase, exam in exams.items()}
     mask = None
     if segmentation is not None:
         mask = exam_of(elements.open_dataset(segmentation, pixels=False))
@@ -50,24 +49,27 @@ def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None 
                 advice="Correct the paths of the manifest. If it is one patient, export the phases in one go: "
                 "some anonymisers number every export anew.",
             )
-    for phase, stack in stacks.items():
-        if phase != "nc" and stack.exam is not None and stack.exam.reconstruction.contrast_removed:
-            raise stack.source.refuse(
+    for phase, exam in exams.items():
+        if phase != "nc" and exam.reconstruction.contrast_removed:
+            raise stacks[phase].source.refuse(
                 "it is a virtual non-contrast image, named as a contrast phase",
                 expected=PHASE_NAMES[phase],
                 advice="Name the CT series of the phase.",
             )
-    exams = {phase: exam for phase in PHASES if (exam := stacks[phase].exam) is not None}
-    warnings = _dates(stacks) + _words(exams)
-    for what, values in (
-        ("studies", [exam.study for exam in exams.values()]),
-        ("frames of reference, so that their positions may not fit", [exam.frame for exam in exams.values()]),
-    ):
-        if len({value for value in values if value}) > 1:
-            warnings.append(f"the phases have different {what}")
-    births = {exam.birth for exam in exams.values() if exam.birth}
-    if len(births) > 1:
-        warnings.append("the phases state different dates of birth")
+    return _dates(stacks) + _words(exams) + _statements(exams, mask=mask)
+
+
+def _statements(exams: Mapping[str, Exam], *, mask: Exam | None) -> list[str]:
+    """What one exam of one patient usually states alike."""
+    stated = {
+        "the phases have different studies": {exam.study for exam in exams.values()},
+        "the phases have different frames of reference, so their positions may not fit": {
+            exam.frame for exam in exams.values()
+        },
+        "the phases state different names of the patient": {exam.name for exam in exams.values()},
+        "the phases state different dates of birth": {str(exam.birth or "") for exam in exams.values()},
+    }
+    warnings = [text for text, values in stated.items() if len(values - {""}) > 1]
     frames = {exam.frame for exam in exams.values()}
     if mask is not None and mask.frame and frames and "" not in frames and mask.frame not in frames:
         warnings.append("the mask was drawn in another frame of reference than the phases")

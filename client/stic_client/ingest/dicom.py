@@ -11,11 +11,12 @@ from pydicom.dataset import Dataset
 
 from stic_client.ingest.elements import acquired, is_phantom, numbers, open_dataset, text, value
 from stic_client.ingest.exam import Exam, exam_digest, exam_of
+from stic_client.ingest.hounsfield import check_unless_empty
 from stic_client.ingest.kinds import ENHANCED_CT, check_kind
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.source import Source
-from stic_client.ingest.stack import Stack, check_hu
-from stic_core.data.ct import Grid
+from stic_client.ingest.stack import Stack
+from stic_core.data.ct import Grid, Turn
 from stic_core.tensors.array_types import HUSlice
 
 MAX_TILT_DEGREES = 2.0
@@ -215,8 +216,8 @@ def read_slice(source: Source) -> tuple[Header, HUSlice]:
             "a classic CT file with several frames", expected="1 frame", advice="Export it again."
         )
     stored, padding = decode(dataset, frames=1, source=source)
-    hu, measured = to_hu(stored[0], padding[0], slope=slope, intercept=intercept)
-    return header, flipped(check_hu(hu, source=source, measured=measured), flip=header.flip)
+    hu = to_hu(stored[0], padding[0], slope=slope, intercept=intercept)
+    return header, flipped(check_unless_empty(hu, source=source), flip=header.flip)
 
 
 def flipped(hu: HUSlice, *, flip: tuple[bool, bool]) -> HUSlice:
@@ -244,5 +245,6 @@ def read_single(source: Source) -> Stack:
         study=exam_digest(header.exam, time_s=header.time_s),
         phantom=header.phantom,
         exam=header.exam,
+        turn=Turn(rows=header.flip[0], cols=header.flip[1]),
         warnings=header.warnings,
     )

@@ -12,11 +12,12 @@ from pydicom.dataset import Dataset
 from stic_client.ingest import dicom, elements
 from stic_client.ingest.exam import exam_of
 from stic_client.ingest.grouping import Plane
+from stic_client.ingest.hounsfield import check_unless_empty
 from stic_client.ingest.kinds import ENHANCED_CT, check_image_type, check_kind, spaced
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.series import assemble
 from stic_client.ingest.source import Source
-from stic_client.ingest.stack import Stack, check_hu
+from stic_client.ingest.stack import Stack
 from stic_core.tensors.array_types import HUSlice
 
 MAX_FRAMES = 5_000
@@ -90,8 +91,8 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             intercept: float = intercept,
             flip: tuple[bool, bool] = flip,
         ) -> HUSlice:
-            hu, measured = to_hu(stored[number], padding[number], slope=slope, intercept=intercept)
-            return dicom.flipped(check_hu(hu, source=source, measured=measured), flip=flip)
+            hu = to_hu(stored[number], padding[number], slope=slope, intercept=intercept)
+            return dicom.flipped(check_unless_empty(hu, source=source), flip=flip)
 
         planes.append(
             Plane(
@@ -106,6 +107,7 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
                 time_s=elements.acquired(time),
                 exam=exam,
                 load=load,
+                flip=flip,
                 warnings=warnings,
             )
         )

@@ -29,7 +29,7 @@ class Exam:
         sex: "M", "F" or "".
         birth: date of birth.
         age: years.
-        study, frame: UIDs of study and frame of reference.
+        study, series, frame: UIDs of study, series and frame of reference.
         phase: which phase the description names, see `guess_phase`.
         reconstruction: what the slices are beyond the original kind.
     """
@@ -40,6 +40,7 @@ class Exam:
     birth: dt.date | None
     age: int | None
     study: str
+    series: str
     frame: str
     phase: str
     reconstruction: Reconstruction
@@ -60,6 +61,7 @@ def exam_of(dataset: Dataset) -> Exam:
         birth=_date(text(dataset, "PatientBirthDate")),
         age=None if age is None else int(age),
         study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
         frame=text(dataset, "FrameOfReferenceUID"),
         phase=guess_phase(text(dataset, "SeriesDescription")),
         reconstruction=reconstruction_of(dataset),
@@ -67,18 +69,18 @@ def exam_of(dataset: Dataset) -> Exam:
 
 
 def exam_digest(exam: Exam, *, time_s: float | None) -> str:
-    """What two pseudonyms share only if they stand for one exam; "" where nothing tells exams apart.
+    """What two pseudonyms share only if they stand for one exam; "" where the files say too little.
 
-    Anonymisers write one study UID into every file, so the UID alone is not enough; with patient,
-    frame of reference and time beside it, it is. Without a time of day there is too little.
+    Anonymisers write one study UID, one patient or one date into every file, so none of them is
+    enough; all of them and the series together are.
 
     Args:
         time_s: of the phase, as `elements.acquired` gives it.
     """
-    if not exam.study or time_s is None or time_s % elements.DAY_S == 0:
+    if not exam.study or not exam.series:
         return ""
-    facts = (exam.study, exam.patient, exam.name, exam.sex, str(exam.birth), exam.frame, f"{time_s:.3f}")
-    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
+    facts = (exam.study, exam.series, exam.patient, exam.name, exam.sex, exam.birth, exam.frame, time_s)
+    return hashlib.sha256("\0".join(map(str, facts)).encode()).hexdigest()
 
 
 def _date(text: str) -> dt.date | None:

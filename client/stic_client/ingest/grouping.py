@@ -32,6 +32,7 @@ class Plane:
     Args:
         position: of the first stored pixel, x y z, mm.
         series, acquisition: what groups are told apart by.
+        flip: its rows and columns that were reversed.
         instance, number: of the file; "" and None for frames, which share one.
         warnings: what an engineer should look at, if this slice is used.
     """
@@ -44,6 +45,7 @@ class Plane:
     time_s: float | None
     exam: Exam
     load: Callable[[], HUSlice]
+    flip: tuple[bool, bool] = (False, False)
     instance: str = ""
     number: float | None = None
     warnings: tuple[str, ...] = ()

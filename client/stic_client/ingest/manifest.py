@@ -22,6 +22,9 @@ from stic_core.errors import DataError, PatientError
 Layout = Literal["dicom_series", "dicom_enhanced", "dicom_slices", "nifti", "png_gray", "rgb_png"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
+PICTURES: tuple[Layout, ...] = ("png_gray", "rgb_png")
+"""Layouts whose values are grey, and which carry no position."""
+
 Phase = Literal["nc", "art", "pv"]
 MaskType = Literal["seg", "nifti", "nrrd"]
 
@@ -225,7 +228,7 @@ def _parse(  # noqa: C901 - a branch a column
             )
     mask_path = texts.get("mask_path", "")
     mask_type = one_of("mask_type", ("seg", "nifti", "nrrd", "")) or _mask_type_of(mask_path)
-    if (mask_path or texts.get("liver_mask_path")) and layout in {"png_gray", "rgb_png"}:
+    if (mask_path or texts.get("liver_mask_path")) and layout in PICTURES:
         raise refuse("mask_path", f"empty for layout {layout}: pictures carry no position")
     if mask_path and not mask_type:
         raise refuse("mask_type", "seg or nifti or nrrd")

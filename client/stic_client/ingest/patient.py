@@ -14,8 +14,9 @@ from stic_client.ingest.belonging import check_belonging
 from stic_client.ingest.dicom import read_single
 from stic_client.ingest.elements import comparable
 from stic_client.ingest.enhanced import read_enhanced
-from stic_client.ingest.manifest import PatientRow
-from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.hounsfield import check_hu
+from stic_client.ingest.manifest import PICTURES, PatientRow
+from stic_client.ingest.masks import Mask, MaskPlane, read_mask
 from stic_client.ingest.pictures import read_grey, read_rgb
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import Source, locate
@@ -31,6 +32,9 @@ MAX_APART_MM = 20.0
 
 MIN_ENHANCEMENT_HU = 15.0
 """A liver gains more than this from non-contrast to portal venous, or phases are swapped."""
+
+LESION_HU = (-150.0, 350.0)
+"""A lesion's median lies in here unless its mask lies elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,19 +72,14 @@ def prepare_patient(
         PatientError: the patient cannot be used.
     """
     stacks = open_phases(row, root=root)
-    mask = liver = None
-    if row.mask_path and row.mask_type is not None:
-        mask = read_mask(
-            locate(row.mask_path, subject=row.subject, root=root), kind=row.mask_type, label=row.mask_label
-        )
-        liver = mask if mask.is_liver else None
-    if row.liver_mask_path:
-        kind = "nrrd" if row.liver_mask_path.lower().endswith(".nrrd") else "nifti"
-        liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
+    mask, liver = _masks(row, root=root)
     seg = row.mask_path if row.mask_type == "seg" else ""
     segmentation = locate(seg, subject=row.subject, root=root) if seg else None
     warnings = compare_phases(stacks, row=row) + check_belonging(stacks, segmentation=segmentation)
     aligned = align(stacks, row=row, mask=mask)
+    if row.layout not in PICTURES:
+        for phase in PHASES:
+            check_hu(aligned.raw[phase], source=stacks[phase].source)
     digests = [_digest(aligned.raw[phase]) for phase in PHASES]
     if len(set(digests)) < len(digests):
         raise PatientError(
@@ -89,14 +88,10 @@ def prepare_patient(
             expected="three different phases",
             advice="Correct the paths of the manifest.",
         )
-    if (
-        liver is not None
-        and (change := _enhancement(aligned, liver=liver)) is not None
-        and change < MIN_ENHANCEMENT_HU
-    ):
-        warnings.append(
-            f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
-        )
+    if liver is not None:
+        warnings += _liver_notes(aligned, liver=liver)
+    if mask is not None and not mask.is_liver:
+        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase])
     if checkerboards:
         for phase in PHASES[1:]:
             path = checkerboards / f"{row.subject}-{phase}.png"
@@ -149,6 +144,24 @@ def open_phases(row: PatientRow, *, root: Path) -> dict[str, Stack]:
             return stacks
 
 
+def _masks(row: PatientRow, *, root: Path) -> tuple[Mask | None, Mask | None]:
+    """The manifest's mask, and the liver's, which may be the same.
+
+    Raises:
+        PatientError: a path that leaves the root, or anything wrong with the files.
+    """
+    mask = liver = None
+    if row.mask_path and row.mask_type is not None:
+        mask = read_mask(
+            locate(row.mask_path, subject=row.subject, root=root), kind=row.mask_type, label=row.mask_label
+        )
+        liver = mask if mask.is_liver else None
+    if row.liver_mask_path:
+        kind = "nrrd" if row.liver_mask_path.lower().endswith(".nrrd") else "nifti"
+        liver = read_mask(locate(row.liver_mask_path, subject=row.subject, root=root), kind=kind)
+    return mask, liver
+
+
 def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]:
     """Warnings that the phases give when they are laid side by side."""
     warnings = sorted({text for stack in stacks.values() for text in stack.warnings})
@@ -161,16 +174,35 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     return warnings
 
 
-def _enhancement(aligned: Aligned, *, liver: Mask) -> float | None:
-    """Median HU that the liver gains from NC to PV; None where the mask does not reach the slice."""
+def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
+    """What to look at in a lesion's mask, and where it lies."""
+    plane = mask.near(aligned.z_on_phase)
+    if plane is None:  # the manifest names slice and place
+        return []
+    notes = mask.notes(on=plane, stack=stack)
+    under = aligned.slices[aligned.mask_phase][_under(aligned, plane=plane)]
+    if under.size and not LESION_HU[0] <= (median := float(np.median(under))) <= LESION_HU[1]:
+        notes.append(f"the lesion mask does not lie on soft tissue: {median:.0f} HU")
+    return notes
+
+
+def _liver_notes(aligned: Aligned, *, liver: Mask) -> list[str]:
+    """What to look at where the liver's mask reaches the slice."""
     plane = liver.near(aligned.z_on_phase)
-    if plane is None:
-        return None
+    if plane is None or (inside := _under(aligned, plane=plane)).sum() < 100:
+        return []
+    change = float(np.median(aligned.slices["pv"][inside]) - np.median(aligned.slices["nc"][inside]))
+    if change >= MIN_ENHANCEMENT_HU:
+        return []
+    return [
+        f"phases look swapped: the liver gains {change:.0f} HU from NC to PV, below {MIN_ENHANCEMENT_HU:.0f}"
+    ]
+
+
+def _under(aligned: Aligned, *, plane: MaskPlane) -> np.ndarray:
+    """Which pixels of the aligned slices lie inside a plane of a mask."""
     rows, cols = np.mgrid[: aligned.grid.shape[0], : aligned.grid.shape[1]]
-    inside = plane.at(aligned.to_mask_phase(aligned.grid.to_mm(np.stack([rows, cols], axis=-1))))
-    if inside.sum() < 100:
-        return None
-    return float(np.median(aligned.slices["pv"][inside]) - np.median(aligned.slices["nc"][inside]))
+    return plane.at(aligned.to_mask_phase(aligned.grid.to_mm(np.stack([rows, cols], axis=-1))))
 
 
 def _digest(hu: HUSlice) -> str:

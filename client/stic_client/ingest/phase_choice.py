@@ -52,22 +52,7 @@ def assign_phases(
     (low). Without descriptions, three series in the order of time are a guess (low). Of several
     series of one phase, the original one with a soft kernel is preferred, then the longest.
     """
-    notes: list[str] = []
-    chosen: dict[str, SeriesFound] = {}
-    several: set[str] = set()
-    for phase in PHASES:
-        named = sorted(
-            (one for one in series if one.guess == phase), key=lambda one: (one.rank, -one.files, one.path)
-        )
-        if named:
-            chosen[phase] = named[0]
-        if len(named) > 1 and named[0].rank < named[1].rank:
-            notes.append(
-                f"{len(named)} series look like {phase}: an original one with a soft kernel was preferred"
-            )
-        elif len(named) > 1:
-            several.add(phase)
-            notes.append(f"{len(named)} series look like {phase}: the one with the most slices was chosen")
+    chosen, several, notes = _by_description(series)
     confidence: dict[str, Confidence] = dict.fromkeys(PHASES, "none")
     if not chosen:
         ordered = _by_time_alone(series)
@@ -92,6 +77,27 @@ def assign_phases(
         else:
             confidence[phase] = "high" if ordered and phase not in several else "medium"
     return chosen, confidence, notes
+
+
+def _by_description(series: Sequence[SeriesFound]) -> tuple[dict[str, SeriesFound], set[str], list[str]]:
+    """The fittest series of each phase that descriptions name, the phases with equally fit ones, and notes."""
+    notes: list[str] = []
+    chosen: dict[str, SeriesFound] = {}
+    several: set[str] = set()
+    for phase in PHASES:
+        named = sorted(
+            (one for one in series if one.guess == phase), key=lambda one: (one.rank, -one.files, one.path)
+        )
+        if named:
+            chosen[phase] = named[0]
+        if len(named) > 1 and named[0].rank < named[1].rank:
+            notes.append(
+                f"{len(named)} series look like {phase}: an original one with a soft kernel was preferred"
+            )
+        elif len(named) > 1:
+            several.add(phase)
+            notes.append(f"{len(named)} series look like {phase}: the one with the most slices was chosen")
+    return chosen, several, notes
 
 
 def _by_time_alone(series: Sequence[SeriesFound]) -> dict[str, SeriesFound]:

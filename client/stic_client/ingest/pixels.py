@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -11,10 +13,10 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from scipy import ndimage
 
 from stic_client.ingest.damaged_frames import DECODED, check_codestreams, check_smooth, decompress
 from stic_client.ingest.elements import known, numbers, text, value
+from stic_client.ingest.hounsfield import reaching_border, without_fill
 from stic_client.ingest.source import Source, quiet
 from stic_core.data.ct import AIR_HU
 from stic_core.tensors.array_types import HUSlice
@@ -34,8 +36,9 @@ _PHOTOMETRIC = (
 CT_RANGE_HU = (-1024.0, 3071.0)
 """What 12 bits with the usual intercept hold: a value outside is padding, or metal on an extended scale."""
 
-_VISIBLE_HU = -200.0
-"""Below this, what surrounds the field of view is black in the window anyway."""
+_OVERLAY_STEP, _OVERLAY_STEPS = 40, 6
+"""Graphics lie across organs: where they end, stored values (about 1 HU each) differ by no more than this, or
+than this many times the difference of any neighbours."""
 
 
 def check_pixels(dataset: Dataset, *, source: Source) -> tuple[int, int]:
@@ -151,14 +154,12 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> tuple[np.ndarray
     return values, padding
 
 
-def to_hu(
-    stored: np.ndarray, padding: np.ndarray, *, slope: float, intercept: float
-) -> tuple[HUSlice, np.ndarray]:
-    """HU of one slice with its padding as air, and which pixels the scanner measured.
+def to_hu(stored: np.ndarray, padding: np.ndarray, *, slope: float, intercept: float) -> HUSlice:
+    """HU of one slice with its padding as air.
 
-    Padding is what the header declares, what lies below the scale, and what fills the corners
-    with one value that is not air. A declared value that CT also measures (0 HU, or the top of
-    the scale, where metal lies) is padding only where it is connected with the border.
+    Padding is what the header declares, what lies below the scale, and a constant around the image that
+    is not air. A declared value that CT also measures (0 HU, or the top of the scale, where metal lies)
+    is padding only where it is connected with the border.
 
     Args:
         stored, padding: rows by columns, as `decode` returns them.
@@ -169,13 +170,9 @@ def to_hu(
     beyond = padding & (hu > high)
     within = padding & ~outside & ~beyond
     if within.any():
-        within = _reaching_border(within)
-    corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]]
-    if (corners == corners[0]).all() and hu[0, 0] > _VISIBLE_HU:
-        within |= _reaching_border(stored == corners[0])
-    unmeasured = outside | beyond | within
-    hu[unmeasured] = AIR_HU
-    return hu, ~unmeasured
+        within = reaching_border(within)
+    hu[outside | beyond | within] = AIR_HU
+    return without_fill(hu)
 
 
 def _syntax_of(dataset: Dataset, *, source: Source) -> UID:
@@ -187,8 +184,11 @@ def _syntax_of(dataset: Dataset, *, source: Source) -> UID:
             return ExplicitVRBigEndian
         return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     if not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
+        standard = re.fullmatch(r"1\.2\.840\.10008\.1\.2[0-9.]*", str(syntax))
         raise source.refuse(
-            "transfer syntax is missing or unknown", advice="Convert it to uncompressed DICOM."
+            "transfer syntax is missing or unknown",
+            got=syntax if standard else None,
+            advice="Convert it to uncompressed DICOM.",
         )
     return syntax
 
@@ -226,9 +226,9 @@ def _declared_padding(dataset: Dataset, *, whole: np.ndarray, values: np.ndarray
 def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Source) -> None:
     """Refuse values that need more bits than BitsStored; an overlay in the bits above is none of the value.
 
-    Where the upper bits belong to the value, the picture is smooth with them and broken without;
-    with an overlay it is the other way round. (Anonymisers remove an overlay's declaration and
-    leave its bits, so the declaration cannot be asked.)
+    Without its overlay a picture is smooth where the overlay ends; a value without its upper bits
+    jumps there. (Anonymisers remove an overlay's declaration and leave its bits, so the
+    declaration cannot be asked.)
 
     Args:
         wide, values: with and without the bits above.
@@ -239,24 +239,15 @@ def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Sou
     extra = wide != values
     if not extra.any():
         return
-    with_them = without = 0
-    for axis in (1, 2):
-        steps = np.diff(extra.astype(np.int8), axis=axis) != 0
-        with_them += int(np.abs(np.diff(wide, axis=axis))[steps].sum())
-        without += int(np.abs(np.diff(values, axis=axis))[steps].sum())
-    if extra.all() or with_them < without:
+    steps = [np.abs(np.diff(values, axis=axis)) for axis in (1, 2)]
+    edges = [np.diff(extra.astype(np.int8), axis=axis) != 0 for axis in (1, 2)]
+    usual = float(np.median(np.concatenate([step.ravel() for step in steps])))
+    jumps = np.concatenate([step[edge] for step, edge in zip(steps, edges, strict=True)])
+    if jumps.size == 0 or np.median(jumps) > max(_OVERLAY_STEP, _OVERLAY_STEPS * usual):
         largest = int(np.abs(wide).max())
         raise source.refuse(
             "stored values need more bits than BitsStored states",
             got=f"{largest.bit_length() + (wide.min() < 0)} bits",
             expected=f"{bits} bits",
-            advice="Export the original series again; a converter wrote a wrong BitsStored.",
+            advice="Export the original series again; a converter wrote a wrong BitsStored or byte order.",
         )
-
-
-def _reaching_border(mask: np.ndarray) -> np.ndarray:
-    """The part of a mask that is connected with the image's border."""
-    labels = np.empty(mask.shape, dtype=np.int32)
-    ndimage.label(mask, output=labels)
-    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return np.isin(labels, np.unique(edge[edge > 0]))

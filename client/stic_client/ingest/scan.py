@@ -103,8 +103,7 @@ def _studies(files: Iterable[CTFile], *, depth: int) -> list[Study]:
     """
     by_study: dict[tuple[str, ...], list[CTFile]] = defaultdict(list)
     for file in files:
-        exam = file.exam
-        by_study[exam.study, exam.patient, exam.name, exam.sex].append(file)
+        by_study[file.exam.study, file.exam.patient or file.exam.name].append(file)
     studies: list[Study] = []
     for found in by_study.values():
         by_folder: dict[str, list[CTFile]] = defaultdict(list)

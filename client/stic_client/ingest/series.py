@@ -16,6 +16,7 @@ from stic_client.ingest.grouping import Plane, group_phases, start_of
 from stic_client.ingest.kinds import check_kind
 from stic_client.ingest.source import Source, files_of
 from stic_client.ingest.stack import Stack
+from stic_core.data.ct import Turn
 from stic_core.errors import PatientError
 
 UNEVEN_MM, UNEVEN_SHARE = 0.05, 0.02
@@ -60,6 +61,7 @@ def read_series(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             time_s=header.time_s,
             exam=header.exam,
             load=lambda file=file: read_slice(file)[1],
+            flip=header.flip,
             instance=header.instance,
             number=header.number,
             warnings=header.warnings,
@@ -219,5 +221,6 @@ def _stack(planes: list[Plane], *, source: Source, phantom: bool, warnings: tupl
         study=exam_digest(exam, time_s=time_s),
         phantom=phantom,
         exam=exam,
+        turn=Turn(rows=planes[0].flip[0], cols=planes[0].flip[1]),
         warnings=(*warnings, *sorted({text for plane in planes for text in plane.warnings})),
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from stic_client.ingest.exam import Exam
 from stic_client.ingest.source import Source
-from stic_core.data.ct import Grid
+from stic_core.data.ct import AS_STORED, Grid, Turn
 from stic_core.tensors.array_types import HUSlice
 
 
@@ -32,6 +32,7 @@ class Stack:
         study: digest of what tells this exam from every other, "" where the files do not.
         phantom: its files say that no patient stands behind them.
         exam: whose images they are and how they are described; None where files do not say, as NIfTI.
+        turn: how the file's own rows and columns lie in a slice; None where its slices are not axial.
         warnings: what was passed over.
     """
 
@@ -44,6 +45,7 @@ class Stack:
     study: str = ""
     phantom: bool = False
     exam: Exam | None = None
+    turn: Turn | None = AS_STORED
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -71,34 +73,3 @@ class Stack:
                 expected="1 for this layout",
                 advice="Use layout dicom_series, dicom_enhanced or nifti.",
             )
-
-
-# Shares of a slice's pixels. Fat and soft tissue are a third or more, denser than any organ
-# only bone and metal, a few percent. Raw values without their intercept show air as tissue and
-# tissue as bone; a wrong sign or byte order scatters values over the whole range.
-_TISSUE_HU, _MIN_TISSUE = (-150.0, 250.0), 0.03
-_BONE_HU, _MAX_BONE = 600.0, 0.15
-
-
-def check_hu(hu: HUSlice, *, source: Source, measured: np.ndarray | None = None) -> HUSlice:
-    """Refuse values that cannot be the Hounsfield units of a patient's slice.
-
-    Args:
-        measured: which pixels are no padding; None where all are measured.
-
-    Raises:
-        PatientError: not finite, too little tissue, or far above metal.
-    """
-    if not np.isfinite(hu).all():
-        raise source.refuse("values are not finite", advice="Export the series again.")
-    tissue = float(np.mean((hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1])))
-    bone = float(np.mean((hu if measured is None or not measured.any() else hu[measured]) > _BONE_HU))
-    if tissue < _MIN_TISSUE or bone > _MAX_BONE:
-        raise source.refuse(
-            "values are not Hounsfield units of a patient",
-            got=f"{tissue:.0%} of the pixels from {_TISSUE_HU[0]:.0f} to {_TISSUE_HU[1]:.0f} HU, "
-            f"{bone:.0%} above {_BONE_HU:.0f}",
-            expected=f"at least {_MIN_TISSUE:.0%} and at most {_MAX_BONE:.0%}",
-            advice="Check slope, intercept and pixel representation; export the original CT series.",
-        )
-    return hu

@@ -10,10 +10,45 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stic_core.errors import UsageError
+from stic_client.participation.policy import check_plan
+from stic_core.config import SiteConfig
+from stic_core.data.dataset import SUMMARY_FILE, load_dataset
+from stic_core.errors import DataError, UsageError
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import differences
 from stic_core.system.files import write_atomically
+
+
+def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
+    """Refuse to approve a plan that this site could not take part in, or that would fail here.
+
+    Returns:
+        The patients that it would be about, in words; that nothing is prepared yet, where that is so.
+
+    Raises:
+        PlanRefusedError: it goes beyond the site's policy.
+        DataError: the prepared dataset lacks a class of the task, was prepared otherwise, or is damaged.
+    """
+    check_plan(plan, config.policy)
+    if not (config.dataset.prepared / SUMMARY_FILE).exists():
+        return "not prepared yet, so not compared with the plan"
+    dataset = load_dataset(config.dataset.prepared)
+    dataset.require(plan.task, every_class=True)
+    if dataset.image != plan.image:
+        raise DataError(
+            "the site's images were not prepared as the plan asks",
+            got=f"crop_mm: {dataset.image.crop_mm}",
+            expected=f"crop_mm: {plan.image.crop_mm}",
+            advice="Set dataset.image.crop_mm in site.yaml and prepare again.",
+        )
+    counts = dataset.counts(plan.task)
+    told = [
+        f"{split} {sum(of_split.values())} ({', '.join(f'{name} {n}' for name, n in of_split.items())})"
+        for split, of_split in counts.items()
+    ]
+    if left_out := dataset.left_out(plan.task):
+        told.append(f"{left_out} of other classes left out")
+    return "; ".join(told)
 
 
 class PlanStore:

@@ -54,6 +54,7 @@ from stic_core.protocol.messages import (
 from stic_core.site_run import LocalRun, Work
 from stic_core.system.keys import load_private, sign
 from stic_core.system.observer import Observer
+from stic_core.system.os_errors import explained
 from stic_core.system.room import is_full
 from stic_core.training.setup import ComputeConfig, assemble
 from stic_core.training.site_arrays import arrays_of_run
@@ -160,6 +161,9 @@ class Participant:
         except Exception as error:
             if isinstance(error, OSError) and is_full(error):
                 return self.disk.full(), None
+            if isinstance(error, OSError) and (known := explained(error)) is not None:
+                self.observer.note(f"failed: {known}")
+                return Failure(code=type(error).__name__), None
             # Whatever it says may quote data, so only its kind travels.
             LOG.exception("%s failed", instruction.kind)
             self.observer.note(f"{instruction.kind} failed with {type(error).__name__}; see the log")
@@ -197,13 +201,16 @@ class Participant:
         assert shown is not None  # made together with the run
         run.check(question)
         shown.check(question)
-        if isinstance(question, EvaluateHeldOut) and run.look_of(question) is None:
-            run.looks.check_room(
-                run.held_out_patients,
-                plan=run.plan.digest,
-                of_plan=run.plan.held_out_models,
-                in_all=self.config.policy.held_out_models,
-            )
+        if isinstance(question, EvaluateHeldOut):
+            with run.looks.alone():
+                if run.look_of(question) is None:
+                    run.looks.check_room(
+                        run.held_out_patients,
+                        plan=run.plan.digest,
+                        of_plan=run.plan.held_out_models,
+                        in_all=self.config.policy.held_out_models,
+                    )
+                return run.answer(question, weights)
         report, trained = run.answer(question, weights)
         if isinstance(report, LocalReport):
             shown.trained(report.weights_digest)
@@ -294,6 +301,11 @@ class Participant:
             self.observer.progress("backbone features", done, total)
 
         dataset = load_dataset(self.config.dataset.prepared)
+        dataset.require(plan.task)
+        if left_out := dataset.left_out(plan.task):
+            self.observer.note(
+                f"{left_out} patients of other classes than task {plan.task.name} has are left out"
+            )
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
         setup = assemble(

@@ -8,6 +8,7 @@ from stic_core.config import PolicyConfig
 from stic_core.data.clinical import COLUMNS
 from stic_core.errors import PlanRefusedError
 from stic_core.protocol.messages import RunPlan
+from stic_core.tasks import TASKS
 
 
 def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
@@ -18,6 +19,14 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
     """
     training = plan.training
     _one_of("task", plan.task.name, policy.tasks, key="tasks")
+    known = TASKS.get(plan.task.name, plan.task)
+    if plan.task != known:  # else a name that the site agreed to would choose other patients
+        raise PlanRefusedError(
+            f"classes of task {known.name}",
+            got=", ".join(plan.task.classes),
+            expected=", ".join(known.classes),
+            advice="A task of the coordinator's own needs a name of its own, which this site adds to policy.tasks.",
+        )
     _one_of("model.architecture", plan.model.architecture, policy.architectures, key="architectures")
     _one_of("model.backbone", plan.model.backbone, policy.backbones, key="backbones")
     bounds = (

@@ -97,19 +97,13 @@ def check_classes(dataset: SiteDataset, *, policy: PolicyConfig, task: Task | No
     Args:
         task: the federation's, where it is known; else the one of `policy.tasks` that fits best.
     """
-    unlabelled = tuple(row for row, label in enumerate(dataset.labels) if not label)
-    if unlabelled:
-        return Check(
-            "classes",
-            "problem",
-            f"{patients(len(unlabelled))} without a label",
-            "Give a label in the manifest, or keep patients for prediction in a manifest of their own.",
-            unlabelled,
-        )
-    labels = set(dataset.labels)
+    labels = sorted(set(dataset.labels) - {""})
     known = [task] if task else [TASKS[name] for name in policy.tasks if name in TASKS]
-    fitting = [one for one in known if labels <= set(one.classes)]
-    if not fitting:
+    fitting = [one for one in known if set(one.classes) <= set(labels)] or [
+        one for one in known if not set(one.classes).isdisjoint(labels)
+    ]
+    strange = sorted(set(labels) - {name for one in (*known, *TASKS.values()) for name in one.classes})
+    if strange or not fitting:
         wanted = (
             "; ".join(f"{one.name}: {', '.join(one.classes)}" for one in known)
             or "tasks of the operator's own"
@@ -119,12 +113,12 @@ def check_classes(dataset: SiteDataset, *, policy: PolicyConfig, task: Task | No
         return Check(
             "classes",
             "warning" if own else "problem",
-            f"the labels {', '.join(sorted(labels))} fit no task that is known here ({wanted})",
+            f"the labels {', '.join(strange or labels) or '(none)'} fit no task that is known here ({wanted})",
             "Write labels as the federation's task has them, or add its task to policy.tasks.",
-            tuple(row for row, label in enumerate(dataset.labels) if known and label not in known[0].classes),
+            tuple(row for row, label in enumerate(dataset.labels) if label in strange),
         )
-    # The narrowest task that holds all labels and lacks the fewest classes in test.
-    judged = [(len(_empty(dataset, one, "test")), len(one.classes), one) for one in fitting]
+    # The task that takes in most patients; of two, the one that lacks fewer classes in test.
+    judged = [(dataset.left_out(one), len(_empty(dataset, one, "test")), one) for one in fitting]
     return _judge_classes(dataset, task=min(judged, key=lambda item: item[:2])[2], policy=policy)
 
 
@@ -138,7 +132,21 @@ def _judge_classes(dataset: SiteDataset, *, task: Task, policy: PolicyConfig) ->
         f"{split} {sum(counts[split].values())} ({', '.join(f'{name} {n}' for name, n in counts[split].items())})"
         for split in SPLITS
     )
+    unlabelled = tuple(row for row, label in enumerate(dataset.labels) if not label)
+    others = dataset.left_out(task) - len(unlabelled)
+    if others:
+        shown += f"; {others} of other classes left out"
     parts: list[Check] = []
+    if unlabelled:
+        parts.append(
+            Check(
+                "classes",
+                "warning",
+                f"{patients(len(unlabelled))} without a label, left out of every run",
+                "Give a label in the manifest, or keep patients for prediction in a manifest of their own.",
+                unlabelled,
+            )
+        )
 
     def note(status: str, found: str, remedy: str) -> None:
         parts.append(Check("classes", "problem" if status == "problem" else "warning", found, remedy))

@@ -7,6 +7,7 @@ cannot be used is quarantined with the reason and never stops the others.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -33,6 +34,7 @@ from stic_core.data.clinical import MARKERS, VARIABLES, Levels, as_columns, read
 from stic_core.data.dataset import SPLITS, SiteDataset, draw_val, write_dataset
 from stic_core.errors import ConfigError, DataError, PatientError
 from stic_core.system.files import write_atomically, write_csv
+from stic_core.system.room import cannot_write
 from stic_core.tasks import Task
 
 LIMIT_S = 900.0
@@ -90,11 +92,16 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What a worker sends back: the image is on disk under `key`."""
+    """What a worker sends back: the image is on disk under `key`.
+
+    Args:
+        unwritten: the system's number of why nothing can be written, which is no fault of the patient's.
+    """
 
     key: str = ""
     reused: bool = False
     refusal: QuarantineEntry | None = None
+    unwritten: int = 0
     known: Mapping[str, patient_cache.Stamped] | None = None
 
 
@@ -119,6 +126,7 @@ def prepare(
     Raises:
         ConfigError: a unit that a laboratory value cannot have.
         DataError: no manifest; more patients quarantined than the site allows; none left.
+        OSError: the disk is full, for example; what was done is kept.
     """
     started = time.monotonic()
     settings = config.dataset
@@ -202,6 +210,8 @@ def _prepare_images(
     try:
         for done, (item, outcome) in enumerate(_images(tasks, known=known, workers=workers), start=1):
             subject = item.row.subject
+            if isinstance(outcome, _Done) and outcome.unwritten:
+                raise OSError(outcome.unwritten, os.strerror(outcome.unwritten))
             if isinstance(outcome, worker_pool.Lost):
                 refused.append(lost_refusal(subject, outcome))
             elif outcome.refusal is not None:
@@ -391,6 +401,8 @@ def _work(task: _Task) -> _Done:
     except PatientError as error:
         return _Done(refusal=refusal_of(error))
     except Exception as error:  # noqa: BLE001 - a fault of this project, or a file that nobody foresaw: the others go on
+        if isinstance(error, OSError) and cannot_write(error):
+            return _Done(unwritten=error.errno or errno.EIO)
         what = f"it cannot be prepared ({type(error).__name__})"
         return _Done(
             refusal=QuarantineEntry(

@@ -13,6 +13,7 @@ from stic_core.config import SiteConfig
 from stic_core.data.dataset import SiteDataset
 from stic_core.errors import DataError
 from stic_core.models.saved import SavedModel
+from stic_core.tensors.array_types import LabelVector
 
 PREFIX = "score_"
 _BATCH = 32
@@ -38,9 +39,13 @@ def computed_scores(
     saved: SavedModel,
     dataset: SiteDataset,
     *,
+    rows: LabelVector,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelScores:
-    """Score the prepared held-out patients with a model.
+    """Score prepared patients with a model.
+
+    Args:
+        rows: of the dataset.
 
     Raises:
         DataError: images prepared otherwise than the model's, or a model of another version.
@@ -62,7 +67,6 @@ def computed_scores(
         precision=config.precision,
         backbone_weights=config.backbone_weights.get(description.architecture.backbone),
     )
-    rows = dataset.indices("test")
     parts = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]

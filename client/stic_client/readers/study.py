@@ -91,17 +91,19 @@ def study_readers(
     saved = read_model(model)
     description = saved.description
     dataset = load_dataset(config.dataset.prepared)
-    rows = dataset.indices("test")
-    if not len(rows):
-        raise DataError("the site has no held-out patients", expected="patients whose split is test")
     task = Task(name=description.task, classes=description.classes)
-    labels = dataset.label_indices(task)[rows]
+    rows, labels = dataset.indices("test", task), dataset.label_indices("test", task)
+    if not len(rows):
+        raise DataError(
+            "the site has no held-out patients",
+            expected=f"patients of {', '.join(task.classes)} whose split is test",
+        )
     subjects = [dataset.subjects[row] for row in rows]
     truth = {subject: task.classes[label] for subject, label in zip(subjects, labels, strict=True)}
     # The file is checked before minutes are spent on scores.
     diagnoses = read_diagnoses(readings, truth=truth, classes=task.classes)
     if predictions is None:
-        scores = computed_scores(config, saved, dataset, progress=progress)
+        scores = computed_scores(config, saved, dataset, rows=rows, progress=progress)
     else:
         scores = read_scores(predictions, subjects=subjects, classes=task.classes)
     said = scores.logits.argmax(axis=1)
@@ -152,11 +154,12 @@ def study_readers(
 
 
 def _facts(config: SiteConfig, description: ModelDescription, dataset: SiteDataset) -> dict[str, Json]:
+    task = Task(name=description.task, classes=description.classes)
     return {
         "site": config.site,
         "run_id": description.run_id,
         "model_digest": description.digest,
-        "test_fingerprint": dataset.split_fingerprints["test"],
+        "test_fingerprint": dataset.fingerprint_for(task, "test"),
         "task": description.task,
         "phantom": bool(description.phantom) or dataset.phantom,
     }

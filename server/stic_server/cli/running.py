@@ -160,9 +160,14 @@ def _federate(path: Path, *, evaluate: Path | None = None) -> None:
 
 
 def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFolder:
-    """Listen while something is done with the sites."""
+    """Listen while something is done with the sites, as the one server of this federation."""
+    from stic_server.status.only_server import only_server
+
     federation, interval_scale = config_files.load(path, FederationConfig), config_files.interval_scale()
-    with service_terminal(federation, folder=path.resolve().parent) as terminal:
+    with (
+        only_server(path.resolve().parent),
+        service_terminal(federation, folder=path.resolve().parent) as terminal,
+    ):
         terminal.stage("starting")
         from stic_server.admission import expiry, renewal
 

@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from stic_core.config import FederationConfig
-from stic_core.errors import DataError
+from stic_core.errors import DataError, UsageError
 from stic_core.evaluation.run_facts import ModelOrigin
 from stic_core.models.saved import write_model
 from stic_core.protocol.messages import RunPlan, SiteDescription
 from stic_core.system.files import write_atomically
+from stic_core.system.one_process import only_process
 from stic_core.tensors.flat import FlatArray
 
 SCHEMA = 1
@@ -141,6 +143,20 @@ class RunFolder:
     def update_record(self, **facts: object) -> None:
         """Add to the record, or replace what it says."""
         self.write_record(self.read_record() | facts)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One server at a time writes a run, also where two federations' folders name the same `runs`.
+
+        Raises:
+            UsageError: another one does.
+        """
+        taken = UsageError(
+            f"another server is working on run {self.run_id}",
+            advice="Stop it first. A copy of a federation needs its own folder under runs: in federation.yaml.",
+        )
+        with only_process(self.path / ".lock", taken=taken):
+            yield
 
     def begin_session(self) -> None:
         """A server takes up the run: how often, and for how long, is in the record whoever writes its end."""

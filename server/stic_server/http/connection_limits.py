@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from stic_core.system.site_certificates import presented_key
+from stic_server.http.closing import ClosingOnce
 
 MAX_HEADERS = 16 * 1024
 """Bytes of a request before its body; ours have less than 1 kB."""
@@ -57,10 +58,10 @@ class SiteConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The handshake is done: take the connection, if it is an admitted site's."""
-        super().connection_made(transport)
+        super().connection_made(ClosingOnce(transport))
         key = presented_key(transport.get_extra_info("ssl_object").getpeercert(True))
         if self._admission.enter(self, key) is None:
-            transport.abort()
+            self.transport.abort()
             return
         self._key = key
         self._timer = self.loop.call_later(self.look_s, self._look)
@@ -107,10 +108,7 @@ class SiteConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops: an idle connection is not asked to say goodbye, which it may never do."""
-        closing = self.transport.is_closing()
         super().shutdown()
-        if closing:
-            return  # closing it a second time has detached it from its TLS layer: it has no buffer to ask about
         if self.cycle is None or (
             self.cycle.response_complete and not self.transport.get_write_buffer_size()
         ):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from stic_server.http.connection_limits import KEY
+from stic_server.http.instances import SIGN_ON, TAKEN_OVER, Instances, instance_of
 from stic_server.http.signatures import Signatures
 
 LOG = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ class Guard:
 
     It answers 404 for what is no Fleet endpoint, 405 for another method, 411 and 413 for a body
     without a length or over the limit, 401 for a request that the connection's own site did not
-    sign or whose signature was used before, 429 for a site that asks too often, 503 for one that
-    sends too much at once, and 500, with no word of why, for what Flower could not handle.
+    sign or whose signature was used before, 423 for a client whose place another client of its site
+    has, 429 for a site that asks too often, 503 for one that sends too much at once, and 500, with no
+    word of why, for what Flower could not handle.
 
     Args:
         app: SuperLink's.
@@ -71,6 +73,7 @@ class Guard:
         self, app: AsgiApp, *, max_body: int, signatures: Signatures, note: Callable[[str], None]
     ) -> None:
         self._app, self._max_body, self._signatures, self._note = app, max_body, signatures, note
+        self._instances = Instances()
         self._under_way: dict[str, list[int]] = {}
         self._said: dict[str, float] = {}
 
@@ -84,6 +87,12 @@ class Guard:
         if status is not None:
             await _answer(send, status)
             return
+        if self._instances.is_replaced(site, path=scope["path"], instance=instance_of(scope["headers"])):
+            self._say(site, f"{site}: two of its clients are running; the one that signed on last is served")
+            await _answer(send, TAKEN_OVER)
+            return
+        if scope["path"] == SIGN_ON:
+            send = self._watched(send, site, instance=instance_of(scope["headers"]))
         bodies = self._under_way.setdefault(site, [])
         bodies.append(length)
         try:
@@ -94,6 +103,16 @@ class Guard:
             self._say("server", f"a request to {scope['path']} failed with {type(error).__name__}")
         finally:
             bodies.remove(length)
+
+    def _watched(self, send: Send, site: str, *, instance: bytes) -> Send:
+        """Know the process whose sign-on Flower takes."""
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                self._instances.signed_on(site, instance=instance)
+            await send(message)
+
+        return watched
 
     def _judge(self, scope: Scope, length: int) -> tuple[int | None, str]:
         """The status that refuses a request, None for one that is let through; and whose it is."""

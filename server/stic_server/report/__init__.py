@@ -4,6 +4,7 @@ Nothing here asks a site or computes a statistic; all of it comes from the run's
 """
 
 from stic_server.report.model_card import write_model_card
-from stic_server.report.page import human_bytes, human_seconds, render, write_report
+from stic_server.report.page import render, write_report
+from stic_server.report.wording import human_bytes, human_seconds
 
 __all__ = ["human_bytes", "human_seconds", "render", "write_model_card", "write_report"]

@@ -51,7 +51,7 @@ def comparisons(evaluation: Evaluation) -> dict[str, Any] | None:
     """The federated model against each other one; None where the run compared none.
 
     Returns:
-        `others` (name, title, sentence, rows), `tests`, `several`, `panels`, `lead`, `margin`.
+        `others` (name, title, sentence, pooled, rows), `tests`, `several`, `panels`, `lead`, `margin`.
     """
     compared = evaluation.comparison
     if not compared:
@@ -61,6 +61,7 @@ def comparisons(evaluation: Evaluation) -> dict[str, Any] | None:
             "name": other,
             "title": spoken(other),
             "sentence": _sentence(other, found.pooled),
+            "pooled": found.pooled,
             "rows": list(found.sets.items()),
         }
         for other, found in compared.items()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stic_core.evaluation import Evaluation, held_out_table
+from stic_core.evaluation import Evaluation, auc_titles, held_out_table, listed, overall_auc
 from stic_core.evaluation.document import Calibration, Figures
 from stic_core.evaluation.figures import AucFigure, Proportion
 from stic_core.evaluation.readers.release import StudyFigures
 from stic_core.statistics import Absent, NotEstimable
 from stic_server.report import plots
-from stic_server.report.wording import absent, title_of
+from stic_server.report.confusion import known_rates
+from stic_server.report.cues import side_of_chance
+from stic_server.report.wording import absent, capitalise, thousands, title_of
 
 
 def held_out(
@@ -30,42 +32,76 @@ def held_out(
     sets = evaluation.models["federated"].sets
     heading, *rows = held_out_table(evaluation)
     macros = {name: figures.pooled.auc_macro for name, figures in evaluation.models.items()}
+    titles = auc_titles(classes)
     return {
         "blocks": sets,
         "heading": heading,
         "groups": [(title_of(model), rows) for model, rows in _groups(rows)],
         "macro": evaluation.pooled.auc_macro,
-        # Those that the pooled AUC is over: a site that releases no scores is not among them.
-        "counted": max(
-            (
-                (auc.positives or 0) + (auc.negatives or 0)
-                for auc in evaluation.pooled.auc.values()
-                if isinstance(auc, AucFigure)
-            ),
-            default=0,
-        ),
-        "alone": {
-            name.removesuffix(" alone"): auc
-            for name, auc in macros.items()
-            if name.endswith(" alone") and isinstance(auc, AucFigure)
-        },
-        "models": _models_figure(macros),
+        "models": _models_figure(macros, what=overall_auc(classes)),
+        "bounds": [
+            (name, auc.bounds)
+            for name in titles
+            if isinstance(auc := evaluation.pooled.auc[name], AucFigure) and auc.bounds
+        ],
         "roc": [
             (
                 name,
                 _roc_figure(sets, name=name, colours=sites, readers=readers),
                 [(where, figures.auc[name]) for where, figures in sets.items()],
             )
-            for name in classes
+            for name in titles
         ],
-        "reliability": [(name, _reliability_figure(sets, name=name, colours=sites)) for name in classes],
+        "reliability": [(name, _reliability_figure(sets, name=name, colours=sites)) for name in titles],
+        "rates": lambda figures: known_rates(figures, classes=classes),
         "meta": {
             name: found
             for name, found in evaluation.between_sites.auc.items()
-            if not isinstance(found, NotEstimable)
+            if name in titles and not isinstance(found, NotEstimable)
         },
         "reasons": _reasons(sets),
     }
+
+
+def verdict(evaluation: Evaluation, *, evaluates: bool = False) -> str:
+    """One sentence: what the model reaches on held-out patients, and what a hospital alone does.
+
+    Args:
+        evaluates: the run evaluated a model that was trained before.
+    """
+    model, name = ("the model" if evaluates else "the federated model"), overall_auc(evaluation.classes)
+    pooled = evaluation.pooled
+    if isinstance(pooled.auc_macro, Absent):
+        return f"Whether {model} tells these patients apart cannot be said: the {name} is {absent(pooled.auc_macro)}."
+    # Those that the pooled AUC is over: a site that releases no scores is not among them.
+    counted = max(
+        ((a.positives or 0) + (a.negatives or 0) for a in pooled.auc.values() if isinstance(a, AucFigure)),
+        default=0,
+    )
+    article = "an" if name == "AUC" else "a"
+    unseen = "" if evaluates else "whom it had never seen, "
+    found = (
+        f"On {thousands(counted)} held-out patients, {unseen}{model} reaches {article} {name} of "
+        f"{pooled.auc_macro.value:.3f}"
+    )
+    if not isinstance(pooled.auc_macro.interval, NotEstimable):
+        low, high = pooled.auc_macro.interval
+        found += f" (95 % interval {low:.3f} to {high:.3f})"
+    side = side_of_chance(pooled.auc_macro)
+    if side <= 0:
+        found += ", which is " + (
+            "worse than chance" if side < 0 else "no better than chance as far as these patients show"
+        )
+    own = {owner: figures.pooled.auc_macro for owner, figures in evaluation.local_only.items()}
+    values = {owner: auc.value for owner, auc in own.items() if isinstance(auc, AucFigure)}
+    if not values:
+        return f"{found}."
+    told = (
+        listed([f"{value:.3f} ({owner})" for owner, value in values.items()])
+        if len(values) <= 3
+        else f"{min(values.values()):.3f} to {max(values.values()):.3f}"
+    )
+    return f"{found}; a model trained at one hospital alone reaches {told} on the same patients."
 
 
 def _groups(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -76,8 +112,8 @@ def _groups(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, 
     return list(groups.items())
 
 
-def _models_figure(macros: Mapping[str, AucFigure | Absent]) -> str | None:
-    """Macro AUC of every model, pooled; no figure where there is nothing to compare."""
+def _models_figure(macros: Mapping[str, AucFigure | Absent], *, what: str) -> str | None:
+    """The AUC of every model, pooled; no figure where there is nothing to compare."""
     if isinstance(macros["federated"], Absent) or len(macros) < 2:
         return None
     rows = []
@@ -86,7 +122,7 @@ def _models_figure(macros: Mapping[str, AucFigure | Absent]) -> str | None:
             low, high = (None, None) if isinstance(auc.interval, NotEstimable) else auc.interval
             strong = name == "federated"
             rows.append({"name": name, "value": auc.value, "low": low, "high": high, "strong": strong})
-    return plots.models(rows, label="Macro AUC of each model on all held-out patients")
+    return plots.models(rows, what=what, label=f"{capitalise(what)} of each model on all held-out patients")
 
 
 def _roc_figure(
@@ -103,7 +139,7 @@ def _roc_figure(
     return plots.roc(
         curves,
         sites=colours,
-        label=f"ROC curve of {name} against the rest",
+        label=f"ROC curve of {name} against the others",
         readers={site: reader_points(study, name) for site, study in readers.items()},
     )
 
@@ -138,8 +174,8 @@ def _reasons(sets: Mapping[str, Figures]) -> list[str]:
     for where, figures in sets.items():
         kinds = {
             "accuracy": figures.accuracy,
-            **{f"AUC {name}": auc for name, auc in figures.auc.items()},
-            "macro AUC": figures.auc_macro,
+            **{title: figures.auc[name] for name, title in auc_titles(list(figures.auc)).items()},
+            overall_auc(list(figures.auc)): figures.auc_macro,
         }
         for what, value in kinds.items():
             if reason := absent(value):

@@ -10,20 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from stic_core.data.dataset import SPLITS
-from stic_core.evaluation import Evaluation, p_text, points, read_evaluation
+from stic_core.evaluation import Evaluation, auc_titles, overall_auc, read_evaluation
 from stic_core.evaluation.readers.release import StudyFigures
 from stic_core.evaluation.run_facts import facts_of
 from stic_core.evaluation.run_files import read_record, read_rounds
+from stic_core.system.files import write_atomically
 from stic_server.report import comparison, plots, taking_part
 from stic_server.report import rounds as rounds_of
-from stic_server.report.held_out import held_out
+from stic_server.report.confusion import confusion_view
+from stic_server.report.held_out import held_out, verdict
+from stic_server.report.markup import environment
+from stic_server.report.notices import notices_of
 from stic_server.report.patients import patients_of
 from stic_server.report.readers import keep_study, read_studies, readers_view
 from stic_server.report.tables import write_tables
-from stic_server.report.wording import absent, human_bytes, human_seconds, moment, thousands, tied
+from stic_server.report.wording import absent, terms
 
 Json: TypeAlias = Any
 """What `json.loads` gives."""
@@ -61,7 +63,7 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
     )
     target = run / "report.html"
     page = render(record, rounds=rounds, evaluation=evaluation, readers=studies)
-    target.write_text(page, encoding="utf-8")
+    write_atomically(target, page)
     return target
 
 
@@ -80,48 +82,49 @@ def render(
         evaluation: None where there was none.
         readers: reader studies by site.
     """
-    environment = Environment(
-        loader=PackageLoader("stic_server", "templates"),
-        autoescape=select_autoescape(["html.j2", "html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        bytes=human_bytes,
-        seconds=human_seconds,
-        moment=moment,
-        thousands=thousands,
-        p=p_text,
-        points=points,
-        tied=tied,
-    )
     studies = readers or {}
     facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
     patients, sites = patients_of(facts), list(facts.sites)
     classes = list(record["config"]["task"]["classes"])
-    return environment.get_template("report.html.j2").render(
-        absent=absent,
-        record=record,
-        facts=facts,
-        lead=taking_part.lead(facts, patients),
-        changes=taking_part.changes(facts),
-        sites=sites,
-        classes=classes,
-        splits=SPLITS,
-        colours=plots.colour_names(sites),
-        phantom=bool(record.get("phantom")) or bool(evaluation and evaluation.phantom),
-        patients=patients,
-        rounds=rounds,
-        traffic=rounds_of.traffic(rounds, sites=sites),
-        missed=rounds_of.missed(rounds, sites=facts.trained_by),
-        missed_spans=rounds_of.missed_spans(rounds, sites=facts.trained_by),
-        learning=rounds_of.learning(rounds, sites=sites, best=record.get("best_round")),
-        evaluation=evaluation,
-        held_out=None
-        if evaluation is None
-        else held_out(evaluation, sites=sites, classes=classes, readers=studies),
-        matrix=None if evaluation is None else comparison.matrix(evaluation),
-        comparison=None if evaluation is None else comparison.comparisons(evaluation),
-        readers=[readers_view(study) for study in studies.values()],
+    evaluates = facts.kind == "evaluation"
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            absent=absent,
+            record=record,
+            sites=sites,
+            classes=classes,
+            binary=len(classes) == 2,
+            aucs=auc_titles(classes),
+            overall=overall_auc(classes),
+            terms=terms(classes),
+            splits=SPLITS,
+            colours=plots.colour_names(sites),
+            phantom=bool(record.get("phantom")) or bool(evaluation and evaluation.phantom),
+            patients=patients,
+            facts=facts,
+            lead=taking_part.lead(facts, patients),
+            model_name="the model" if evaluates else "federated",
+            verdict="This run has not been evaluated on held-out patients."
+            if evaluation is None
+            else verdict(evaluation, evaluates=evaluates),
+            notices=notices_of(record, facts=facts, rounds=rounds, evaluation=evaluation),
+            rounds=rounds,
+            kept=rounds_of.kept(record, rounds=rounds),
+            traffic=rounds_of.traffic(rounds, sites=sites),
+            missed=rounds_of.missed(rounds, sites=facts.trained_by),
+            missed_spans=rounds_of.missed_spans(rounds, sites=facts.trained_by),
+            learning=rounds_of.learning(rounds, sites=sites, best=record.get("best_round")),
+            evaluation=evaluation,
+            held_out=None
+            if evaluation is None
+            else held_out(evaluation, sites=sites, classes=classes, readers=studies),
+            confusion=None
+            if evaluation is None
+            else confusion_view(evaluation.models["federated"].sets, classes=classes),
+            matrix=None if evaluation is None else comparison.matrix(evaluation),
+            comparison=None if evaluation is None else comparison.comparisons(evaluation),
+            readers=[readers_view(study) for study in studies.values()],
+        )
     )

@@ -148,9 +148,16 @@ def reliability(curves: Mapping[str, Sequence[ReliabilityBin]], *, sites: Sequen
         return _svg(figure, label)
 
 
-def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
-    """One dot and one line per model: `name`, `value`, `low`, `high`, `strong`; ends may be None."""
-    with _panel(label, size=(4.6, 0.55 + 0.42 * len(rows))) as (figure, axes):
+def models(rows: Sequence[Mapping[str, Any]], *, what: str, label: str) -> str:
+    """One dot and one line per model, and chance: `name`, `value`, `low`, `high`, `strong`; ends may be None.
+
+    Args:
+        rows: the models, from top to bottom.
+        what: names the axis.
+        label: what the figure shows, read out by screen readers.
+    """
+    with _panel(label, size=(4.6, 0.75 + 0.42 * len(rows))) as (figure, axes):
+        axes.axvline(0.5, color=_STAND_IN["muted"], linewidth=1.0, linestyle=(0, (2, 2)))
         for y, row in enumerate(reversed(rows)):
             colour = _STAND_IN["s1" if row["strong"] else "muted"]
             if row["low"] is not None:
@@ -162,13 +169,13 @@ def models(rows: Sequence[Mapping[str, Any]], *, label: str) -> str:
         axes.spines["left"].set_visible(False)
         axes.grid(visible=False, axis="y")
         lowest = min(row["low"] if row["low"] is not None else row["value"] for row in rows)
-        axes.set_xlim(max(0.0, min(0.5, lowest - 0.03)), 1.0)
-        axes.set_xlabel("macro AUC (0.5 is chance, 1 is perfect)")
+        axes.set_xlim(max(0.0, min(0.48, lowest - 0.03)), 1.0)
+        axes.set_xlabel(f"{what} (0.5 is chance, 1 is perfect)")
         return _svg(figure, label)
 
 
 def differences(rows: Sequence[Mapping[str, Any]], *, widest: float, label: str) -> str:
-    """A dot and its interval a comparison, around the line of no difference.
+    """A dot and its interval per comparison, around the line of no difference.
 
     Args:
         rows: `name`, `value`, `low`, `high`.

@@ -97,6 +97,23 @@ def missed_spans(rounds: Sequence[Json], *, sites: Sequence[str]) -> list[tuple[
     return spoken
 
 
+def kept(record: Mapping[str, Json], *, rounds: Sequence[Json]) -> str | None:
+    """Which round's model was kept and why; None where the run trained none, or is not that far."""
+    best = record.get("best_round")
+    if not best or not rounds:
+        return None
+    losses = {line["round"]: line.get("val", {}).get("pooled", {}).get("loss") for line in rounds}
+    known = [loss for loss in losses.values() if loss is not None]
+    if not known:
+        return f"The model of round {best}, the last one, was kept: no hospital released a validation loss."
+    if losses.get(best) == min(known):
+        return f"The model of round {best} was kept: it has the lowest pooled validation loss."
+    return (
+        f"The model of round {best} was kept. In some rounds no hospital released a validation loss, so another "
+        "round's may have been lower."
+    )
+
+
 def spans(numbers: Sequence[int]) -> str:
     """Ascending numbers, neighbours drawn together.
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stic_core.evaluation import listed
 from stic_core.evaluation.run_facts import ModelOrigin, RunFacts
+from stic_server.report.cues import Cue
 from stic_server.report.rounds import spans
 from stic_server.report.wording import thousands
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names within a sentence.
-
-    Example:
-        >>> listed(["center1", "center2", "center3"])
-        'center1, center2 and center3'
-    """
-    *first, last = list(names) or ["no hospital"]
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def lead(facts: RunFacts, patients: Mapping[str, Any]) -> str:
@@ -30,20 +21,20 @@ def lead(facts: RunFacts, patients: Mapping[str, Any]) -> str:
     if facts.kind == "evaluation":
         return f"{_evaluated(facts, patients)} Nothing was trained in this run. {origin(facts.origin)}"
     if not facts.rounds:
-        return f"No round has been averaged yet; {listed(facts.sites)} signed up."
+        return f"No round has been averaged yet; {_named(facts.sites)} signed up."
     unknown = [site for site in facts.trained_by if site in patients["unknown"]]
     without = f", without those of {listed(unknown)}, which the record lacks" if unknown else " in all"
     return (
-        f"{listed(facts.trained_by)} trained one model together over {_rounds(facts.rounds)}, "
+        f"{_named(facts.trained_by)} trained one model together over {_rounds(facts.rounds)}, "
         f"on {thousands(patients['trained_on'])} training patients{without}."
     )
 
 
 def _evaluated(facts: RunFacts, patients: Mapping[str, Any]) -> str:
     if not facts.evaluated_by:
-        return f"{listed(facts.sites)} signed up to evaluate one model and have not done so yet."
+        return f"{_named(facts.sites)} signed up to evaluate one model and have not done so yet."
     return (
-        f"{listed(facts.evaluated_by)} evaluated one model on "
+        f"{_named(facts.evaluated_by)} evaluated one model on "
         f"{thousands(patients['evaluated_on'])} held-out patients."
     )
 
@@ -60,25 +51,30 @@ def origin(origin: ModelOrigin | None) -> str:
     return f"The model was trained in run {origin.run_id}{by}{over}{kept}."
 
 
-def changes(facts: RunFacts) -> list[str]:
-    """Who came later or left before the end, and restarts; empty where the run was undisturbed."""
-    found = [
-        f"{site} trained {'round' if len(facts.sites[site].rounds) == 1 else 'rounds'} "
-        f"{spans(facts.sites[site].rounds)} of {facts.rounds} and took no part in the held-out evaluation; "
-        "what it contributed stays in the model."
-        for site in facts.left_before_the_end
-    ]
-    if facts.kind == "training" and facts.rounds:
-        found += [
-            f"{site} evaluated the model and trained no round of it."
-            for site in facts.joined_for_the_evaluation
-        ]
-    if facts.starts > 1:
-        found.append(
-            f"The server was started {facts.starts} times for this run; its durations include all of them."
+def changes(facts: RunFacts) -> Iterator[Cue]:
+    """Who came later or left before the end, and restarts; nothing where the run was undisturbed."""
+    for site in facts.left_before_the_end:
+        rounds = facts.sites[site].rounds
+        yield Cue(
+            f"{site} left before the end",
+            f"{site} trained {'round' if len(rounds) == 1 else 'rounds'} {spans(rounds)} of {facts.rounds} and took "
+            "no part in the held-out evaluation; what it contributed stays in the model.",
         )
-    return found
+    if facts.kind == "training" and facts.rounds:
+        for site in facts.joined_for_the_evaluation:
+            yield Cue(
+                f"{site} joined for the evaluation", f"{site} evaluated the model and trained no round of it."
+            )
+    if facts.starts > 1:
+        yield Cue(
+            "The server was restarted",
+            f"It was started {facts.starts} times for this run; its durations include all of them.",
+        )
 
 
 def _rounds(count: int) -> str:
     return f"{count} round" if count == 1 else f"{count} rounds"
+
+
+def _named(sites: Iterable[str]) -> str:
+    return listed(list(sites)) or "no hospital"

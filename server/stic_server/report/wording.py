@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from stic_core.statistics import Absent, Suppressed
@@ -55,6 +56,41 @@ def absent(value: object) -> str | None:
         return None
     by = " by the hospital's policy" if isinstance(value, Suppressed) else ""
     return f"{value.word}{by}: {value.reason}"
+
+
+def capitalise(text: str) -> str:
+    """A name at the beginning of a line; abbreviations in it stay as they are.
+
+    Example:
+        >>> capitalise("macro AUC")
+        'Macro AUC'
+    """
+    return text[:1].upper() + text[1:]
+
+
+TERMS = {
+    "HCC": "hepatocellular carcinoma",
+    "ICC": "intrahepatic cholangiocarcinoma",
+    "META": "liver metastasis",
+}
+"""What the classes of the paper's tasks stand for."""
+
+
+def terms(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Abbreviations of a report, each with what it stands for."""
+    found = [
+        (
+            "AUC",
+            (
+                "area under the receiver operating characteristic (ROC) curve, the chance that the model scores a "
+                "patient of a class above one of another class; 0.5 is chance, 1 is perfect"
+            ),
+        )
+    ]
+    if len(classes) > 2:
+        found.append(("Macro AUC", "the mean of the AUCs of all classes"))
+    found.append(("95 % interval", "values that agree with these patients; few patients make it wide"))
+    return found + [(name, TERMS[name]) for name in classes if name in TERMS]
 
 
 def tied(text: str) -> str:

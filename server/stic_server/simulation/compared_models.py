@@ -109,7 +109,7 @@ def train_centralised(
     assert isinstance(report, LocalReport)  # that is what TrainLocal is answered with
     assert weights is not None
     about = {
-        "patients": {split: len(pooled.indices(split)) for split in ("train", "val")},
+        "patients": {split: len(pooled.indices(split, plan.task)) for split in ("train", "val")},
         "epochs": report.epochs,
         "best_epoch": report.best_epoch,
         "val_loss": report.validation_loss,

@@ -212,7 +212,7 @@ def _one_seed(
         sites = dealt_out(sites, work / "sites", sites=study.sites, alpha=study.alpha, seed=seed)
     for name, dataset in sites.items():
         try:
-            dataset.label_indices(study.federation.task)  # a site may lack a class, not have a strange one
+            dataset.require(study.federation.task)  # a site may lack a class, not all of them
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
     federation = study.federation.model_copy(update={"seed": seed, "runs": out / "runs" / f"seed-{seed}"})
@@ -236,7 +236,7 @@ def _one_seed(
         "best_round": record["best_round"],
         "wall_seconds": record["wall_seconds"],
         "patients": {
-            name: {split: len(dataset.indices(split)) for split in ("train", "val", "test")}
+            name: {split: len(dataset.indices(split, federation.task)) for split in ("train", "val", "test")}
             for name, dataset in sites.items()
         },
         "bytes_a_round": {

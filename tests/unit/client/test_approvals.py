@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stic_client.participation.approvals import PlanStore, read_plan
+from stic_client.participation.approvals import PlanStore, check_beforehand, read_plan
 from stic_client.participation.participant import Participant
 from stic_client.participation.policy import check_plan
 from stic_core.config import FederationConfig, PolicyConfig
-from stic_core.errors import PlanRefusedError, UsageError
+from stic_core.errors import PlanRefusedError, SticError, UsageError
 from stic_core.protocol.messages import Describe, Refusal, RunPlan, SiteDescription, TrainLocal, TrainRound
 from stic_core.protocol.plan_summary import described, differences
 from stic_core.tensors.flat import digest
@@ -137,6 +137,38 @@ def test_a_plan_beyond_a_bound_is_refused(policy: dict, named: str) -> None:
 
 
 # ---- a site ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"task": "benign-malignant"}, "no BENIGN, no MALIGNANT"),
+        ({"task": {"name": "liver", "classes": ["HCC", "FNH"]}}, "no FNH"),
+        ({"image": {"crop_mm": 100}}, "crop_mm: None"),
+        ({"rounds": 1001}, "rounds"),
+        ({"task": {"name": "hcc-icc", "classes": ["HCC", "META"]}}, "classes of task hcc-icc"),
+    ],
+)
+def test_what_cannot_work_is_not_approved(tmp_path: Path, changes: dict, named: str) -> None:
+    """Beyond the policy, a class without patients, other images: said before the run instead of in it."""
+    config = participant(tmp_path / "center1", site="center1", seed=0).config
+    tasks = (*config.policy.tasks, "liver")
+    config = config.model_copy(update={"policy": config.policy.model_copy(update={"tasks": tasks})})
+    with pytest.raises(SticError, match=named):
+        check_beforehand(_other(**changes), config)
+
+
+def test_an_approval_shows_whose_patients_it_is_about(tmp_path: Path, plan: RunPlan) -> None:
+    """A task's patients, and how many are left out; a site that has prepared nothing yet may approve."""
+    config = participant(tmp_path / "center1", site="center1", seed=0).config
+    assert check_beforehand(plan, config).startswith("train 6 (HCC 2, ICC 2, META 2)")
+    told = check_beforehand(_other(task="hcc-icc"), config)
+    assert (
+        told
+        == "train 4 (HCC 2, ICC 2); val 4 (HCC 2, ICC 2); test 8 (HCC 4, ICC 4); 8 of other classes left out"
+    )
+    (config.dataset.prepared / "dataset.json").unlink()
+    assert "not prepared yet" in check_beforehand(plan, config)
 
 
 def _careful(made: Participant, **policy: object) -> Participant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import threading
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
@@ -127,6 +128,15 @@ def test_a_damaged_node_file_is_no_node(tmp_path: Path, text: str) -> None:
     assert NodeState(path).left_behind() is None
 
 
+def test_a_copied_folder_signs_nobody_off(tmp_path: Path) -> None:
+    """What a backup holds of a client that ran is nobody's where the copy lies; in its own folder it is."""
+    (tmp_path / "site").mkdir()
+    NodeState(tmp_path / "site" / "node.json").remember(7)
+    shutil.copytree(tmp_path / "site", tmp_path / "copy")
+    assert NodeState(tmp_path / "copy" / "node.json").left_behind() is None
+    assert NodeState(tmp_path / "site" / "node.json").left_behind() == 7
+
+
 def _hold(path: Path, held: Event, over: Event) -> None:
     with NodeState(path).locked():
         held.set()
@@ -215,10 +225,10 @@ def test_a_sign_on_leaves_the_id_for_a_crash(tmp_path: Path) -> None:
     desk = FakeDesk()
     signing = _signing(desk, tmp_path)
     assert signing.sign_on() == 8
-    assert json.loads((tmp_path / "node.json").read_text()) == {"node_id": 8}
+    assert json.loads((tmp_path / "node.json").read_text())["node_id"] == 8
     signing.sign_off(8)
     assert desk.online is None
-    assert json.loads((tmp_path / "node.json").read_text()) == {"node_id": None}
+    assert json.loads((tmp_path / "node.json").read_text())["node_id"] is None
 
 
 def test_a_sign_off_that_the_server_did_not_hear_is_left_to_the_next_client(tmp_path: Path) -> None:

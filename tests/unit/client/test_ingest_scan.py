@@ -108,3 +108,91 @@ def test_folder_without_ct_is_an_error(tmp_path: Path) -> None:
         scan(tmp_path / "x", root=tmp_path)
     with pytest.raises(DataError, match="not inside"):
         scan(tmp_path, root=tmp_path / "x")
+
+
+_NAMED = {"nc": "NC", "art": "arterial", "pv": "portal venous"}
+
+
+def test_notes_say_who_each_patient_is(tmp_path: Path) -> None:
+    """For a join with laboratory and pathology tables: numbers of the hospital, in the notes alone."""
+    _study(tmp_path, "x", descriptions=dict.fromkeys(PHASES, "Abdomen"), times=False)
+    proposal = scan(tmp_path, root=tmp_path)
+    manifest, notes = write_proposal(proposal, folder=tmp_path)
+    with notes.open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["proposed_subject"], row["patient_id"], row["folder"]) == ("S0001", "HOSPITAL-42", "x")
+    assert row["study_uid"]
+    # No phase was found, and still each series can be.
+    assert proposal.patients[0].row["nc_path"] == ""
+    assert all(f"x/{phase} (5 files)" in row["series"] for phase in PHASES)
+    assert b"HOSPITAL" not in manifest.read_bytes()
+    assert notes.stat().st_mode & 0o077 == 0
+
+
+def test_the_usual_series_is_preferred(tmp_path: Path) -> None:
+    """Neither the coronal view nor the lung kernel, though they have more slices; the note says why."""
+    _study(tmp_path, "x", descriptions=_NAMED)
+
+    def lung(dataset: Dataset, number: int) -> None:
+        dataset.SeriesDescription, dataset.SeriesInstanceUID = "arterial", "1.2.7"
+        dataset.ConvolutionKernel = "B70f"
+
+    def coronal(dataset: Dataset, number: int) -> None:
+        dataset.SeriesDescription, dataset.SeriesInstanceUID = "portal venous", "1.2.8"
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+
+    heights = tuple(range(-30, 30, 2))
+    write_series(tmp_path / "x" / "lung", phase="art", subject="x", heights=heights, change=lung)
+    write_series(tmp_path / "x" / "coronal", phase="pv", subject="x", heights=heights, change=coronal)
+    proposal = scan(tmp_path, root=tmp_path)
+    (patient,) = proposal.patients
+    assert [patient.row[f"{phase}_path"] for phase in PHASES] == ["x/nc", "x/art", "x/pv"]
+    assert any("soft kernel was preferred" in note for note in patient.notes)
+    assert proposal.skipped == {"the slice is not axial but shows another plane": len(heights)}
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_segmentation_is_proposed_as_mask(tmp_path: Path, beside: bool) -> None:
+    """By the series that it was drawn on; of its segments the lesion; within the CT's folder or not."""
+    _study(tmp_path, "x", descriptions=_NAMED)
+    reference = Dataset()
+    reference.SeriesInstanceUID = ct_dataset(body(), phase="pv", subject="x").SeriesInstanceUID
+    segments = [Dataset(), Dataset()]
+    for number, (segment, label) in enumerate(zip(segments, ("Liver", "Liver lesion"), strict=True), start=1):
+        segment.SegmentNumber, segment.SegmentLabel = number, label
+    seg = ct_dataset(body(), subject="x", Modality="SEG", SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
+    seg.SeriesInstanceUID, seg.SegmentSequence, seg.ReferencedSeriesSequence = "1.2.3", segments, [reference]
+    save(seg, tmp_path / "x" / ("pv" if beside else "seg") / "seg.dcm")
+    (patient,) = scan(tmp_path, root=tmp_path).patients
+    columns = ("mask_path", "mask_phase", "mask_type", "mask_label", "pv_path")
+    assert [patient.row[name] for name in columns] == [
+        f"x/{'pv' if beside else 'seg'}/seg.dcm",
+        "pv",
+        "seg",
+        "2",
+        "x/pv",
+    ]
+
+
+def test_studies_with_equal_uids_are_told_apart(tmp_path: Path) -> None:
+    """Anonymisers write one study UID, and some one PatientID, into every file."""
+
+    def study(name: str, patient: str) -> None:
+        for phase in PHASES:
+
+            def change(dataset: Dataset, number: int, phase: str = phase) -> None:
+                dataset.SeriesDescription, dataset.StudyInstanceUID, dataset.PatientID = (
+                    _NAMED[phase],
+                    "1.2",
+                    patient,
+                )
+
+            write_series(tmp_path / name / phase, phase=phase, subject=name, change=change)
+
+    for name in ("a", "b"):
+        study(name, "anonymous")
+    for name in ("c", "d"):
+        study(name, name)
+    patients = scan(tmp_path, root=tmp_path).patients
+    assert [patient.row["nc_path"] for patient in patients] == ["a/nc", "b/nc", "c/nc", "d/nc"]
+    assert all(any("one study UID" in note for note in patient.notes) for patient in patients)

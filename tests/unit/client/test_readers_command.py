@@ -142,8 +142,10 @@ def test_scores_are_computed_where_no_table_is_named(site: SiteConfig, tmp_path:
         progress=lambda done, total: seen.append((done, total)),
     )
     dataset = dataset_of(site)
-    logits = computed_scores(site, read_model(folder / "model"), dataset).logits
-    labels = dataset.label_indices(TASK)[dataset.indices("test")]
+    logits = computed_scores(
+        site, read_model(folder / "model"), dataset, rows=dataset.indices("test", TASK)
+    ).logits
+    labels = dataset.label_indices("test", TASK)
     auc = delong(margins(logits)[:, 0], positive=labels == 0)
     content = json.loads(found.result.read_text(encoding="utf-8"))
     assert content["helped"]["Dr Xu"]["n"] == 58

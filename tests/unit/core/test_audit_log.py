@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stic_core.errors import DataError
+from stic_core.errors import DataError, UsageError
 from stic_core.protocol import audit_log
 from stic_core.protocol.audit_log import AuditLog, Entry, describe, summarise
 from stic_core.system.room import Reserve
@@ -133,6 +133,10 @@ def test_a_run_is_summed_up(log: AuditLog) -> None:
     assert str(run.sent) == "5.0 MB in 5 messages: 5 round-report (2 tensors each)"
     assert str(run.received) == "1.0 MB in 1 messages: 1 train-round (2 tensors each)"
     assert "the chain of hashes is whole" in describe(log, run=None, as_json=False)
+    for as_json in (True, False):
+        with pytest.raises(UsageError, match="the log has no run run-9") as error:
+            describe(log, run="run-9", as_json=as_json)
+        assert "run-1" in str(error.value.expected)
     assert len(describe(log, run="run-1", as_json=True).splitlines()) == 6
     assert json.loads(describe(log, run="run-1", as_json=True).splitlines()[0])["number"] == 1
 

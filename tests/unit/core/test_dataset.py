@@ -54,7 +54,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert dataset.phantom
     assert dataset.quarantined == 2
     assert dataset.indices("train").tolist() == [0, 1]
-    assert dataset.label_indices(TASKS["malignant"]).tolist() == [0, 1, 2, 0]
+    assert dataset.label_indices("train", TASKS["malignant"]).tolist() == [0, 1]
     assert dataset.counts(TASKS["malignant"])["train"] == {"HCC": 1, "ICC": 1, "META": 0}
 
 
@@ -73,9 +73,10 @@ def test_fingerprint_is_of_content_and_settings_not_of_names(tmp_path: Path) -> 
         _write(tmp_path / "f", crop_mm=80.0),
     ]
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
-    changed = others[0].split_fingerprints
-    assert changed["val"] != first.split_fingerprints["val"]
-    assert changed["train"] == first.split_fingerprints["train"]
+    changed, task = others[0], TASKS["malignant"]
+    assert changed.fingerprint_for(task, "val") != first.fingerprint_for(task, "val")
+    assert changed.fingerprint_for(task, "train") == first.fingerprint_for(task, "train")
+    assert first.fingerprint_for(task) == first.fingerprint
 
 
 def test_preparing_again_leaves_one_dataset(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_preparing_again_leaves_one_dataset(tmp_path: Path) -> None:
     assert load_dataset(tmp_path, verify=True).image.crop_mm == 70.0
 
 
-@pytest.mark.parametrize("damage", ["missing", "json", "truncated", "array gone", "version"])
+@pytest.mark.parametrize("damage", ["missing", "json", "truncated", "array gone", "version", "schema"])
 def test_torn_dataset_is_refused_with_advice(tmp_path: Path, damage: str) -> None:
     """Whatever is broken on disk, the reader says to prepare again."""
     _write(tmp_path)
@@ -100,8 +101,10 @@ def test_torn_dataset_is_refused_with_advice(tmp_path: Path, damage: str) -> Non
         images.write_bytes(images.read_bytes()[:-1])
     elif damage == "array gone":
         images.unlink()
+    elif damage == "schema":
+        summary.write_text('{"schema_version": 1, "spec_version": 1}')
     else:
-        summary.write_text(summary.read_text().replace('"spec_version": 1', '"spec_version": 0'))
+        summary.write_text(summary.read_text().replace('"spec_version": 2', '"spec_version": 0'))
     with pytest.raises(DataError, match="Run stic-client --site S prepare"):
         load_dataset(tmp_path)
 
@@ -118,13 +121,53 @@ def test_verify_notices_one_changed_byte(tmp_path: Path) -> None:
         load_dataset(tmp_path, verify=True)
 
 
-def test_task_without_the_label_is_refused(tmp_path: Path) -> None:
-    """Labels of another task, and a class that `test` lacks, are errors that name the class."""
-    dataset = _write(tmp_path)
-    with pytest.raises(DataError, match="META"):
-        dataset.label_indices(TASKS["hcc-icc"])
-    with pytest.raises(DataError, match="no ICC, no META"):
-        dataset.require(TASKS["malignant"])
+def test_a_task_has_the_patients_of_its_classes(tmp_path: Path) -> None:
+    """Others are left out and counted; class indices are the task's, in its order."""
+    dataset = _write(
+        tmp_path,
+        labels=("META", "ICC", "HCC", "", "ICC", "HCC"),
+        splits=("train", "train", "train", "test", "test", "val"),
+        subjects=tuple("ABCDEF"),
+    )
+    task = TASKS["hcc-icc"]
+    assert dataset.indices("train").tolist() == [0, 1, 2]
+    assert dataset.indices("train", task).tolist() == [1, 2]
+    assert dataset.label_indices("train", task).tolist() == [1, 0]
+    assert dataset.indices("test", task).tolist() == [4]
+    assert dataset.left_out(task) == 2
+    assert dataset.counts(task)["test"] == {"HCC": 0, "ICC": 1}
+    dataset.require(task, every_class=True)
+
+
+def test_a_tasks_fingerprint_is_of_its_patients(tmp_path: Path) -> None:
+    """A patient of another class comes, goes or changes: the task's is the same, the dataset's another."""
+    task = TASKS["hcc-icc"]
+    first = _write(tmp_path / "a")
+
+    def of_meta(images: np.ndarray) -> None:
+        images[2] ^= 1
+
+    second = _write(tmp_path / "b", change=of_meta)
+    assert second.fingerprint != first.fingerprint
+    assert second.fingerprint_for(task) == first.fingerprint_for(task) != first.fingerprint
+
+    def of_hcc(images: np.ndarray) -> None:
+        images[3] ^= 1
+
+    third = _write(tmp_path / "c", change=of_hcc)
+    assert third.fingerprint_for(task, "test") != first.fingerprint_for(task, "test")
+    assert third.fingerprint_for(task, "train") == first.fingerprint_for(task, "train")
+
+
+def test_a_task_without_patients_is_refused(tmp_path: Path) -> None:
+    """A site may lack a class, but not all; where every class is needed, the one that is missing is named."""
+    dataset = _write(tmp_path, labels=("HCC", "HCC", "META", "HCC"))
+    dataset.require(TASKS["malignant"])
+    with pytest.raises(DataError) as caught:
+        dataset.require(TASKS["malignant"], every_class=True)
+    assert caught.value.got == "no ICC, and labels HCC, META"
+    with pytest.raises(DataError, match="no BENIGN, no MALIGNANT"):
+        dataset.require(TASKS["benign-malignant"])
 
 
 def test_val_is_drawn_stratified_and_stable() -> None:

@@ -50,6 +50,26 @@ def test_cached_features_are_the_backbones(dataset: SiteDataset) -> None:
     torch.testing.assert_close(cached, direct, rtol=2e-3, atol=2e-3)
 
 
+def test_a_second_task_uses_the_same_cache(dataset: SiteDataset) -> None:
+    """Its batches are of its own patients: features, columns and labels of the same rows, in every view."""
+    task = TASKS["hcc-icc"]
+    cache = _cache(dataset)
+    everyone = dataset.indices("train").tolist()
+    rows = dataset.indices("train", task)
+    assert len(rows) == 6 < len(everyone)
+    batches = batches_of(dataset, cache, split="train", task=task)
+    ((features, clinical, labels),) = batches.plain(batch_size=16, device=CPU)
+    np.testing.assert_array_equal(features, cache.plain[rows].astype(np.float32))
+    np.testing.assert_array_equal(clinical, dataset.clinical[rows])
+    assert [task.classes[label] for label in labels] == [dataset.labels[row] for row in rows]
+    for view, of_all in zip(batches.views[1:], cache.augmented, strict=True):
+        places = [everyone.index(row) for row in rows]
+        np.testing.assert_array_equal(view[batches.rows], of_all[places])
+    told: list[int] = []
+    _cache(dataset, progress=lambda done, total: told.append(done))
+    assert told == []
+
+
 def test_a_cache_is_built_once(dataset: SiteDataset) -> None:
     """The second call computes nothing; another seed, view count or augmentation has its own."""
     told: list[int] = []

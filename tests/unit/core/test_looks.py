@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +190,20 @@ def test_a_second_task_has_no_budget_of_its_own() -> None:
     _, _, patients = _second_task(labels)
     with pytest.raises(PlanRefusedError, match="3 so far"):
         looks.check_room(patients, plan="q", of_plan=4, in_all=3)
+
+
+def test_clients_of_two_studies_share_a_ledger(tmp_path: Path) -> None:
+    """What one looked at since the other began is known to it, and only one looks at a time."""
+    first, second = HeldOutLooks(tmp_path), HeldOutLooks(tmp_path)
+    look_at(first, *held_out(1, (20, 20, 20)), model="m")
+    patients = patients_of(f"P{row}" for row in range(60))
+    with second.alone():
+        with pytest.raises(PlanRefusedError, match="1 so far"):
+            second.check_room(patients, plan="q", of_plan=4, in_all=1)
+        other = os.open(tmp_path / ".lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
 
 
 def test_an_ensemble_is_its_members_in_any_order() -> None:

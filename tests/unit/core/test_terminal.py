@@ -53,7 +53,9 @@ def test_every_line_has_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "\x1b" not in "".join(lines)
 
 
-def test_json_is_one_object_per_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_per_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Notes, progress with its numbers, and the error with its exit code."""
     assert _run(["--log", "json"], _work, monkeypatch) == 2
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -74,7 +76,9 @@ def test_a_library_says_the_time_too(capsys: pytest.CaptureFixture[str]) -> None
     try:
         raise KeyError("MRN 4711")
     except KeyError as error:
-        record = logging.LogRecord("flower", logging.ERROR, "", 0, "failed", None, (KeyError, error, error.__traceback__))
+        record = logging.LogRecord(
+            "flower", logging.ERROR, "", 0, "failed", None, (KeyError, error, error.__traceback__)
+        )
     handler.handle(record)
     said = capsys.readouterr().err
     assert re.match(rf"{TIME} flower: failed\nTraceback", said)

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from stic_core import config_files
 from stic_core.config import FederationConfig
+from stic_core.errors import UsageError
 from stic_core.system.keys import load_certificates, make_key_pair
 from stic_server.admission.registry import Presence, admit, revoke
 from stic_server.admission.renewal import make_next_ca
+from stic_server.cli.app import app
+from stic_server.federation.run_folder import RunFolder
 from stic_server.setup import NewFederation, initialise
 from stic_server.status import file
 from stic_server.status.file import StatusFile, read_activity, state_of
+from stic_server.status.only_server import only_server
 from stic_server.status.report import as_json, describe, expired, status
-from support.federation_kit import Recorder
+from support.federation_kit import Recorder, write_small_model, write_tiny_weights
 from support.waiting import PATIENCE_S, until
 
 
@@ -231,3 +236,54 @@ def test_a_broken_key_file_is_a_warning(folder: Path) -> None:
     found, text = shown(folder)
     assert [site["site"] for site in found["sites"]] == ["center1", "center2"]
     assert "warning: sites/center9.pub" in text
+
+
+def test_the_part_of_each_site_is_shown(folder: Path) -> None:
+    """Why an online site does not take part: what it waits for, how far it is, or why it was refused."""
+    parts = {
+        "center1": "has to approve plan 0123456789ab",
+        "center2": "is computing features, 12 of 40",
+    }
+    here = {site: Presence(True, time.time()) for site in parts}
+    with serving(folder, here) as observer:
+        observer.parts(parts)
+        awaited(folder, "parts", parts)
+        awaited(folder, "sites", here)
+        found, text = shown(folder)
+    assert {site["site"]: site["part"] for site in found["sites"]} == parts
+    for words in parts.values():
+        assert words in text
+    found, text = shown(folder)  # of a server that ended nothing is known
+    assert {site["part"] for site in found["sites"]} == {None}
+
+
+@pytest.mark.parametrize("command", ["start", "evaluate", "send-model"])
+def test_one_server_per_federation(folder: Path, tmp_path: Path, command: str) -> None:
+    """Whatever would serve is refused while a server runs, before it listens or touches a run; also on another port."""
+    text = (folder / "federation.yaml").read_text()
+    (folder / "federation.yaml").write_text(text.replace("9000", "9001"))
+    model = write_small_model(tmp_path / "model", backbone=write_tiny_weights(tmp_path / "tiny.safetensors"))
+    run = tmp_path / "runs" / "liver-1"
+    run.mkdir(parents=True)
+    record = {"status": "complete", "sites": {"center1": {}}, "model_digest": "0"}
+    (run / "record.json").write_text(json.dumps(record))
+    arguments = {"start": [], "evaluate": ["--model", str(model)], "send-model": [str(run)]}[command]
+    with only_server(folder), serving(folder, {}):
+        result = CliRunner().invoke(
+            app, [command, *arguments, "--config", str(folder / "federation.yaml")], standalone_mode=False
+        )
+    assert isinstance(result.exception, UsageError)
+    assert result.exception.what == "a server of this federation is already running"
+    assert "process" in str(result.exception.got)
+    assert json.loads((run / "record.json").read_text()) == record
+    with only_server(folder):  # the one before has ended
+        pass
+
+
+def test_one_server_per_run(tmp_path: Path) -> None:
+    """A copied federation whose `runs` is the first one's: the second server leaves the run alone."""
+    run = RunFolder(tmp_path)
+    with run.locked(), pytest.raises(UsageError, match="another server is working on run"), run.locked():
+        pass
+    with run.locked():
+        pass

@@ -1,0 +1,83 @@
+"""What leaves a hospital under a plan and its own policy: what its operator approves, and what its log then shows.
+
+A test holds each case against the audit log of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stic_core.config import RELEASES, PolicyConfig, Release, Transport
+from stic_core.protocol.compression import wire_bytes
+from stic_core.protocol.messages import RunPlan
+
+NO_FIGURES = ("preparing", "acknowledged", "unprepared", "refusal", "failure")
+"""Kinds of messages that hold neither weights nor figures about patients; any may leave at any time."""
+
+_IN_TRAINING: tuple[Release, ...] = ("training-loss", "validation")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights that leave with one kind of message.
+
+    Args:
+        messages: that carry them, at most; one more for each answer that is lost, or round that is repeated.
+        tensors, values, bytes: of each message.
+    """
+
+    messages: int
+    tensors: int
+    values: int
+    bytes: int
+    transport: Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """All that may leave one hospital in a run.
+
+    Args:
+        messages: how many of each kind at most, beside `NO_FIGURES`; the same note on repeats as in `Weights`.
+        weights: by the kind of message that carries them; empty where no weight leaves.
+        figures: kinds about patients; all others are answered as suppressed.
+    """
+
+    messages: dict[str, int]
+    weights: dict[str, Weights]
+    figures: tuple[Release, ...]
+
+
+def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
+    """What a plan lets leave.
+
+    Args:
+        policy: of the site; None lets all leave that the plan asks for.
+    """
+    trains = plan.evaluates is None
+    own_model = trains and plan.local_only and (policy is None or policy.local_only)
+    messages = {"site-description": 1}
+    weights: dict[str, Weights] = {}
+    if trains:
+        messages["round-report"] = plan.rounds + 1  # the last one scores the last model
+        weights["round-report"] = _weights(plan, messages=plan.rounds, transport=plan.transport)
+    if own_model:
+        messages["local-report"] = 1
+        weights["local-report"] = _weights(plan, messages=1, transport="float32")
+    messages["held-out-answer"] = plan.held_out_models
+    kinds = RELEASES if policy is None else policy.release
+    # Two models are compared in figures that each of them has released.
+    compares = trains and plan.local_only and bool({"accuracy", "auc"} & set(kinds))
+    figures: tuple[Release, ...] = tuple(
+        kind
+        for kind in RELEASES
+        if kind in kinds and (trains or kind not in _IN_TRAINING) and (kind != "comparison" or compares)
+    )
+    return Leaving(messages, weights, figures)
+
+
+def _weights(plan: RunPlan, *, messages: int, transport: Transport) -> Weights:
+    values = sum(spec.size for spec in plan.tensors)
+    return Weights(
+        messages, len(plan.tensors), values, wire_bytes(plan.tensors, transport=transport), transport
+    )

@@ -1,0 +1,42 @@
+"""What the system says when anything at all is read or written, in words that say what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from stic_core.errors import SticError
+
+_SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
+    {
+        errno.ENOSPC: SticError(
+            "no space left on the disk", advice="Free some space and run the same command again: it resumes."
+        ),
+        errno.EDQUOT: SticError(
+            "this user's disk quota is used up",
+            advice="Free some space and run the same command again: it resumes.",
+        ),
+        errno.EFBIG: SticError(
+            "a file would be larger than this process may write",
+            advice="Raise the limit (ulimit -f unlimited; LimitFSIZE of a service), and run the same command again.",
+        ),
+        errno.EIO: SticError(
+            "the disk cannot be read or written",
+            advice="dmesg and smartctl -a DEVICE show whether it is failing.",
+        ),
+        errno.EROFS: SticError(
+            "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
+        ),
+        errno.EACCES: SticError(
+            "this user may not read or write a file or folder",
+            advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
+        ),
+    }
+)
+"""The file's name may be a patient's: not said."""
+
+
+def explained(error: OSError) -> SticError | None:
+    """An error that can be met at any file, in our words; None for any other."""
+    return _SURROUNDINGS.get(error.errno or 0)
