@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.utils import get_params_from_function
 
 
 class LogFormat(enum.StrEnum):
@@ -45,11 +46,25 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, params: Sequence[click.Parameter] | None = None, **options: Any) -> None:
         super().__init__(*args, params=[*(params or ()), *self.everywhere()], **options)
+        _restore_help(self)
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Click 8.5 lists them here; typer does so among the options."""
 
     @staticmethod
     def everywhere() -> list[click.Parameter]:
         """What may be given before the command as well as after it."""
         return []
+
+
+def _restore_help(command: click.Command) -> None:
+    """Click 8.5 has help for arguments of its own, and empties what typer 0.20 put there before."""
+    if command.callback is None:
+        return
+    given = get_params_from_function(inspect.unwrap(command.callback))
+    for parameter in command.params:
+        if isinstance(parameter, TyperArgument) and not parameter.help and parameter.name in given:
+            parameter.help = getattr(given[parameter.name].default, "help", None)
 
 
 class Group(TyperGroup):

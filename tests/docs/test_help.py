@@ -41,6 +41,7 @@ def test_help_is_whole(program: str, words: tuple[str, ...], command: click.Comm
         shown = CliRunner().invoke(PROGRAMS[program], [*words, "-h"], env={"COLUMNS": str(columns)}).stdout
         assert "\\" not in shown
         assert not re.search(r"\.\.\.\s*$", shown.partition("Options:")[2], re.MULTILINE)
+        assert shown.lower().count("arguments:") <= 1
         assert max(map(len, shown.splitlines())) <= columns
     assert (command.help or "").endswith(".")
     together = " ".join(shown.split()).replace("- ", "-")
@@ -75,7 +76,7 @@ def test_a_bare_command_shows_its_help(
     assert ended.value.code == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"Usage: {' '.join(['stic-client', *words])} [OPTIONS]")
+    assert re.match(rf"Usage: .*{' '.join(['stic-client', *words])} \[OPTIONS\]", said.err)
 
 
 @pytest.mark.parametrize("program", list(PROGRAMS))

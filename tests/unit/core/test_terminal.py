@@ -15,7 +15,7 @@ from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.service import service_terminal
 from stic_core.system import command_errors
-from stic_core.system.log_lines import LogFile, StderrHandler, record_of
+from stic_core.system.log_lines import AS_JSON, LogFile, StderrHandler, record_of
 from stic_core.system.terminal import Pace, Terminal
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
@@ -72,6 +72,7 @@ def test_json_is_one_object_per_line(
 
 def test_a_library_says_the_time_too(capsys: pytest.CaptureFixture[str]) -> None:
     """And where a traceback is shown, it is below its line."""
+    AS_JSON.set(False)
     handler = StderrHandler()
     try:
         raise KeyError("MRN 4711")
