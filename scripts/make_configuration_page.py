@@ -85,6 +85,7 @@ PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "up to 64 letters, digits, hyphens, underscores",
     r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$": "host:port",
     r"^(auto|cpu|cuda(:\d+)?)$": "`auto`, `cpu`, `cuda`, `cuda:0` and so on",
+    r"^[A-Za-z0-9_-]{1,16}$": "a label: up to 16 letters, digits, hyphens, underscores",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
 }
 """What the models' patterns mean; a new one needs its words here."""

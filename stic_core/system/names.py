@@ -33,11 +33,11 @@ def site_name(text: str) -> str:
     )
 
 
-def meant(text: str, known: Iterable[str]) -> str | None:
+def did_you_mean(text: str, known: Iterable[str]) -> str | None:
     """A question after the known name that is nearest to a mistyped one, whatever its case; None where none is near.
 
     Example:
-        >>> meant("HCC_ICC", ["malignant", "hcc-icc"])
+        >>> did_you_mean("HCC_ICC", ["malignant", "hcc-icc"])
         'Did you mean hcc-icc?'
     """
     by_plain = {name.lower(): name for name in known}

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from stic_client.ingest import elements
 from stic_client.ingest.dicom import check_header
 from stic_client.ingest.exam import exam_of
-from stic_client.ingest.kinds import ENHANCED_CT, SEGMENTATION, check_kind
+from stic_client.ingest.kinds import ENHANCED_CT, SEGMENTATION, check_kind, sop_class
 from stic_client.ingest.proposal import CTFile, Proposal, Segmentation, Study, propose
 from stic_client.ingest.source import Source, files_of
 from stic_core.data.ct import PHASES
@@ -40,7 +40,7 @@ def scan(folder: Path, *, root: Path) -> Proposal:
     for file in files_of(Source("scan", "scan", folder, root)):
         try:
             dataset = elements.open_dataset(file, pixels=False)
-            if elements.text(dataset, "SOPClassUID") in SEGMENTATION:
+            if sop_class(dataset) in SEGMENTATION:
                 segmentations.append(_segmentation(dataset, path=file.path.relative_to(root)))
             else:
                 files.append(_ct_file(dataset, file=file, root=root))
@@ -62,7 +62,7 @@ def _ct_file(dataset: Dataset, *, file: Source, root: Path) -> CTFile:
     Raises:
         PatientError: `prepare` would refuse it.
     """
-    enhanced = elements.text(dataset, "SOPClassUID") in ENHANCED_CT
+    enhanced = sop_class(dataset) in ENHANCED_CT
     if enhanced:
         check_kind(dataset, source=file)
     else:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stic_core.errors import RefusedError, UsageError
 from stic_core.system.files import flush_folder, write_atomically
 from stic_core.system.keys import key_fingerprint, load_public, public_line
-from stic_core.system.names import meant, site_name
+from stic_core.system.names import did_you_mean, site_name
 
 _REVOKED = "revoked"
 _PENDING = ".pending"
@@ -197,7 +197,7 @@ def revoke(folder: Path, *, name: str) -> AdmittedSite:
         raise UsageError(
             f"{name} is not admitted",
             expected=" or ".join(sites) or "an admitted site; there is none",
-            advice=meant(name, sites),
+            advice=did_you_mean(name, sites),
         )
     (folder / _REVOKED).mkdir(exist_ok=True)
     (folder / f"{name}.pub").replace(_file_of(folder, sites[name]))

@@ -17,7 +17,7 @@ from stic_core.config import FederationConfig
 from stic_core.errors import SticError
 from stic_core.service import service_terminal
 from stic_server.cli.options import ConfigOption, app, federation_file
-from stic_server.cli.results import show_evaluation
+from stic_server.cli.results import show_evaluation, show_notices
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -156,6 +156,7 @@ def _federate(path: Path, *, evaluate: Path | None = None) -> None:
 
     run = _serve(path, work)
     show_evaluation(run.read_evaluation())
+    show_notices({"": run.path})
     print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
 
 

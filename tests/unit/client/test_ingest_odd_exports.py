@@ -369,7 +369,7 @@ def test_a_late_phase_beside_the_three_is_left_out(tmp_path: Path) -> None:
     stacks = read_series(_source(folder), phases=PHASES)
     for phase, stack in zip(PHASES, stacks, strict=True):
         np.testing.assert_array_equal(stack.load(2), np.clip(body(phase), -1024, 3071))
-    assert any("1 series" in text for text in stacks[0].warnings)
+    assert "series of other phases or kinds in the folder, ignored: 1" in stacks[0].warnings
 
 
 def test_a_lung_kernel_beside_the_soft_one_is_left_out(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_lung_kernel_beside_the_soft_one_is_left_out(tmp_path: Path) -> None:
     )
     (stack,) = read_series(_source(folder), phases=NC)
     np.testing.assert_array_equal(stack.load(2), np.clip(body("nc"), -1024, 3071))
-    assert any("other kinds" in text for text in stack.warnings)
+    assert "series of other phases or kinds in the folder, ignored: 1" in stack.warnings
 
 
 def test_what_lies_beside_the_slices_is_passed_over(tmp_path: Path) -> None:
@@ -400,8 +400,17 @@ def test_what_lies_beside_the_slices_is_passed_over(tmp_path: Path) -> None:
     save(ct_dataset(body(), ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), tmp_path / "nc" / "coronal.dcm")
     (stack,) = read_series(_source(tmp_path / "nc"), phases=NC)
     assert len(stack) == 5
-    assert any(text.startswith("3 files") for text in stack.warnings)
-    assert any(text.startswith("7 files") for text in stack.warnings)
+    assert [text.split(": ")[1] for text in stack.warnings] == ["3", "7"]
+
+
+@pytest.mark.parametrize("keep", [150, 400, 700, 900])
+def test_a_slice_cut_short_in_its_header_is_not_passed_over(tmp_path: Path, keep: int) -> None:
+    """The last slice of the stack, without which it would be even."""
+    write_series(tmp_path / "nc", phase="nc")
+    last = tmp_path / "nc" / "06-nc-4.dcm"
+    last.write_bytes(last.read_bytes()[:keep])
+    with pytest.raises(PatientError):
+        read_series(_source(tmp_path / "nc"), phases=NC)
 
 
 @pytest.mark.parametrize("name", ["99-nc-9.dcm", "12-nc-8"])
@@ -422,7 +431,7 @@ def test_identical_copies_are_counted_once(tmp_path: Path) -> None:
     shutil.move(tmp_path / "copy", tmp_path / "nc" / "copy")
     (stack,) = read_series(_source(tmp_path / "nc"), phases=NC)
     assert len(stack) == 5
-    assert "5 identical copies of slices were ignored" in stack.warnings
+    assert "identical copies of slices, ignored: 5" in stack.warnings
     again = dcmread(next((tmp_path / "nc").glob("*.dcm")))
     again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     shutil.rmtree(tmp_path / "nc" / "copy")
