@@ -16,7 +16,7 @@ from stic_server.admission.certificates import make_certificates
 # Written with comments, because an operator edits it next.
 _TEMPLATE = """\
 # A federation. Paths are relative to this file. Every key, also those that are not written here (schedule,
-# early_stopping, warm_start, notify, log ...), is in docs/configuration.md. For an editor's help:
+# warm_start, notify, log ...), is in docs/configuration.md. For an editor's help:
 # stic-server schema federation > federation.schema.json, and as the first line of this file
 # yaml-language-server: $schema=federation.schema.json
 name: {name}
@@ -39,7 +39,6 @@ training:                   # at each site, each round
   views: {views}                  # augmented views per patient, cached with the original
   class_balanced: false
   # schedule: plateau       # or cosine; the learning rate by round
-  # early_stopping: 20      # rounds without a better validation loss after which the run ends
 
 algorithm:
   name: fedavg              # mean of the sites' weights, weighted by their training patients

@@ -8,12 +8,15 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.utils import get_params_from_function
+
+from stic_core.system.given_files import check_path
 
 
 class LogFormat(enum.StrEnum):
@@ -47,6 +50,16 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, params: Sequence[click.Parameter] | None = None, **options: Any) -> None:
         super().__init__(*args, params=[*(params or ()), *self.everywhere()], **options)
         _restore_help(self)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Click's, and paths that could never be any are refused here, for every command."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            if value is not None and isinstance(parameter.type, click.Path):
+                for path in value if isinstance(value, list | tuple) else [value]:
+                    check_path(Path(path))
+        return rest
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Click 8.5 lists them here; typer does so among the options."""

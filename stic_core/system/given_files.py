@@ -15,6 +15,10 @@ _WORDS = {
     errno.ENOTDIR: "a path through a file",
 }
 
+_NOWHERE = frozenset(_WORDS)
+
+_SHOWN = 120
+
 LARGEST = 1 << 20
 """Bytes; keys, certificates and plans are far smaller."""
 
@@ -50,6 +54,20 @@ def read_given(path: Path, *, kind: str, expected: str, advice: str | None = Non
     if len(content) > LARGEST:
         raise _unsuitable(path, "a file of more than 1 MB", expected=expected, advice=advice)
     return content
+
+
+def check_path(path: Path) -> None:
+    """See that a path could be one, whether or not there is anything.
+
+    Raises:
+        UsageError: it is too long, a link to itself, or leads through a file.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in _NOWHERE:
+            shown = str(path) if len(str(path)) <= _SHOWN else f"{str(path)[:_SHOWN]}..."
+            raise UsageError(f"{shown} cannot be a file or folder", got=_WORDS[error.errno]) from None
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -88,7 +88,7 @@ def test_the_written_files_have_known_keys_and_say_where_all_are(tmp_path: Path)
         assert f"schema{' federation' if kind == 'federation' else ''} > {kind}.schema.json" in text
         head, *rest = text.split("\n\n")
         more = "\n\n".join(rest).replace("# notify:", "notify:").replace("#   command", "  command")
-        more = more.replace("# log:", "log:").replace("# schedule", "schedule").replace("# early_", "early_")
+        more = more.replace("# log:", "log:").replace("# schedule", "schedule")
         path.write_text(f"{head}\n\n{more}", encoding="utf-8")
     changed = load(federation, FederationConfig)
     assert changed.notify is not None

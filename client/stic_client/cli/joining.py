@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,12 @@ def enroll(
     from stic_client.connection.enroll import enroll as make
 
     site = site_of(context)
+    if not data.is_dir():
+        raise UsageError(
+            f"the data folder {data} {'is not a folder' if data.exists() else 'does not exist'}",
+            expected="a folder with manifest.csv and the images",
+            advice="Correct --data, or make the folder first; is a share not mounted?",
+        )
     made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
     print(f"configuration    {made.config}")
     print(f"public key       {made.public_key}  (send this file to the operator)")
@@ -140,7 +147,8 @@ def approve(
     plan: Annotated[
         str | None,
         typer.Argument(
-            help="The file that the operator sent, or the beginning of a hash; default: the plan that is waiting."
+            help="The file that the operator sent, or the beginning of a hash; default: the plan that is waiting, "
+            "with --withdraw the one that is approved."
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
@@ -161,17 +169,17 @@ def approve(
             for one in plans:
                 print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {one.rounds} rounds")
         return
-    if plan is None and not store.waiting():
+    if plan is None and not withdraw and not store.waiting():
         raise UsageError(
             "no plan is waiting for approval",
             advice="Join first (the server's plan is then kept here), or name the file that the operator sent; "
             "`approve --list` shows what is already approved.",
         )
     found = (
-        store.waiting()[0]
+        (store.approved_alone() if withdraw else store.waiting()[0])
         if plan is None
         else read_plan(Path(plan))
-        if Path(plan).is_file() or plan.endswith(".json")
+        if os.path.isfile(plan) or plan.endswith(".json")  # noqa: PTH113 - a hash may be too long for a path
         else store.find(plan)
     )
     for name, value in described(found, config.policy):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stic_client.cli.options import app, site_of
+from stic_client.cli.options import app, model_folder, site_of
 from stic_core import config_files
 from stic_core.errors import DataError
 from stic_core.system.terminal import Terminal
@@ -17,7 +17,9 @@ from stic_core.tasks import task_named
 @app.command()
 def predict(
     context: typer.Context,
-    model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of a model, or the id of a run whose final model is here.")
+    ],
     manifest: Annotated[
         Path, typer.Option(help="Table of the patients, as for prepare; labels may be empty.")
     ],
@@ -35,7 +37,7 @@ def predict(
 
         found = run(
             loaded,
-            model=model,
+            model=model_folder(model, loaded),
             manifest=manifest,
             out=out,
             root=root,
@@ -119,7 +121,9 @@ def readers(
     readings: Annotated[
         Path, typer.Option(help="CSV of diagnoses: subject, reader, condition (alone, aided), diagnosis.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder of the model, such as runs/<run-id>/model.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of the model, or the id of a run whose final model is here.")
+    ],
     predictions: Annotated[
         Path | None, typer.Option(help="The model's scores.csv from predict; default: computed here.")
     ] = None,
@@ -139,7 +143,7 @@ def readers(
         written = study_readers(
             loaded,
             readings=readings,
-            model=model,
+            model=model_folder(model, loaded),
             predictions=predictions,
             out=out,
             export=export,

@@ -89,6 +89,12 @@ class SiteFile:
         return loaded
 
 
+def model_folder(name: Path, config: SiteConfig) -> Path:
+    """A model's folder as it is named: by its path, or by the id of a run whose final model is at this site."""
+    here = config.models / name
+    return here if not name.exists() and len(name.parts) == 1 and here.is_dir() else name
+
+
 def site_of(context: typer.Context) -> SiteFile:
     """The site that is named.
 

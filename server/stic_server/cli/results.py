@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stic_core.errors import UsageError
 from stic_core.tasks import task_named
-from stic_server.cli.options import ConfigOption, app, federation_file
+from stic_server.cli.options import ConfigOption, app, existing_federation_file, model_folder, run_folder
 
 if TYPE_CHECKING:
     from stic_core.evaluation import Evaluation
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its id.")],
     readers: Annotated[
         list[Path] | None,
         typer.Option(help="A reader study that a site exported; repeatable. It is kept with the run."),
     ] = None,
+    config_file: ConfigOption = None,
 ) -> None:
     """Rewrite a run's report and model card."""
+    run = run_folder(run, config_file)
     from stic_server.report import write_report
     from stic_server.report.model_card import write_model_card
 
@@ -39,16 +41,17 @@ def report(
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of two or more runs evaluated on the same held-out patients."),
+        typer.Argument(help="Folders or ids of two or more runs evaluated on the same held-out patients."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Also write the figures as CSV, one row per figure.")
     ] = None,
+    config_file: ConfigOption = None,
 ) -> None:
     """Show the held-out figures of several runs side by side."""
     from stic_core.evaluation.run_results import compare_runs, load_run, names_of
 
-    found = [load_run(run) for run in runs]
+    found = [load_run(run_folder(run, config_file)) for run in runs]
     figures = compare_runs(*found)
     show_comparison(
         {name: run.evaluation for name, run in zip(names_of(found), found, strict=True) if run.evaluation}
@@ -68,12 +71,16 @@ def audit(
     """Verify the log of every message in and out, and summarise it."""
     from stic_core.protocol.audit_log import AuditLog, describe
 
-    print(describe(AuditLog(federation_file(config_file).parent / "audit.jsonl"), run=run, as_json=as_json))
+    print(
+        describe(
+            AuditLog(existing_federation_file(config_file).parent / "audit.jsonl"), run=run, as_json=as_json
+        )
+    )
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run or of a model.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run or of a model, or a run's id.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write one ONNX file, backbone included.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: model.onnx in the model's folder.")
@@ -81,6 +88,7 @@ def export(
     backbone_weights: Annotated[
         Path | None, typer.Option(help="The backbone's weights file, if it is not in torchvision's cache.")
     ] = None,
+    config_file: ConfigOption = None,
 ) -> None:
     """Export a run's model for other programs; scores agree within 1e-4."""
     if not onnx:
@@ -91,7 +99,8 @@ def export(
     from stic_core.models.saved import read_model
     from stic_core.training.setup import ComputeConfig, restore
 
-    folder = run / "model" if (run / "model").is_dir() else run
+    folder = model_folder(run, config_file)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
     saved = read_model(folder)
     network = restore(
         saved, compute=ComputeConfig(torch.device("cpu"), precision="float32", weights=backbone_weights)

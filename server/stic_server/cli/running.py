@@ -14,9 +14,9 @@ import typer
 
 from stic_core import config_files
 from stic_core.config import FederationConfig
-from stic_core.errors import SticError
+from stic_core.errors import SticError, UsageError
 from stic_core.service import service_terminal
-from stic_server.cli.options import ConfigOption, app, federation_file
+from stic_server.cli.options import ConfigOption, app, federation_file, model_folder, run_folder
 from stic_server.cli.results import show_evaluation, show_notices
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ def init(
         backbone=backbone,
         crop_mm=crop_mm,
     )
+    if config_file is not None and config_file.name != "federation.yaml":
+        raise UsageError(
+            "the configuration's name",
+            got=config_file.name,
+            expected="federation.yaml, in a folder of the federation's own",
+        )
     path, fingerprint = initialise(federation_file(config_file).parent, new)
     print(f"configuration   {path}")
     print(f"CA certificate  {path.parent / 'ca.crt'}  (send this file to every site)")
@@ -86,26 +92,29 @@ def start(config_file: ConfigOption = None) -> None:
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Option(help="A model's folder, such as runs/<run-id>/model.")],
+    model: Annotated[
+        Path, typer.Option(help="A model's folder, such as runs/<run-id>/model, or a run's id.")
+    ],
     config_file: ConfigOption = None,
 ) -> None:
     """Evaluate a model on each site's held-out patients, over the federation; nothing is trained."""
     from stic_core.models.saved import read_model
 
+    model = model_folder(model, config_file)
     read_model(model)  # says what is wrong before anybody waits for a site
     _federate(federation_file(config_file), evaluate=model.resolve())
 
 
 @app.command("send-model")
 def send_model(
-    run: Annotated[Path, typer.Argument(help="The folder of a run that is complete.")],
+    run: Annotated[Path, typer.Argument(help="The folder or the id of a run that is complete.")],
     config_file: ConfigOption = None,
 ) -> None:
     """Send a run's final model to the sites that took part and have not stored it, as they come online."""
     from stic_server.federation.final_model import finished
     from stic_server.federation.run_folder import RunFolder
 
-    folder = RunFolder(run.resolve())
+    folder = RunFolder(run_folder(run, config_file).resolve())
     record = finished(folder)
     if missing := sorted(set(record["sites"]) - set(record.get("model_at", ()))):
         path = federation_file(config_file)
@@ -140,12 +149,23 @@ def plan(
 
     path = federation_file(config_file)
     federation = config_files.load(path, FederationConfig)
+    if out is not None:
+        _check_not_lost(out)
+    evaluate = None if evaluate is None else model_folder(evaluate, config_file)
     proposal = propose(federation, evaluate=evaluate, sites=public_keys(path.resolve().parent / "sites"))
     for name, value in described(proposal.plan):
         print(f"{name:21}{value}")
     if out is not None:
         write_atomically(out, proposal.plan.model_dump_json(indent=1) + "\n")
         print(f"{'written':21}{out}")
+
+
+def _check_not_lost(out: Path) -> None:
+    """A plan is written over an older one, and over nothing else."""
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", expected="the file to write")
+    if out.exists() and not out.read_bytes()[:1].startswith(b"{"):
+        raise UsageError(f"{out} exists", got="no plan", advice="It is not overwritten; give another name.")
 
 
 def _federate(path: Path, *, evaluate: Path | None = None) -> None:
