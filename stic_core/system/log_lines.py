@@ -14,9 +14,10 @@ import sys
 import traceback
 from contextlib import suppress
 from contextvars import ContextVar
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 from stic_core.system.files import PRIVATE
 
@@ -139,13 +140,13 @@ class LogFile(RotatingFileHandler):
         self.setFormatter(TextLines(tracebacks=False))
         self._said = False
 
-    def _open(self) -> IO[Any]:
+    def _open(self) -> TextIOWrapper:
         def opener(path: str, flags: int) -> int:
             descriptor = os.open(path, flags, PRIVATE)
             os.fchmod(descriptor, PRIVATE)
             return descriptor
 
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=opener)
+        return open(self.baseFilename, "a", encoding="utf-8", opener=opener)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """A full disk, or no permission: the program goes on."""

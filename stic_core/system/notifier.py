@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 Event = Literal["approval-waiting", "site-gone", "site-back", "run-over", "run-failed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -30,7 +30,7 @@ _WAITING = 50
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """What is sent goes to the address that was configured, or nowhere."""
 
-    def redirect_request(self, *_: object) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         """None: the answer counts as a failure."""
 
 

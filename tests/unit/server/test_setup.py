@@ -147,7 +147,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "line 2 is not YAML"), ("- 1", "whole file"), ("", "site: missing")]
+    ("text", "message"),
+    [
+        ("a: [", "line 2 is not YAML"),
+        ("- 1", "whole file"),
+        ("", "is an empty file"),
+        ("{}", "site: missing"),
+    ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
     """Broken YAML, a list, an empty file."""
