@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stic_client.cli.options import app, site_of
+from stic_client.cli.options import app, model_folder, site_of
 from stic_core import config_files
-from stic_core.errors import DataError, UsageError
+from stic_core.errors import DataError
 from stic_core.system.terminal import Terminal
-from stic_core.tasks import TASKS
+from stic_core.tasks import task_named
 
 if TYPE_CHECKING:
     from stic_client.inference.predict import Prediction
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @app.command()
 def predict(
     context: typer.Context,
-    model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of a model, or the id of a run whose final model is here.")
+    ],
     manifest: Annotated[
         Path, typer.Option(help="Table of the patients, as for prepare; split and label may be missing.")
     ],
@@ -41,7 +43,7 @@ def predict(
 
         found = run(
             loaded,
-            model=model,
+            model=model_folder(model, loaded),
             manifest=manifest,
             out=out,
             root=root,
@@ -125,8 +127,7 @@ def crossval(
 ) -> None:
     """Cross-validate a model on this site's prepared patients: mean ROC, accuracy and AUC."""
     loaded = site_of(context).load()
-    if task not in TASKS:
-        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    chosen = task_named(task)
     model = config_files.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
@@ -134,7 +135,7 @@ def crossval(
         from stic_client.inference.crossval import crossval as run
 
         study = CrossValidationConfig(
-            TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
+            chosen, model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
         )
         document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
     print("\n".join(described(document)))
@@ -147,7 +148,9 @@ def readers(
     readings: Annotated[
         Path, typer.Option(help="CSV of diagnoses: subject, reader, condition (alone, aided), diagnosis.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder of the model, such as runs/<run-id>/model.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of the model, or the id of a run whose final model is here.")
+    ],
     predictions: Annotated[
         Path | None, typer.Option(help="The model's scores.csv from predict; default: computed here.")
     ] = None,
@@ -167,7 +170,7 @@ def readers(
         written = study_readers(
             loaded,
             readings=readings,
-            model=model,
+            model=model_folder(model, loaded),
             predictions=predictions,
             out=out,
             export=export,
