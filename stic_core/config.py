@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from stic_core.tasks import TASKS, Task
+from stic_core.tasks import TASKS, ClassName, Task
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 BackboneName = Literal[
@@ -242,6 +242,7 @@ class DatasetConfig(_Frozen):
         root: folder that every path of the manifest is relative to, and never leaves.
         manifest: the manifest, relative to `root`.
         prepared: folder for the prepared dataset and the cached features.
+        labels: labels of the manifest beside the classes of the known tasks, so that they are not taken for slips.
         units: unit by laboratory value, where it is not the default one.
         decimal: the laboratory's decimal mark, `comma` or `point`, for all values or by value; it says
             what `1,210` and `1.210` are, which are refused without it if that makes a difference.
@@ -255,6 +256,7 @@ class DatasetConfig(_Frozen):
     manifest: Path = Path("manifest.csv")
     prepared: FilePath = Path("prepared")
     image: ImageConfig = ImageConfig()
+    labels: tuple[ClassName, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
     decimal: DecimalMark | dict[MarkerName, DecimalMark] | None = None
     compat: Literal["strict", "authors"] = "strict"
