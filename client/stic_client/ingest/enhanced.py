@@ -13,7 +13,7 @@ from stic_client.ingest import dicom, elements
 from stic_client.ingest.exam import exam_of
 from stic_client.ingest.grouping import Plane
 from stic_client.ingest.hounsfield import check_unless_empty
-from stic_client.ingest.kinds import ENHANCED_CT, check_image_type, check_kind, spaced
+from stic_client.ingest.kinds import ENHANCED_CT, check_image_type, check_kind, sop_class, spaced
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.series import assemble
 from stic_client.ingest.source import Source
@@ -40,7 +40,7 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
     dataset = elements.open_dataset(source, pixels=True)
     check_kind(dataset, source=source)
     dicom.check_burned_in(dataset, source=source)
-    if elements.text(dataset, "SOPClassUID") not in ENHANCED_CT:
+    if sop_class(dataset) not in ENHANCED_CT:
         raise source.refuse(
             "it is a classic CT file", expected="enhanced CT", advice="Use layout dicom_series."
         )
@@ -56,7 +56,6 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
     stored, padding = decode(dataset, frames=frames, source=source)
 
     exam = exam_of(dataset)
-    warnings = tuple(f"not the usual CT image: {caveat}" for caveat in exam.reconstruction.caveats)
     planes = []
     for number, own in enumerate(groups):
 
@@ -108,7 +107,6 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
                 exam=exam,
                 load=load,
                 flip=flip,
-                warnings=warnings,
             )
         )
     return assemble(planes, phases=phases, source=source, phantom=elements.is_phantom(dataset))

@@ -70,9 +70,7 @@ def group_phases(
     """
     kept = _without_copies(planes)
     warnings = (
-        [f"{len(planes) - len(kept)} identical copies of slices were ignored"]
-        if len(kept) < len(planes)
-        else []
+        [f"identical copies of slices, ignored: {len(planes) - len(kept)}"] if len(kept) < len(planes) else []
     )
     by_series = _by(kept, lambda plane: plane.series)
     if len(by_series) > len(phases) and all(len(group) == 1 for group in by_series.values()):
@@ -82,11 +80,12 @@ def group_phases(
     if named is None and len(groups) > len(phases):
         usual = [group for group in groups if not _caveats(group) and _phase(group) != "other"]
         if len(usual) == len(phases):
+            left = len(groups) - len(usual)
             groups, named = usual, _by_words(usual, phases=phases)
-            warnings.append("series of other kinds or of a late phase in the folder were ignored")
+            warnings.append(f"series of other phases or kinds in the folder, ignored: {left}")
     elif named is not None and len(groups) > len(phases):
         warnings.append(
-            f"{len(groups) - len(phases)} series of other phases or kinds in the folder were ignored"
+            f"series of other phases or kinds in the folder, ignored: {len(groups) - len(phases)}"
         )
     if named is not None:
         return named, tuple(warnings)

@@ -49,7 +49,7 @@ _MONOENERGETIC = re.compile(r"\bVMI\b|\bMONO ?(E|PLUS|\+)|MONOENERG|MONOCHROMATI
 _KEV = re.compile(r"(\d{2,3}) ?KEV\b")
 
 _SHARP_KERNEL = re.compile(
-    r"LUNG|BONE|EDGE"  # GE and others in words
+    r"LUNG|BONE|EDGE|SHARP"  # GE and others in words
     r"|^[A-Z][A-Z]?(5[5-9]|[6-9]\d)[A-Z]?\b"  # Siemens: B70f, Br59d, Bl57
     r"|^FC(3\d|5\d|8\d)"  # Canon
     r"|^(L|LB|Y[A-E])$"  # Philips
@@ -94,13 +94,13 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         PatientError: another modality or object, a localizer, a report, a screen save, a projection, a map of a
             material, another plane than the axial.
     """
-    uid, image_type = text(dataset, "SOPClassUID"), _coded(dataset)
+    uid, image_type = sop_class(dataset), _coded(dataset)
     modality = text(dataset, "Modality")
     if uid.startswith(_SECONDARY_CAPTURE):
         raise source.refuse("it is a secondary capture", expected="CT Image Storage", advice=_ADVICE)
     if uid.startswith(_STRUCTURED_REPORT):
         raise source.refuse("it is a structured report", expected="CT Image Storage", advice=_ADVICE)
-    if modality != "CT":
+    if modality not in {"", "CT"}:
         raise source.refuse(
             "unsupported modality", got=known(modality, _MODALITIES), expected="CT", advice=_ADVICE
         )
@@ -119,6 +119,13 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
             expected="an axial CT slice",
             advice=_ADVICE,
         )
+
+
+def sop_class(dataset: Dataset) -> str:
+    """SOP class UID, from the meta header where an anonymiser removed it from the object."""
+    return text(dataset, "SOPClassUID") or text(
+        getattr(dataset, "file_meta", Dataset()), "MediaStorageSOPClassUID"
+    )
 
 
 def check_image_type(image_type: str, *, source: Source) -> None:
