@@ -5,12 +5,14 @@ Unknown keys are refused. `config_files` reads the files.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -50,6 +52,17 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base")
     path = path.expanduser()
     return path if base is None or path.is_absolute() else Path(base) / path
+
+
+def _task_of(data: object) -> object:
+    """A task spelled out, or the known one of a name."""
+    if not isinstance(data, str):
+        return data
+    if data not in TASKS:
+        near = get_close_matches(data.lower().replace("_", "-"), TASKS, n=1)
+        question = f". Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{' or '.join(TASKS)}, or a name and classes{question}")
+    return TASKS[data]
 
 
 FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
@@ -199,7 +212,7 @@ class FederationConfig(_Frozen):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "stic"
-    task: Task = TASKS["malignant"]
+    task: Annotated[Task, BeforeValidator(_task_of)] = TASKS["malignant"]
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -219,16 +232,6 @@ class FederationConfig(_Frozen):
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
     runs: FilePath = Path("runs")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _task_by_name(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("task"), str):
-            name = data["task"]
-            if name not in TASKS:
-                raise ValueError(f"task: got {name!r}, expected {' or '.join(TASKS)}, or a name and classes")
-            return {**data, "task": TASKS[name]}
-        return data
 
 
 DecimalMark = Literal["comma", "point"]

@@ -1,4 +1,4 @@
-"""The manifest as spreadsheet programs write it: its encoding, its separator, and what the file is if it is no table."""
+"""The manifest as spreadsheet programs write it: encoding, separator, and what the file is if it is no table."""
 
 from __future__ import annotations
 
