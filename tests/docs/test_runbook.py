@@ -28,9 +28,9 @@ ERRORS = {
     if isinstance(kind, type) and issubclass(kind, errors.SticError)
 }
 
-SAYING = {"note": 0, "_note": 0, "_say": 1, "refuse": 0, "_refuse": 0, "exception": 0, "log": 1}
+SAYING = {"note": 0, "_note": 0, "_say": 1, "refuse": 0, "_refuse": 0, "exception": 0, "log": 1, "Cue": 0}
 """Calls that carry a message, and which of their arguments it is: lines on a terminal or in the log of errors,
-patients' refusals."""
+patients' refusals, headlines of what to know of a result."""
 
 TOLD_ELSEWHERE = {
     ("server/stic_server/admission/expiry.py", "warning"),

@@ -16,7 +16,8 @@ from stic_client.ingest.elements import comparable
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.manifest import PICTURES, PatientRow
-from stic_client.ingest.masks import Mask, MaskPlane, read_mask
+from stic_client.ingest.mask_planes import Mask, MaskPlane
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.pictures import read_grey, read_rgb
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import Source, locate
@@ -91,7 +92,7 @@ def prepare_patient(
     if liver is not None:
         warnings += _liver_notes(aligned, liver=liver)
     if mask is not None and not mask.is_liver:
-        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase])
+        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase], crop_mm=image.crop_mm)
     if checkerboards:
         for phase in PHASES[1:]:
             path = checkerboards / f"{row.subject}-{phase}.png"
@@ -174,7 +175,7 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     return warnings
 
 
-def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
+def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack, crop_mm: float | None) -> list[str]:
     """What to look at in a lesion's mask, and where it lies."""
     plane = mask.near(aligned.z_on_phase)
     if plane is None:  # the manifest names slice and place
@@ -183,6 +184,8 @@ def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack) -> list[str]:
     under = aligned.slices[aligned.mask_phase][_under(aligned, plane=plane)]
     if under.size and not LESION_HU[0] <= (median := float(np.median(under))) <= LESION_HU[1]:
         notes.append(f"the lesion mask does not lie on soft tissue: {median:.0f} HU")
+    if crop_mm is not None and plane.extent_mm > crop_mm:
+        notes.append(f"the lesion is {plane.extent_mm:.0f} mm across, more than the crop of {crop_mm:.0f} mm")
     return notes
 
 
