@@ -114,7 +114,7 @@ def run_federation(
             join_timeout_s=federation.join_timeout_s,
             round_timeout_s=federation.round_timeout_s,
             grace_s=federation.join_grace_s,
-            describe_s=_DESCRIBE_S * scale,
+            describe_s=_DESCRIBE_S * max(1.0, scale),  # a client's own 3 s do not shrink either
             ask_again_s=_ASK_AGAIN_S * scale,
             finish_room_s=_FINISH_ROOM_S * scale,
             max_patients=federation.max_patients,

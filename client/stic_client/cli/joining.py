@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,11 @@ from stic_client.connection.waiting_times import Intervals
 from stic_core import config_files
 from stic_core.errors import RefusedError, UsageError
 from stic_core.system.terminal import Terminal
+
+if TYPE_CHECKING:
+    from stic_client.participation.approvals import PlanStore
+    from stic_core.config import SiteConfig
+    from stic_core.protocol.messages import RunPlan
 
 
 @app.callback(invoke_without_command=True)
@@ -120,14 +125,14 @@ def approve(
     """Review the plan of a run and approve it; this site takes part in no other run."""
     from stic_client.participation.approvals import PlanStore, check_beforehand, read_plan
     from stic_client.participation.looks_summary import looks_in_words
-    from stic_core.protocol.plan_summary import described
 
     config = site_of(context).load()
     store = PlanStore(config.plans)
     if listed:
         for state, plans in (("waiting", store.waiting()), ("approved", store.approved())):
             for one in plans:
-                print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {one.rounds} rounds")
+                work = "evaluates one model" if one.evaluates else f"at most {one.rounds} rounds"
+                print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {work}")
         return
     if plan is None and not store.waiting():
         raise UsageError(
@@ -142,10 +147,7 @@ def approve(
         if Path(plan).is_file() or plan.endswith(".json")
         else store.find(plan)
     )
-    for name, value in described(found, config.policy):
-        print(f"{name:21}{value}")
-    for line in store.differences(found):
-        print(f"{'differs':21}{line}")
+    _show_plan(found, config, store)
     if not withdraw:
         print(f"{'patients here':21}{check_beforehand(found, config)}")
     print("\n" + looks_in_words(config.held_out, allowed=config.policy.held_out_models))
@@ -159,6 +161,19 @@ def approve(
         raise RefusedError("nothing was changed")
     (store.withdraw if withdraw else store.approve)(found)
     print("withdrawn" if withdraw else "approved")
+
+
+def _show_plan(plan: RunPlan, config: SiteConfig, store: PlanStore) -> None:
+    """What leaves under it and this site's policy, what is known of its model, and what changed since the last yes."""
+    from stic_client.participation.final_models import FinalModels
+    from stic_core.protocol.plan_summary import described
+
+    for name, value in described(plan, config.policy):
+        print(f"{name:21}{value}")
+    if plan.evaluates and (trained_in := FinalModels(config.models).run_of(plan.evaluates)):
+        print(f"{'known here as':21}the final model of run {trained_in}")
+    for line in store.differences(plan):
+        print(f"{'differs':21}{line}")
 
 
 @app.command()

@@ -8,13 +8,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from stic_client.ingest import dicom, elements, nrrd
+from stic_client.ingest.kinds import SEGMENTATION
 from stic_client.ingest.manifest import MaskType
 from stic_client.ingest.mask_planes import Mask, MaskPlane
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stored import Volume, turned
 from stic_client.ingest.volumes import read_volume
-
-SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
 def read_mask(source: Source, *, kind: MaskType, label: str = "") -> Mask:
@@ -101,7 +100,7 @@ def _chosen(volume: Volume, *, source: Source, label: str) -> tuple[Volume, np.n
 
 def _read_seg(source: Source, *, label: str) -> Mask:
     dataset = elements.open_dataset(source, pixels=True)
-    if elements.text(dataset, "SOPClassUID") not in SEG:
+    if elements.text(dataset, "SOPClassUID") not in SEGMENTATION:
         raise source.refuse("it is not a DICOM segmentation", expected="Segmentation Storage")
     number, words = _segment(dataset, source=source, label=label)
     shared = elements.first(dataset, "SharedFunctionalGroupsSequence") or Dataset()

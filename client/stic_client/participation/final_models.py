@@ -71,6 +71,19 @@ class FinalModels:
         """Runs whose model is on this disk, in the order of their names, which is that of their dates."""
         return sorted(path.parent.name for path in self._folder.glob(f"*/{DESCRIPTION_FILE}"))
 
+    def run_of(self, model_digest: str) -> str | None:
+        """The run that trained a model, where it is on this disk; None where it is not."""
+        for run_id in self.here():
+            expected = self._expected(self._folder / run_id)
+            if expected is None or expected.plan.evaluates is not None:
+                continue
+            try:
+                if read_model(self._folder / run_id).description.digest == model_digest:
+                    return run_id
+            except DataError:
+                continue
+        return None
+
     def lacking(self) -> list[str]:
         """Runs that the site took part in and whose model is not here, the newest first."""
         notes = [*self._folder.glob(f"*/{EXPECTED_FILE}")]
@@ -109,11 +122,9 @@ class FinalModels:
             task=plan.task,
             model=plan.model,
             image=plan.image,
-            run_id=question.run_id,
             backbone_digest=expected.backbone_digest,
-            best_round=question.best_round,
-            phantom=expected.phantom,
             plan_digest=plan.digest,
+            **_origin(question, expected),
         )
         try:
             return write().digest
@@ -139,6 +150,13 @@ class FinalModels:
 
     def _reserve(self, size: int) -> Reserve:
         return Reserve(self._folder / ".reserve", size=size, what="the final model")
+
+
+def _origin(question: Finish, expected: Expected) -> dict[str, object]:
+    """What `model.json` says of where the model comes from; of one that was only evaluated nobody told it here."""
+    if expected.plan.evaluates is not None:
+        return {"evaluated_in": question.run_id}
+    return {"run_id": question.run_id, "best_round": question.best_round, "phantom": expected.phantom}
 
 
 def weights_bytes(plan: RunPlan) -> int:

@@ -210,9 +210,10 @@ class Participant:
         self._check_approved(plan)
         if self._announced != question.run_id:  # a question may come again
             self._announced = question.run_id
+            work = "evaluates one model" if plan.evaluates else f"at most {plan.rounds} rounds"
             self.observer.note(
                 f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
-                f"{plan.rounds} rounds, plan {plan.digest[:12]}"
+                f"{work}, plan {plan.digest[:12]}"
             )
         preparation = self._preparation
         if preparation is None or not preparation.is_of(question):
