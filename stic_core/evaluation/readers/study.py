@@ -21,6 +21,9 @@ Condition: TypeAlias = Literal["alone", "aided"]
 CONDITIONS: tuple[Condition, ...] = ("alone", "aided")
 _CONDITION_OF: Mapping[str, Condition] = {condition: condition for condition in CONDITIONS}
 LONGEST_NAME = 64
+MOST_NAMED = 10
+"""Missing readings that a message names by the patient's pseudonym."""
+
 COLUMNS = ("subject", "reader", "condition", "diagnosis")
 
 Diagnoses: TypeAlias = Mapping[str, str]
@@ -98,7 +101,7 @@ class ReaderStudy:
 def read_diagnoses(
     path: Path, *, truth: Diagnoses, classes: Sequence[str]
 ) -> dict[str, dict[Condition, dict[str, str]]]:
-    """Read a study's CSV; every reader must have diagnosed every held-out patient once a condition.
+    """Read a study's CSV; every reader must have diagnosed every held-out patient once per condition.
 
     Args:
         path: the file.
@@ -109,7 +112,7 @@ def read_diagnoses(
         Diagnoses by reader, condition and subject.
 
     Raises:
-        DataError: names the line, or the reader and how many patients are missing.
+        DataError: names the line, or the reader and whose diagnoses are missing.
     """
     try:
         table = read_table(path, what=path.name, known=COLUMNS)
@@ -130,13 +133,20 @@ def read_diagnoses(
         raise DataError(f"{path.name} contains no diagnoses")
     for reader, by_condition in sorted(found.items()):
         for condition in CONDITIONS:
-            if missing := len(truth) - len(by_condition.get(condition, {})):
+            if missing := [subject for subject in truth if subject not in by_condition.get(condition, {})]:
                 raise DataError(
                     f"{path.name}: {reader}, {condition}",
-                    got=f"{len(truth) - missing} diagnoses",
+                    got=f"{len(truth) - len(missing)} diagnoses",
                     expected=f"{len(truth)}, one per held-out patient",
+                    advice=f"Missing: {_some(missing)}.",
                 )
     return found
+
+
+def _some(subjects: Sequence[str]) -> str:
+    """The first pseudonyms, and how many more there are."""
+    more = len(subjects) - MOST_NAMED
+    return ", ".join(subjects[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _checked(row: Mapping[str, str], *, where: str, truth: Diagnoses, classes: Sequence[str]) -> Condition:
