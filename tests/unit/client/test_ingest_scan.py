@@ -175,9 +175,9 @@ def test_a_segmentation_is_proposed_as_mask(tmp_path: Path, beside: bool) -> Non
 
 
 def test_studies_with_equal_uids_are_told_apart(tmp_path: Path) -> None:
-    """Anonymisers write one study UID, and some one PatientID, into every file."""
+    """Anonymisers write one study UID, and some one PatientID, into every file; two reconstructions are one study."""
 
-    def study(name: str, patient: str) -> None:
+    def study(name: str, patient: str, **elements: object) -> None:
         for phase in PHASES:
 
             def change(dataset: Dataset, number: int, phase: str = phase) -> None:
@@ -186,13 +186,23 @@ def test_studies_with_equal_uids_are_told_apart(tmp_path: Path) -> None:
                     "1.2",
                     patient,
                 )
+                for keyword, value in elements.items():
+                    setattr(dataset, keyword, value)
 
-            write_series(tmp_path / name / phase, phase=phase, subject=name, change=change)
+            write_series(tmp_path / "x" / name / phase, phase=phase, subject=name, change=change)
 
     for name in ("a", "b"):
         study(name, "anonymous")
     for name in ("c", "d"):
         study(name, name)
+    for name in ("e/thin", "e/thick"):
+        study(name, "e", FrameOfReferenceUID="1.2.9")
     patients = scan(tmp_path, root=tmp_path).patients
-    assert [patient.row["nc_path"] for patient in patients] == ["a/nc", "b/nc", "c/nc", "d/nc"]
+    assert [patient.row["nc_path"] for patient in patients] == [
+        "x/a/nc",
+        "x/b/nc",
+        "x/c/nc",
+        "x/d/nc",
+        "x/e/thick/nc",
+    ]
     assert all(any("one study UID" in note for note in patient.notes) for patient in patients)

@@ -108,6 +108,18 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, rows: list[str], header: str
     assert "p9" not in str(caught.value)
 
 
+def test_readings_as_a_spreadsheet_writes_them(tmp_path: Path) -> None:
+    """Semicolons, UTF-16, a capital in the heading, rows of empty cells."""
+    path = write(tmp_path, [*complete(READERS), ",,,"])
+    text = path.read_text().replace("subject", "Subject", 1).replace(",", ";")
+    path.write_bytes(text.encode("utf-16"))
+    assert read_diagnoses(path, truth=TRUTH, classes=CLASSES) == READERS
+    path.write_bytes(b"\xd0\xcf\x11\xe0")
+    with pytest.raises(DataError) as caught:
+        read_diagnoses(path, truth=TRUTH, classes=CLASSES)
+    assert caught.value.got == "an Excel workbook (.xls)"
+
+
 def test_missing_readings_are_named(tmp_path: Path) -> None:
     """Whose diagnosis is missing is said by pseudonym, ten at most, so that nobody has to search."""
     truth = {f"p{number}": "HCC" for number in range(14)}
