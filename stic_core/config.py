@@ -5,19 +5,21 @@ Unknown keys are refused. `config_files` reads the files.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
     model_validator,
 )
 
-from stic_core.tasks import TASKS, Task
+from stic_core.tasks import TASKS, ClassName, Task
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 BackboneName = Literal[
@@ -50,6 +52,17 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base")
     path = path.expanduser()
     return path if base is None or path.is_absolute() else Path(base) / path
+
+
+def _task_of(data: object) -> object:
+    """A task spelled out, or the known one of a name."""
+    if not isinstance(data, str):
+        return data
+    if data not in TASKS:
+        near = get_close_matches(data.lower().replace("_", "-"), TASKS, n=1)
+        question = f". Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{' or '.join(TASKS)}, or a name and classes{question}")
+    return TASKS[data]
 
 
 FilePath = Annotated[Path, AfterValidator(_beside_the_file)]
@@ -199,7 +212,7 @@ class FederationConfig(_Frozen):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "stic"
-    task: Task = TASKS["malignant"]
+    task: Annotated[Task, BeforeValidator(_task_of)] = TASKS["malignant"]
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -220,16 +233,6 @@ class FederationConfig(_Frozen):
     listen: ListenConfig = ListenConfig()
     runs: FilePath = Path("runs")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _task_by_name(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("task"), str):
-            name = data["task"]
-            if name not in TASKS:
-                raise ValueError(f"task: got {name!r}, expected {' or '.join(TASKS)}, or a name and classes")
-            return {**data, "task": TASKS[name]}
-        return data
-
 
 DecimalMark = Literal["comma", "point"]
 MarkerName = Literal["plt", "tbil", "afp", "ca199", "cea", "ca125"]
@@ -242,6 +245,7 @@ class DatasetConfig(_Frozen):
         root: folder that every path of the manifest is relative to, and never leaves.
         manifest: the manifest, relative to `root`.
         prepared: folder for the prepared dataset and the cached features.
+        labels: labels of the manifest beside the classes of the known tasks, so that they are not taken for slips.
         units: unit by laboratory value, where it is not the default one.
         decimal: the laboratory's decimal mark, `comma` or `point`, for all values or by value; it says
             what `1,210` and `1.210` are, which are refused without it if that makes a difference.
@@ -255,6 +259,7 @@ class DatasetConfig(_Frozen):
     manifest: Path = Path("manifest.csv")
     prepared: FilePath = Path("prepared")
     image: ImageConfig = ImageConfig()
+    labels: tuple[ClassName, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
     decimal: DecimalMark | dict[MarkerName, DecimalMark] | None = None
     compat: Literal["strict", "authors"] = "strict"

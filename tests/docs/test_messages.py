@@ -126,8 +126,8 @@ def test_a_lost_key_is_not_sent_in_a_circle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rounds: many", "rounds; got 'many'; expected a valid integer"),
-        ("task: liver", "expected task: got 'liver', expected"),
+        ("rounds: many", "rounds; got 'many'; expected a whole number"),
+        ("task: liver", "task; got 'liver'; expected malignant or"),
         ("a: [1", "is not YAML. Look for"),
     ],
 )

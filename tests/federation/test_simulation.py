@@ -37,7 +37,7 @@ from stic_server.simulation.dirichlet_partition import dirichlet_partition
 from stic_server.simulation.options import parse_seeds, study_of
 from stic_server.simulation.scores import macro_auc
 from stic_server.simulation.summary import BEST, non_inferiority, spread, summarise
-from stic_server.simulation.tables import markdown, text
+from stic_server.simulation.tables import cautions, markdown, text
 from support.federation_kit import (
     InProcessSites,
     Recorder,
@@ -539,6 +539,27 @@ def test_counts_of_the_same_patients_add_up_over_seeds_with_new_patients_only() 
     assert pair["p"] == pytest.approx(0.0013189686)
     shared = summarise(seeds, margin=0.05, new_patients=False, same_sites=True)
     assert set(shared["same_patients"]) == {"not_estimable"}
+
+
+def test_what_to_know_before_a_simulation_is_quoted() -> None:
+    """A mean at chance over the seeds, and how many seeds' runs have which cue; of two classes it is one AUC."""
+
+    def of(ends: object, *cues: list[str], classes: tuple[str, ...] = ("HCC", "ICC", "META")) -> list[str]:
+        return cautions(
+            {
+                "settings": {"federation": {"task": {"classes": classes}}},
+                "summary": {"models": {"federated": {"pooled": {"mean": 0.6, "ci95": ends}}}},
+                "results": {str(seed): {"cues": one} for seed, one in enumerate(cues)},
+            }
+        )
+
+    assert of([0.55, 0.65], [], []) == []
+    assert of({"not_estimable": "one seed has no spread"}, []) == []
+    (chance,) = of([0.45, 0.75], [], [], classes=("HCC", "ICC"))
+    assert chance.startswith("No better than chance")
+    assert "model's AUC, 0.450 to 0.750" in chance
+    (falling,) = of([0.55, 0.65], ["Still improving when it ended"], [], ["Still improving when it ended"])
+    assert falling.startswith("Still improving when it ended: 2 of 3 seeds")
 
 
 def test_the_document_of_results_is_what_the_script_makes() -> None:

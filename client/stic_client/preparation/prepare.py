@@ -35,7 +35,7 @@ from stic_core.data.dataset import SPLITS, SiteDataset, draw_val, write_dataset
 from stic_core.errors import ConfigError, DataError, PatientError
 from stic_core.system.files import write_atomically, write_csv
 from stic_core.system.room import cannot_write
-from stic_core.tasks import Task
+from stic_core.tasks import KNOWN_LABELS, Task
 
 LIMIT_S = 900.0
 """A patient who takes longer has a file that hangs its decoder."""
@@ -132,7 +132,7 @@ def prepare(
     settings = config.dataset
     check_units(settings)
     root = _root_of(settings)
-    manifest = read_manifest(settings.root / settings.manifest)
+    manifest = read_manifest(settings.root / settings.manifest, labels=(*KNOWN_LABELS, *settings.labels))
     folder = settings.prepared
     folder.mkdir(parents=True, exist_ok=True)
     rows, levels, refused = read_clinical(manifest.rows, settings=settings, task=task)

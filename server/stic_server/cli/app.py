@@ -160,6 +160,7 @@ def _federate(path: Path, *, evaluate: Path | None = None) -> None:
 
     run = _serve(path, work)
     show_evaluation(run.read_evaluation())
+    show_notices({"": run.path})
     print(f"\nrun     {run.path}\nreport  {run.path / 'report.html'}")
 
 
@@ -242,6 +243,7 @@ def compare(
     show_comparison(
         {name: run.evaluation for name, run in zip(names_of(found), found, strict=True) if run.evaluation}
     )
+    show_notices({f"{name}: ": run.path for name, run in zip(names_of(found), found, strict=True)})
     if out is not None:
         figures.to_csv(out, index=False)
         print(f"\nwritten  {out}")
@@ -373,6 +375,19 @@ def show_evaluation(document: dict[str, Any]) -> None:
     # Intervals of every AUC are in the report; here a row fits a terminal's 80 columns.
     heading, *rows = held_out_table(evaluation_of(document), class_intervals=False)
     _show_held_out(heading, rows, phantom=document["phantom"], texts=2, width=104)
+
+
+def show_notices(runs: Mapping[str, Path]) -> None:
+    """What to know of a result before it is quoted, one paragraph each on stdout.
+
+    Args:
+        runs: folders by what stands before their notices.
+    """
+    from stic_server.report.notices import read_notices
+
+    for before, run in runs.items():
+        for notice in read_notices(run):
+            print(f"\n{before}{notice}")
 
 
 def show_comparison(evaluations: Mapping[str, Evaluation]) -> None:

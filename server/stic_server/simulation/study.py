@@ -21,6 +21,7 @@ from stic_core.system.files import write_atomically
 from stic_core.system.terminal import Terminal
 from stic_core.training.setup import ComputeConfig
 from stic_server.federation.run_folder import now, versions
+from stic_server.report.cues import cues_of
 from stic_server.simulation.cohorts import Datasets, dealt_out, phantom_centres, prepared_sites, union
 from stic_server.simulation.compared_models import evaluation_folder, train_compared_models
 from stic_server.simulation.console import SeedObserver
@@ -234,6 +235,7 @@ def _one_seed(
         "phantom": evaluation.phantom,
         "model_digest": evaluation.model_digest,
         "best_round": record["best_round"],
+        "cues": [cue.headline for cue in cues_of(record, rounds=rounds, evaluation=evaluation)],
         "wall_seconds": record["wall_seconds"],
         "patients": {
             name: {split: len(dataset.indices(split, federation.task)) for split in ("train", "val", "test")}

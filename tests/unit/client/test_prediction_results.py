@@ -382,7 +382,7 @@ def test_other_peoples_files_are_not_replaced(hospital: Path) -> None:
         scored(hospital)
     out.unlink()
     out.symlink_to(out.name)  # to itself
-    with pytest.raises(UsageError, match="is not a folder|cannot be written"):
+    with pytest.raises(UsageError, match=r"is not a folder|cannot be written"):
         scored(hospital)
     out.unlink()
     out.mkdir()
