@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from stic_core.config import FederationConfig, ModelConfig, SiteConfig
 from stic_core.errors import ConfigError
+from stic_core.faults import MISSING, UNKNOWN, Fault, first_fault
+from stic_core.system.given_files import holds_private_key
 
 ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)
 
@@ -61,6 +63,12 @@ def load(path: Path, kind: type[ConfigT]) -> ConfigT:
         raise ConfigError(f"{path} is not UTF-8 text", advice="Save it as UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
+    if not text.strip():
+        raise ConfigError(
+            f"{path} is an empty file", expected="a configuration in YAML", advice="Restore it."
+        )
+    if holds_private_key(text.encode()):
+        raise ConfigError(f"{path} holds a private key", expected="a configuration in YAML")  # never shown
     return parse_text(text, kind, source=str(path), base=path.resolve().parent)
 
 
@@ -75,12 +83,19 @@ def parse_text(text: str, kind: type[ConfigT], *, source: str, base: Path | None
         ConfigError: it is not YAML, or a key is unknown or out of range.
     """
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+    except _TwiceError as error:
+        raise ConfigError(
+            f"{source}, line {error.line}: {error.key}: the key is there twice",
+            got=f"the first in line {error.first}",
+            expected="each key once",
+            advice="Remove one of them.",
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
-            f"{source}{line} is not YAML", advice="Look for a bracket, quote or indentation there."
+            f"{source}{line} is not YAML", advice="Look for a bracket, quote, tab or indentation there."
         ) from None
     return parse(data if data is not None else {}, kind, source=source, base=base)
 
@@ -94,9 +109,15 @@ def parse_model(data: dict[str, object]) -> ModelConfig:
     try:
         return ModelConfig.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"--{option}", got=repr(first["input"]), expected=_wanted(first["msg"])) from None
+        fault = first_fault(error, data)
+        raise ConfigError(
+            f"--{fault.key.replace('_', '-')}"
+            if fault.key
+            else "options of the model that do not go together",
+            got=fault.got if fault.key else None,
+            expected=fault.expected,
+            advice=_did_you_mean(fault),
+        ) from None
 
 
 def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None = None) -> ConfigT:
@@ -113,20 +134,49 @@ def parse(data: object, kind: type[ConfigT], *, source: str, base: Path | None =
     try:
         return kind.model_validate(data, context={"base": base})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
+        fault = first_fault(error, data)
+        key = fault.key or "(whole file)"
+        more = f" ({fault.more} more)" if fault.more else ""
+        if fault.kind == UNKNOWN:
             raise ConfigError(
                 f"{source}: {key}: no such key{more}", advice="Remove it, or correct its spelling."
             ) from None
-        if first["type"] == "missing":
+        if fault.kind == MISSING:
             raise ConfigError(f"{source}: {key}: missing{more}", advice="Add it.") from None
         # A rule over several keys has the whole file as its input, which nobody wants to read.
-        got = repr(first["input"]) if first["loc"] or not isinstance(first["input"], dict) else None
-        raise ConfigError(f"{source}: {key}", got=got, expected=_wanted(first["msg"]) + more) from None
+        got = fault.got if fault.key or not isinstance(data, dict) else None
+        raise ConfigError(
+            f"{source}: {key}", got=got, expected=fault.expected + more, advice=_did_you_mean(fault)
+        ) from None
 
 
-def _wanted(message: str) -> str:
-    """What pydantic expected, without the words before it that a sentence of ours does not need."""
-    return message.removeprefix("Input should be ").removeprefix("Value error, ")
+def _did_you_mean(fault: Fault) -> str | None:
+    return f"Did you mean {fault.meant}?" if fault.meant else None
+
+
+class _TwiceError(Exception):
+    """A mapping has a key twice.
+
+    Args:
+        key: the key.
+        line, first: of it, and of its first place; from 1.
+    """
+
+    def __init__(self, key: str, *, line: int, first: int) -> None:
+        super().__init__(key)
+        self.key, self.line, self.first = key, line, first
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values; of a key that is there twice it would otherwise silently take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise _TwiceError(key.value, line=line, first=lines[name])
+                lines[name] = line
+        return node

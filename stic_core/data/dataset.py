@@ -23,7 +23,7 @@ from stic_core.data.clinical import COLUMNS
 from stic_core.data.ct import IMAGE_SIZE
 from stic_core.errors import DataError
 from stic_core.system.files import atomic_file, partial_of, put_in_place, write_atomically
-from stic_core.system.room import reserve
+from stic_core.system.room import RUN_AGAIN, reserve
 from stic_core.tasks import Task
 from stic_core.tensors.array_types import ClinicalMatrix, LabelVector, PhaseImages
 
@@ -129,17 +129,14 @@ class SiteDataset:
             [self.row_digests[row] for row in rows], splits=[self.splits[row] for row in rows]
         )
 
-    def require(self, task: Task, *, every_class: bool = False) -> None:
-        """Check that this site has patients for a task.
-
-        Args:
-            every_class: of each class, not of any.
+    def require(self, task: Task) -> None:
+        """Check that this site has patients for a task: of one class at least, since sites may lack the others.
 
         Raises:
             DataError: it has none.
         """
         empty = [name for name in task.classes if name not in self.labels]
-        if len(empty) == len(task.classes) or (every_class and empty):
+        if len(empty) == len(task.classes):
             labels = ", ".join(sorted(set(self.labels) - {""})) or "none"
             raise DataError(
                 f"this site has no patients of a class of task {task.name}",
@@ -279,7 +276,7 @@ def _write_images(path: Path, images: Iterable[PhaseImages], *, count: int) -> P
         NoRoomError: the disk has not the room for it.
     """
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
-    reserve(path, math.prod(shape) + _NPY_HEADER, what="the prepared dataset")
+    reserve(path, math.prod(shape) + _NPY_HEADER, what="the prepared dataset", advice=RUN_AGAIN)
     row = 0
     with path.open("r+b") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stic_core.errors import UsageError
 from stic_core.evaluation.figures import AucFigure, Json, PairedAccuracy, Proportion, Written
+from stic_core.faults import first_fault
 from stic_core.statistics import (
     Absent,
     Auc,
@@ -244,11 +245,10 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _refused(error: ValidationError, *, source: str) -> UsageError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    fault = first_fault(error)
     return UsageError(
         f"{source} is not in the format that a run writes",
-        got=f"{where or 'the file'}: {first['msg']}",
+        got=f"{fault.key or 'the file'}: expected {fault.expected}",
         expected="the evaluation of a run",
         advice="Restore the file from a copy, or evaluate the model again.",
     )

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stic_core.errors import SticError
+from stic_core.system.room import RUN_AGAIN
 
 _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
     {
-        errno.ENOSPC: SticError(
-            "no space left on the disk", advice="Free some space and run the same command again: it resumes."
-        ),
+        errno.ENOSPC: SticError("no space left on the disk", advice=RUN_AGAIN),
         errno.EDQUOT: SticError(
             "this user's disk quota is used up",
-            advice="Free some space and run the same command again: it resumes.",
+            advice=RUN_AGAIN,
         ),
         errno.EFBIG: SticError(
             "a file would be larger than this process may write",

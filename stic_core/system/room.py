@@ -12,6 +12,9 @@ from stic_core.errors import NoRoomError
 FREE_SOME = "Free some space: a client that is running then continues by itself."
 """What to do about it."""
 
+RUN_AGAIN = "Free some space and run the same command again: it resumes."
+"""The same, for a command that ends."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

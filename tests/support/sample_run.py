@@ -62,18 +62,22 @@ def ensemble(models: Sequence[Scores]) -> Scores:
     }
 
 
-def reports(model: Scores, *, policy: PolicyConfig) -> dict[str, HeldOutReport]:
+def reports(
+    model: Scores, *, policy: PolicyConfig, classes: Sequence[str] = CLASSES
+) -> dict[str, HeldOutReport]:
     """One model's report of each site."""
     return {
-        site: site_report(logits, labels, classes=CLASSES, policy=policy)
+        site: site_report(logits, labels, classes=classes, policy=policy)
         for site, (logits, labels) in model.items()
     }
 
 
-def paired(first: Scores, second: Scores, *, policy: PolicyConfig) -> dict[str, PairedReport]:
+def paired(
+    first: Scores, second: Scores, *, policy: PolicyConfig, classes: Sequence[str] = CLASSES
+) -> dict[str, PairedReport]:
     """The first model against the second, by site."""
     return {
-        site: compared(first[site][0], second[site][0], labels, policy=policy)
+        site: compared(first[site][0], second[site][0], labels, policy=policy, classes=classes)
         for site, (_, labels) in first.items()
     }
 
@@ -84,17 +88,18 @@ def compared(
     labels: npt.NDArray[np.integer],
     *,
     policy: PolicyConfig,
+    classes: Sequence[str] = CLASSES,
 ) -> PairedReport:
     """Two models' logits on the same patients, each of which left on its own before."""
     return paired_report(
         first,
         second,
         labels,
-        classes=CLASSES,
+        classes=classes,
         policy=policy,
         released=(
-            site_report(first, labels, classes=CLASSES, policy=policy),
-            site_report(second, labels, classes=CLASSES, policy=policy),
+            site_report(first, labels, classes=classes, policy=policy),
+            site_report(second, labels, classes=classes, policy=policy),
         ),
     )
 
@@ -148,11 +153,11 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def split_counts(counts: Sequence[int]) -> dict[str, object]:
+def split_counts(counts: Sequence[int], *, classes: Sequence[str] = CLASSES) -> dict[str, object]:
     """Patients of one split as `record.json` has them."""
     n = sum(counts)
     few = {"suppressed": "fewer than 5 patients"}
-    return {"n": n, "classes": few if 0 < n < 5 else dict(zip(CLASSES, counts, strict=True))}
+    return {"n": n, "classes": few if 0 < n < 5 else dict(zip(classes, counts, strict=True))}
 
 
 def write_sample_run(
@@ -165,6 +170,7 @@ def write_sample_run(
     simulated: bool = False,
     run_id: str = "20250607-101500-liver",
     skill: Mapping[str, float] = FEDERATED_SKILL,
+    classes: Sequence[str] = CLASSES,
 ) -> Path:
     """Write record.json, rounds.jsonl and evaluation.json into `folder`, and return it.
 
@@ -177,8 +183,12 @@ def write_sample_run(
         simulated: add the model that a simulation trains on all patients in one place.
         run_id: names the run.
         skill: of the federated model at each site; other models and all patients stay as they are.
+        classes: the first of `CLASSES`; patients of the others are left out.
     """
-    splits = dict(SPLITS) | ({"center3": TINY} if tiny_site else {})
+    splits = {
+        site: {name: counts[: len(classes)] for name, counts in parts.items()}
+        for site, parts in (SPLITS | ({"center3": TINY} if tiny_site else {})).items()
+    }
     policy = PolicyConfig(min_cell=min_cell)
     models = {
         "federated": scores(skill, seed=1, splits=splits),
@@ -188,17 +198,18 @@ def write_sample_run(
     models["ensemble"] = ensemble([models["center1"], models["center2"]])
     if simulated:
         models["centralised"] = scores({"center1": 1.9, "center2": 1.8}, seed=41, splits=splits)
-    evaluated = {name: reports(model, policy=policy) for name, model in models.items()}
+    evaluated = {name: reports(model, policy=policy, classes=classes) for name, model in models.items()}
+    task = {2: "hcc-icc", 3: "malignant"}[len(classes)]
     document = evaluation_document(
         model_digest=digest("model"),
-        task="malignant",
-        classes=CLASSES,
+        task=task,
+        classes=tuple(classes),
         phantom=phantom,
         federated=evaluated["federated"],
         local_only={site: evaluated[site] for site in ("center1", "center2")},
         extra={name: evaluated[name] for name in ("ensemble", "centralised") if name in models},
         paired={
-            name: paired(models["federated"], model, policy=policy)
+            name: paired(models["federated"], model, policy=policy, classes=classes)
             for name, model in models.items()
             if name != "federated"
         },
@@ -215,7 +226,7 @@ def write_sample_run(
         "wall_seconds": 161.2,
         "config": {
             "name": "liver",
-            "task": {"name": "malignant", "classes": list(CLASSES)},
+            "task": {"name": task, "classes": list(classes)},
             "rounds": rounds,
             "min_sites": 2,
             "model": {"architecture": "stic", "backbone": "tiny", "recurrent_activation": "sigmoid"},
@@ -228,7 +239,7 @@ def write_sample_run(
         "phantom": phantom,
         "sites": {
             site: {
-                "patients": {split: split_counts(n) for split, n in parts.items()},
+                "patients": {split: split_counts(n, classes=classes) for split, n in parts.items()},
                 "fingerprint": digest(site),
                 "test_fingerprint": digest(site + "test"),
                 "phantom": phantom,

@@ -6,6 +6,7 @@ for, so a missing value says nothing, and only what no anonymiser does to one pa
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -56,7 +57,7 @@ def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None 
                 expected=PHASE_NAMES[phase],
                 advice="Name the CT series of the phase.",
             )
-    return _dates(stacks) + _words(exams) + _statements(exams, mask=mask)
+    return _dates(stacks) + _words(exams) + _caveats(exams) + _statements(exams, mask=mask)
 
 
 def _statements(exams: Mapping[str, Exam], *, mask: Exam | None) -> list[str]:
@@ -122,3 +123,12 @@ def _words(exams: Mapping[str, Exam]) -> list[str]:
         for phase, word in said.items()
         if word != phase
     ]
+
+
+def _caveats(exams: Mapping[str, Exam]) -> list[str]:
+    """Phases that are not the usual kind of CT image."""
+    phases: dict[str, list[str]] = defaultdict(list)
+    for phase, exam in exams.items():
+        for caveat in exam.reconstruction.caveats:
+            phases[caveat].append(phase.upper())
+    return [f"{', '.join(names)}: {caveat}" for caveat, names in phases.items()]

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from stic_client.ingest.elements import acquired, is_phantom, numbers, open_dataset, text, value
 from stic_client.ingest.exam import Exam, exam_digest, exam_of
 from stic_client.ingest.hounsfield import check_unless_empty
-from stic_client.ingest.kinds import ENHANCED_CT, check_kind
+from stic_client.ingest.kinds import ENHANCED_CT, check_kind, sop_class
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack
@@ -156,7 +156,7 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
     """
     check_kind(dataset, source=source)
     check_burned_in(dataset, source=source)
-    if text(dataset, "SOPClassUID") in ENHANCED_CT:
+    if sop_class(dataset) in ENHANCED_CT:
         raise source.refuse(
             "it is an enhanced CT file", expected="classic CT", advice="Use layout dicom_enhanced."
         )
@@ -180,7 +180,6 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
     rescale(dataset, source=source)
     assert orientation is not None and spacing is not None  # noqa: PT018 - check_plane refused them
     lossy = text(dataset, "LossyImageCompression") == "01"
-    exam = exam_of(dataset)
     number = numbers(dataset, "InstanceNumber", count=1)
     return Header(
         grid=plane_grid(shape, spacing=spacing, position=position, orientation=orientation, flip=flip),
@@ -192,12 +191,9 @@ def check_header(dataset: Dataset, *, source: Source) -> Header:
         instance=text(dataset, "SOPInstanceUID"),
         number=number[0] if number else None,
         time_s=acquired(dataset),
-        exam=exam,
+        exam=exam_of(dataset),
         phantom=is_phantom(dataset),
-        warnings=(
-            *(("the images went through lossy compression",) if lossy else ()),
-            *(f"not the usual CT image: {caveat}" for caveat in exam.reconstruction.caveats),
-        ),
+        warnings=("the images went through lossy compression",) if lossy else (),
     )
 
 
@@ -242,7 +238,7 @@ def read_single(source: Source) -> Stack:
         z_mm=(header.z_mm,),
         load=lambda _: hu,
         time_s=header.time_s,
-        study=exam_digest(header.exam, time_s=header.time_s),
+        study=exam_digest(header.exam),
         phantom=header.phantom,
         exam=header.exam,
         turn=Turn(rows=header.flip[0], cols=header.flip[1]),

@@ -12,12 +12,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Sequence_
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from stic_client.ingest.source import Source, quiet
+
+_PIXEL_DATA, _UNDEFINED = 0x7FE00010, 0xFFFFFFFF
 
 
 def open_dataset(source: Source, *, pixels: bool) -> Dataset:
@@ -46,14 +50,37 @@ def open_if_dicom(source: Source, *, pixels: bool) -> Dataset | None:
     try:
         with quiet():
             dataset = _parse(source.path, pixels=pixels)
+            cut = _is_cut(dataset, size=source.path.stat().st_size)
             # Elements are parsed when they are first read: a broken one shall fail here.
             for element in dataset:
                 _ = element.value
-            return dataset
     except InvalidDicomError:
         return None
     except Exception as error:  # noqa: BLE001 - pydicom raises almost anything on broken files
         raise source.unreadable("DICOM", error) from None
+    if cut:
+        raise source.refuse(
+            "the file is cut short within its header", advice="Export or transfer the file again."
+        )
+    return dataset
+
+
+def _is_cut(dataset: Dataset, *, size: int) -> bool:
+    """Whether the last element before the pixels reaches beyond the end of the file; pydicom does not look.
+
+    Args:
+        size: of the file, bytes.
+    """
+    syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
+    tags = {tag for tag in set(dataset.keys()) if tag < _PIXEL_DATA}
+    if not tags or syntax == DeflatedExplicitVRLittleEndian:
+        return not tags
+    last = dataset.get_item(max(tags))
+    return (
+        isinstance(last, RawDataElement)
+        and last.length != _UNDEFINED
+        and last.value_tell + last.length > size
+    )
 
 
 def _parse(path: Path, *, pixels: bool) -> Dataset:
@@ -159,6 +186,13 @@ def acquired(dataset: Dataset) -> float | None:
 def is_dated(time_s: float) -> bool:
     """Whether a time of `acquired` has a date: anonymisers remove it, or write 1 January 1900."""
     return time_s >= _UNDATED_S + DAY_S
+
+
+def date_of(time_s: float | None) -> dt.date | None:
+    """The day of a time of `acquired`, None where there is none."""
+    if time_s is None or not is_dated(time_s):
+        return None
+    return dt.date(1, 1, 1) + dt.timedelta(seconds=time_s)
 
 
 def comparable(times_s: Iterable[float]) -> list[float]:

@@ -6,6 +6,7 @@ pydicom's `apply_rescale` looks at the top of the file only and returns raw valu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydicom.dataset import Dataset
 
@@ -13,7 +14,14 @@ from stic_client.ingest import dicom, elements
 from stic_client.ingest.exam import exam_of
 from stic_client.ingest.grouping import Plane
 from stic_client.ingest.hounsfield import check_unless_empty
-from stic_client.ingest.kinds import ENHANCED_CT, check_image_type, check_kind, spaced
+from stic_client.ingest.kinds import (
+    ENHANCED_CT,
+    as_classic,
+    check_kind,
+    check_reconstruction,
+    reconstruction_of,
+    sop_class,
+)
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.series import assemble
 from stic_client.ingest.source import Source
@@ -40,7 +48,7 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
     dataset = elements.open_dataset(source, pixels=True)
     check_kind(dataset, source=source)
     dicom.check_burned_in(dataset, source=source)
-    if elements.text(dataset, "SOPClassUID") not in ENHANCED_CT:
+    if sop_class(dataset) not in ENHANCED_CT:
         raise source.refuse(
             "it is a classic CT file", expected="enhanced CT", advice="Use layout dicom_series."
         )
@@ -56,7 +64,6 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
     stored, padding = decode(dataset, frames=frames, source=source)
 
     exam = exam_of(dataset)
-    warnings = tuple(f"not the usual CT image: {caveat}" for caveat in exam.reconstruction.caveats)
     planes = []
     for number, own in enumerate(groups):
 
@@ -64,10 +71,8 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             """A functional group: the frame's own, else the shared one."""
             return elements.first(own, keyword) or elements.first(shared, keyword) or Dataset()
 
-        # What ImageType says of a classic file stands here for each frame.
-        frame_type = group("CTImageFrameTypeSequence")
-        codes = ("FrameType", "VolumeBasedCalculationTechnique")
-        check_image_type(spaced("\\".join(elements.text(frame_type, key) for key in codes)), source=source)
+        about = as_classic(dataset, frame=own)
+        check_reconstruction(about, source=source)
         slope, intercept = dicom.rescale(group("PixelValueTransformationSequence"), source=source)
         orientation = elements.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
         spacing = elements.numbers(group("PixelMeasuresSequence"), "PixelSpacing", count=2)
@@ -105,10 +110,9 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
                 acquisition=elements.text(content, "TemporalPositionIndex")
                 or elements.text(content, "FrameAcquisitionNumber"),
                 time_s=elements.acquired(time),
-                exam=exam,
+                exam=replace(exam, reconstruction=reconstruction_of(about)),
                 load=load,
                 flip=flip,
-                warnings=warnings,
             )
         )
     return assemble(planes, phases=phases, source=source, phantom=elements.is_phantom(dataset))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from stic_client.ingest.elements import known, numbers, text
-from stic_client.ingest.source import Source
+from stic_client.ingest.elements import first, known, numbers, text, value
+from stic_client.ingest.source import Source, quiet
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
@@ -49,7 +49,7 @@ _MONOENERGETIC = re.compile(r"\bVMI\b|\bMONO ?(E|PLUS|\+)|MONOENERG|MONOCHROMATI
 _KEV = re.compile(r"(\d{2,3}) ?KEV\b")
 
 _SHARP_KERNEL = re.compile(
-    r"LUNG|BONE|EDGE"  # GE and others in words
+    r"LUNG|BONE|EDGE|SHARP"  # GE and others in words
     r"|^[A-Z][A-Z]?(5[5-9]|[6-9]\d)[A-Z]?\b"  # Siemens: B70f, Br59d, Bl57
     r"|^FC(3\d|5\d|8\d)"  # Canon
     r"|^(L|LB|Y[A-E])$"  # Philips
@@ -94,13 +94,13 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         PatientError: another modality or object, a localizer, a report, a screen save, a projection, a map of a
             material, another plane than the axial.
     """
-    uid, image_type = text(dataset, "SOPClassUID"), _coded(dataset)
+    uid = sop_class(dataset)
     modality = text(dataset, "Modality")
     if uid.startswith(_SECONDARY_CAPTURE):
         raise source.refuse("it is a secondary capture", expected="CT Image Storage", advice=_ADVICE)
     if uid.startswith(_STRUCTURED_REPORT):
         raise source.refuse("it is a structured report", expected="CT Image Storage", advice=_ADVICE)
-    if modality != "CT":
+    if modality not in {"", "CT"}:
         raise source.refuse(
             "unsupported modality", got=known(modality, _MODALITIES), expected="CT", advice=_ADVICE
         )
@@ -108,9 +108,7 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         raise source.refuse(
             "it is another kind of DICOM object", expected="(enhanced) CT Image Storage", advice=_ADVICE
         )
-    check_image_type(image_type, source=source)
-    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
-        _check_computed(_description(dataset), source=source)
+    check_reconstruction(dataset, source=source)
     plane = numbers(dataset, "ImageOrientationPatient", count=6)
     if plane is not None and _from_axial(plane) > _CROSSWISE_DEGREES:
         raise source.refuse(
@@ -121,15 +119,23 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         )
 
 
-def check_image_type(image_type: str, *, source: Source) -> None:
-    """Refuse by the values of ImageType, or of an enhanced frame's FrameType, which are codes and no free text.
+def sop_class(dataset: Dataset) -> str:
+    """SOP class UID, from the meta header where an anonymiser removed it from the object."""
+    return text(dataset, "SOPClassUID") or text(
+        getattr(dataset, "file_meta", Dataset()), "MediaStorageSOPClassUID"
+    )
+
+
+def check_reconstruction(dataset: Dataset, *, source: Source) -> None:
+    """Refuse by ImageType, whose values are codes and no free text, and by a description that it bears out.
 
     Args:
-        image_type: upper case; underscores and hyphens as spaces.
+        dataset: a header, or what stands for it of one frame of an enhanced file.
 
     Raises:
         PatientError: a localizer, a screen save, or an image computed from others that shows no CT slice.
     """
+    image_type = _coded(dataset)
     if _LOCALIZER.search(image_type):
         raise source.refuse("it is a localizer", expected="an axial CT slice", advice=_ADVICE)
     if _CAPTURE.search(image_type):
@@ -137,6 +143,34 @@ def check_image_type(image_type: str, *, source: Source) -> None:
             "it is a dose report or a screen save", expected="an axial CT slice", advice=_ADVICE
         )
     _check_computed(image_type, source=source)
+    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
+        _check_computed(_description(dataset), source=source)
+
+
+def as_classic(dataset: Dataset, *, frame: Dataset) -> Dataset:
+    """What an enhanced file says of a frame's kind and plane, where a classic header would say it.
+
+    Args:
+        frame: the frame's own functional groups; those that it lacks are shared.
+    """
+    shared = first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+    about = Dataset()
+    with quiet():
+        for keyword, sequence in (
+            ("SOPClassUID", ""),
+            ("Modality", ""),
+            ("SeriesDescription", ""),
+            ("ImageType", ""),
+            ("ConvolutionKernel", "CTReconstructionSequence"),
+            ("VolumeBasedCalculationTechnique", "CTImageFrameTypeSequence"),
+            ("FrameType", "CTImageFrameTypeSequence"),
+            ("ImageOrientationPatient", "PlaneOrientationSequence"),
+        ):
+            group = (first(frame, sequence) or first(shared, sequence)) if sequence else dataset
+            found = None if group is None else value(group, keyword)
+            if found is not None:
+                setattr(about, "ImageType" if keyword == "FrameType" else keyword, found)
+    return about
 
 
 def _check_computed(words: str, *, source: Source) -> None:
@@ -200,16 +234,16 @@ def reconstruction_of(dataset: Dataset) -> Reconstruction:
 def _coded(dataset: Dataset) -> str:
     """ImageType, and what enhanced files say of it in other codes."""
     codes = ("ImageType", "VolumeBasedCalculationTechnique")
-    return spaced("\\".join(text(dataset, keyword) for keyword in codes))
+    return _spaced("\\".join(text(dataset, keyword) for keyword in codes))
 
 
-def spaced(codes: str) -> str:
+def _spaced(codes: str) -> str:
     """Codes with their underscores and hyphens as spaces, and each code as a word of its own."""
     return re.sub(r"[_\-]", " ", codes).replace("\\", " \\ ")
 
 
 def _description(dataset: Dataset) -> str:
-    return spaced(text(dataset, "SeriesDescription"))
+    return _spaced(text(dataset, "SeriesDescription"))
 
 
 def _is_computed(dataset: Dataset) -> bool:

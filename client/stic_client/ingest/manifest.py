@@ -6,10 +6,8 @@ row never stops the others. A table that cannot be read at all is a `DataError`.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -18,6 +16,8 @@ from stic_core.data.clinical import VARIABLES
 from stic_core.data.ct import PHASES
 from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import DataError, PatientError
+from stic_core.system.csv_tables import Cells, read_table
+from stic_core.tasks import KNOWN_LABELS, meant
 
 Layout = Literal["dicom_series", "dicom_enhanced", "dicom_slices", "nifti", "png_gray", "rgb_png"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -30,6 +30,9 @@ MaskType = Literal["seg", "nifti", "nrrd"]
 
 PATHS = tuple(f"{phase}_path" for phase in PHASES)
 REQUIRED = ("subject_id", "split", "label", "layout")
+LABELS = ("split", "label")
+"""Of these, what only training and evaluation need."""
+
 OPTIONAL = (
     "label_source",
     *PATHS,
@@ -47,9 +50,13 @@ OPTIONAL = (
     *VARIABLES,
 )
 
+_ALL_PATHS = (*PATHS, "rgb_path", "mask_path", "liver_mask_path")
+_WINDOWS = re.compile(r"[A-Za-z]:|//|[a-z]+://")
+"""How a path begins that names a drive, a share or a scheme; backslashes are slashes by then."""
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,16}")
 _LABEL_SOURCES = ("pathology", "other", "")
+_UNLABELLED = {"split": "test", "label": "", "label_source": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,46 +103,45 @@ class Manifest:
     refused: tuple[PatientError, ...]
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read `manifest.csv`, UTF-8 with or without a byte order mark.
+def read_manifest(path: Path, *, labelled: bool = True, labels: Sequence[str] = KNOWN_LABELS) -> Manifest:
+    """Read `manifest.csv`; see `read_table` for how it may be written.
+
+    Args:
+        labelled: False for patients to be scored: split and label may be empty or missing, and are not looked at.
+        labels: that are known; one that is close to one of them is taken for a slip, and refused.
 
     Raises:
         DataError: there is no such table, or its columns are not those of a manifest.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or ())
-            _check_columns(columns)
-            lines = [(reader.line_num, row) for row in reader]
+        table = read_table(path, what="the manifest", known=(*REQUIRED, *OPTIONAL))
     except FileNotFoundError:
+        propose = (
+            " Write one, or let stic-client --site S prepare --scan DIR propose one." if labelled else ""
+        )
         raise DataError(
             "the manifest is missing",
-            got=path.name,
-            expected="a table with one row per patient, under dataset.root",
-            advice="Write one, or let stic-client --site S prepare --scan DIR propose one.",
+            got=f"no file {path}",
+            expected="a table with one row per patient",
+            advice=f"Correct the path.{propose}",
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "the manifest cannot be read",
-            got=type(error).__name__,
-            expected="CSV in UTF-8",
-            advice="Save it as CSV UTF-8 with commas.",
-        ) from None
-    seen = Counter(row.get("subject_id") for _, row in lines)
-    split_of: dict[str | None, set[str | None]] = {}
+    _check_columns(table.columns, labelled=labelled)
+    lines = [(number, row if labelled else {**row, **_UNLABELLED}) for number, row in table.rows]
+    splits_of: dict[str, list[str]] = {}
     for _, row in lines:
-        split_of.setdefault(row.get("subject_id"), set()).add(row.get("split"))
+        splits_of.setdefault(row["subject_id"].strip(), []).append(row["split"].strip())
     rows, refused = [], []
     for number, raw in lines:
         try:
-            row = _parse(raw, line=number)
-            if seen[row.subject] > 1:
-                two = len(split_of[row.subject]) > 1
+            row = _parse(raw, line=number, labels=labels)
+            splits = splits_of[row.subject]
+            if len(splits) > 1:
                 raise PatientError(
-                    "the same subject in two splits" if two else "the subject has several rows",
+                    "the same subject in two splits"
+                    if len(set(splits)) > 1
+                    else "the subject has several rows",
                     subject=row.subject,
-                    got=f"{seen[row.subject]} rows",
+                    got=f"{len(splits)} rows",
                     expected="1 row",
                     advice="Keep the correct row.",
                 )
@@ -145,16 +151,14 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(tuple(rows), tuple(refused))
 
 
-def _check_columns(columns: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in columns]
-    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
+def _check_columns(columns: tuple[str, ...], *, labelled: bool) -> None:
+    required = REQUIRED if labelled else tuple(name for name in REQUIRED if name not in LABELS)
+    missing = [name for name in required if name not in columns]
     strange = sorted(set(columns) - {*REQUIRED, *OPTIONAL})
     if missing:
         raise DataError(
-            "the manifest lacks columns", got=f"no {', no '.join(missing)}", expected=", ".join(REQUIRED)
+            "the manifest lacks columns", got=f"no {', no '.join(missing)}", expected=", ".join(required)
         )
-    if twice:
-        raise DataError("the manifest has a column twice", got=", ".join(twice), advice="Remove one of them.")
     if strange:
         # Their names are the operator's, not a patient's; a misspelt column must not be passed over.
         raise DataError(
@@ -166,16 +170,17 @@ def _check_columns(columns: list[str]) -> None:
 
 
 def _parse(  # noqa: C901 - a branch a column
-    raw: Mapping[str | None, object], *, line: int
+    raw: Cells, *, line: int, labels: Sequence[str]
 ) -> PatientRow:
     """One row.
 
     Raises:
         PatientError: anything in it that is not as it should be.
     """
-    texts = {key: value.strip() if isinstance(value, str) else "" for key, value in raw.items() if key}
-    subject = raw.get("subject_id")
-    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+    texts = {key: value.strip() for key, value in raw.items() if key}
+    texts |= {column: texts[column].replace("\\", "/") for column in _ALL_PATHS if column in texts}
+    subject = texts["subject_id"]
+    if not _SUBJECT.fullmatch(subject):
         # What stands there may be a name or a hospital number: the line says enough.
         raise PatientError(
             "subject_id is not a pseudonym",
@@ -203,18 +208,30 @@ def _parse(  # noqa: C901 - a branch a column
         if not value:
             return None
         if not re.fullmatch(r"[+-]?\d{1,6}(\.\d{1,9})?", value):
-            raise refuse(column, "a number, or empty")
+            raise refuse(column, "a number with a decimal point, or empty")
         return float(value)
 
     if None in raw:
         raise refuse("the row", "as many values as there are columns; quote values that contain commas")
     split = one_of("split", SPLITS)
     label = texts.get("label", "")
+    if label not in labels and (right := meant(label, classes=labels)):
+        raise PatientError(
+            f"manifest, line {line}: label cannot be used",
+            subject=subject,
+            got=repr(label[:16]),
+            expected=right,
+            advice=f"Did you mean {right}? A class of its own is named under dataset.labels in site.yaml.",
+        )
     if label and not _LABEL.fullmatch(label):
-        raise refuse("label", "a class of the task")
+        raise refuse("label", f"a class, such as {' or '.join(labels)}")
     if not label and split != "test":
         raise refuse("label", "a class of the task; only test patients may have none")
     layout = cast("Layout", one_of("layout", LAYOUTS))
+    if wrong := next((column for column in _ALL_PATHS if _WINDOWS.match(texts.get(column, ""))), None):
+        raise refuse(
+            wrong, "a path relative to dataset.root, such as P1/nc, without a drive, share or scheme"
+        )
     wanted = ("rgb_path",) if layout == "rgb_png" else PATHS
     for column in (*PATHS, "rgb_path"):
         if (column in wanted) != bool(texts.get(column)):
@@ -254,7 +271,7 @@ def _parse(  # noqa: C901 - a branch a column
         lesion=None if row is None or col is None else (row, col),
         registered=one_of("registered", ("0", "1"), default="0") == "1",
         # Not stripped: how laboratory values are read is stic_core.data.clinical's affair.
-        clinical={name: str(raw.get(name) or "") for name in VARIABLES},
+        clinical={name: raw.get(name, "") for name in VARIABLES},
     )
 
 

@@ -147,8 +147,8 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> tuple[np.ndarray
     values = _signed(whole & ((1 << bits) - 1), bits=bits) if signed else whole & ((1 << bits) - 1)
     padding = _declared_padding(dataset, whole=whole, values=values, bits=bits)
     if bits < 16:
-        _check_width(np.where(padding, values, _signed(whole, bits=16) if signed else whole), values, source=source,
-                     bits=bits)  # fmt: skip
+        extra = _bits_above(whole, values, bits=bits, signed=bool(signed)) & ~padding
+        _check_width(extra, values, bits=bits, source=source)
     if syntax.is_compressed:
         check_smooth(values, source=source)
     return values, padding
@@ -223,7 +223,21 @@ def _declared_padding(dataset: Dataset, *, whole: np.ndarray, values: np.ndarray
     return padding
 
 
-def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Source) -> None:
+def _bits_above(whole: np.ndarray, values: np.ndarray, *, bits: int, signed: bool) -> np.ndarray:
+    """Where the bits above the stored ones are set, other than by the sign of the value.
+
+    Some writers extend the sign into them and some leave them 0; what a file does with most of its
+    negative values is its habit.
+    """
+    above = whole >> bits
+    if not signed:
+        return above != 0
+    negative, full = values < 0, above == (1 << (16 - bits)) - 1
+    extends = bool((negative & full).sum() > negative.sum() / 2)
+    return np.where(negative, ~full & ((above != 0) | extends), above != 0)
+
+
+def _check_width(extra: np.ndarray, values: np.ndarray, *, bits: int, source: Source) -> None:
     """Refuse values that need more bits than BitsStored; an overlay in the bits above is none of the value.
 
     Without its overlay a picture is smooth where the overlay ends; a value without its upper bits
@@ -231,12 +245,12 @@ def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Sou
     declaration cannot be asked.)
 
     Args:
-        wide, values: with and without the bits above.
+        extra: where the bits above are set.
+        values: without them.
 
     Raises:
         PatientError: the upper bits belong to the values.
     """
-    extra = wide != values
     if not extra.any():
         return
     steps = [np.abs(np.diff(values, axis=axis)) for axis in (1, 2)]
@@ -244,10 +258,9 @@ def _check_width(wide: np.ndarray, values: np.ndarray, *, bits: int, source: Sou
     usual = float(np.median(np.concatenate([step.ravel() for step in steps])))
     jumps = np.concatenate([step[edge] for step, edge in zip(steps, edges, strict=True)])
     if jumps.size == 0 or np.median(jumps) > max(_OVERLAY_STEP, _OVERLAY_STEPS * usual):
-        largest = int(np.abs(wide).max())
         raise source.refuse(
             "stored values need more bits than BitsStored states",
-            got=f"{largest.bit_length() + (wide.min() < 0)} bits",
+            got=f"bits above them in {np.mean(extra):.1%} of the pixels",
             expected=f"{bits} bits",
             advice="Export the original series again; a converter wrote a wrong BitsStored or byte order.",
         )

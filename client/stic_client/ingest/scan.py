@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -11,7 +12,14 @@ from pydicom.dataset import Dataset
 from stic_client.ingest import elements
 from stic_client.ingest.dicom import check_header
 from stic_client.ingest.exam import exam_of
-from stic_client.ingest.kinds import ENHANCED_CT, SEGMENTATION, check_kind
+from stic_client.ingest.kinds import (
+    ENHANCED_CT,
+    SEGMENTATION,
+    as_classic,
+    check_kind,
+    reconstruction_of,
+    sop_class,
+)
 from stic_client.ingest.proposal import CTFile, Proposal, Segmentation, Study, propose
 from stic_client.ingest.source import Source, files_of
 from stic_core.data.ct import PHASES
@@ -40,7 +48,7 @@ def scan(folder: Path, *, root: Path) -> Proposal:
     for file in files_of(Source("scan", "scan", folder, root)):
         try:
             dataset = elements.open_dataset(file, pixels=False)
-            if elements.text(dataset, "SOPClassUID") in SEGMENTATION:
+            if sop_class(dataset) in SEGMENTATION:
                 segmentations.append(_segmentation(dataset, path=file.path.relative_to(root)))
             else:
                 files.append(_ct_file(dataset, file=file, root=root))
@@ -62,9 +70,14 @@ def _ct_file(dataset: Dataset, *, file: Source, root: Path) -> CTFile:
     Raises:
         PatientError: `prepare` would refuse it.
     """
-    enhanced = elements.text(dataset, "SOPClassUID") in ENHANCED_CT
+    enhanced = sop_class(dataset) in ENHANCED_CT
+    exam = exam_of(dataset)
     if enhanced:
         check_kind(dataset, source=file)
+        frame = elements.first(dataset, "PerFrameFunctionalGroupsSequence") or Dataset()
+        about = as_classic(dataset, frame=frame)
+        check_kind(about, source=file)
+        exam = replace(exam, reconstruction=reconstruction_of(about))
     else:
         check_header(dataset, source=file)
     return CTFile(
@@ -72,7 +85,7 @@ def _ct_file(dataset: Dataset, *, file: Source, root: Path) -> CTFile:
         series=elements.text(dataset, "SeriesInstanceUID"),
         enhanced=enhanced,
         time_s=elements.acquired(dataset),
-        exam=exam_of(dataset),
+        exam=exam,
         patient_id=elements.shown(dataset, "PatientID"),
         accession=elements.shown(dataset, "AccessionNumber"),
         date=elements.shown(dataset, "StudyDate"),
@@ -96,7 +109,7 @@ def _studies(files: Iterable[CTFile], *, depth: int) -> list[Study]:
     """Files by study, in the order of their paths.
 
     Anonymisers write one study UID into every file. So patients are told apart too, and where
-    they are anonymised alike, the scanned folder's own folders, if each holds a whole study.
+    they are anonymised alike, folders, if each holds a whole study of its own.
 
     Args:
         depth: parts of the scanned folder's path.
@@ -104,11 +117,33 @@ def _studies(files: Iterable[CTFile], *, depth: int) -> list[Study]:
     by_study: dict[tuple[str, ...], list[CTFile]] = defaultdict(list)
     for file in files:
         by_study[file.exam.study, file.exam.patient or file.exam.name].append(file)
-    studies: list[Study] = []
-    for found in by_study.values():
-        by_folder: dict[str, list[CTFile]] = defaultdict(list)
-        for file in found:
-            by_folder[file.path.parts[depth]].append(file)
-        whole = all(len({file.series for file in part}) >= len(PHASES) for part in by_folder.values())
-        studies += [Study(part) for part in by_folder.values()] if whole else [Study(found)]
+    studies = [Study(part) for found in by_study.values() for part in _by_folder(found, depth=depth)]
     return sorted(studies, key=lambda study: min(file.path for file in study.files))
+
+
+def _by_folder(files: list[CTFile], *, depth: int) -> list[list[CTFile]]:
+    """Files of one study UID by folder, or all together where the folders do not hold a study each.
+
+    Args:
+        depth: of the folders; those below are looked at where there is one.
+    """
+    parts: dict[tuple[str, ...], list[CTFile]] = defaultdict(list)
+    for file in files:
+        parts[file.path.parts[depth : depth + 1] if len(file.path.parts) > depth + 1 else ()].append(file)
+    if () in parts:
+        return [files]
+    if len(parts) == 1:
+        return _by_folder(files, depth=depth + 1)
+    whole = all(len({file.series for file in part}) >= len(PHASES) for part in parts.values())
+    if not whole or _share_a_scan(parts.values()):
+        return [files]
+    return [study for part in parts.values() for study in _by_folder(part, depth=depth + 1)]
+
+
+def _share_a_scan(parts: Iterable[list[CTFile]]) -> bool:
+    """Whether two folders hold reconstructions of one scan: the same frame of reference at the same moment."""
+    scans = [
+        {(file.exam.frame, file.time_s) for file in part if file.exam.frame and file.time_s is not None}
+        for part in parts
+    ]
+    return len(set().union(*scans)) < sum(map(len, scans))

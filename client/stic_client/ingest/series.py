@@ -45,8 +45,9 @@ def read_series(source: Source, *, phases: Sequence[str]) -> list[Stack]:
     found = folder.slices
     _check_strangers(folder.strangers, slices=[file for file, _ in found])
     used = {header.series for _, header in found}
-    # A whole series that cannot be used is no harm beside the phases; one such slice of a phase is.
-    mixed = next((error for series, error in folder.faults if series in used), None)
+    # A whole series that cannot be used is no harm beside the phases; one such slice of a phase is, and so is
+    # one that does not say its series: it was cut short.
+    mixed = next((error for series, error in folder.faults if series in used or (used and not series)), None)
     if mixed is not None:
         raise mixed
     if not found:
@@ -70,9 +71,9 @@ def read_series(source: Source, *, phases: Sequence[str]) -> list[Stack]:
     ]
     warnings = []
     if passed := len(folder.foreign) + len(folder.faults):
-        warnings.append(f"{passed} files in the folder that are no slices of a phase were ignored")
+        warnings.append(f"DICOM files in the folder that are no slices of a phase, ignored: {passed}")
     if folder.strangers:
-        warnings.append(f"{len(folder.strangers)} files in the folder are not images")
+        warnings.append(f"files in the folder that are not DICOM, ignored: {len(folder.strangers)}")
     try:
         return assemble(
             planes,
@@ -109,7 +110,8 @@ def _look_through(source: Source) -> _Folder:
     folder = _Folder()
     for file in files_of(source):
         dataset = None if file.path.name.lower() == "dicomdir" else open_if_dicom(file, pixels=False)
-        if dataset is None:
+        # A directory of files, or one that was cut short within its header.
+        if dataset is None or not (text(dataset, "SOPClassUID") or text(dataset, "SeriesInstanceUID")):
             folder.strangers.append(file)
             continue
         try:
@@ -174,7 +176,7 @@ def _stack(planes: list[Plane], *, source: Source, phantom: bool, warnings: tupl
         PatientError: slices of two patients or of different grids, sheared, or unevenly spaced.
     """
     time_s, exam = start_of(planes), planes[0].exam
-    if len({plane.exam.patient for plane in planes}) > 1:
+    if len({plane.exam.patient for plane in planes} - {""}) > 1:
         raise source.refuse(
             "slices of one series belong to different patients",
             expected="one PatientID",
@@ -218,7 +220,7 @@ def _stack(planes: list[Plane], *, source: Source, phantom: bool, warnings: tupl
         z_mm=tuple(heights.tolist()),
         load=lambda index: planes[index].load(),
         time_s=time_s,
-        study=exam_digest(exam, time_s=time_s),
+        study=exam_digest(exam),
         phantom=phantom,
         exam=exam,
         turn=Turn(rows=planes[0].flip[0], cols=planes[0].flip[1]),

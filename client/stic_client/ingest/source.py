@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def locate(text: str, *, subject: str, root: Path) -> Source:
     if not text or "\0" in text or Path(text).is_absolute() or text.startswith("~"):
         raise refuse("a path is not relative to the dataset's root", "Write it relative to dataset.root.")
     try:
-        path = (root / text).resolve(strict=False)
+        path = _as_spelled(root, text).resolve(strict=False)
     except (OSError, RuntimeError):
         raise refuse("a path cannot be resolved", "Remove the links it goes through.") from None
     if not path.is_relative_to(root):
@@ -92,6 +93,21 @@ def locate(text: str, *, subject: str, root: Path) -> Source:
             advice="Correct the manifest's path, or export the phase.",
         )
     return Source(subject, text, path, root)
+
+
+def _as_spelled(root: Path, text: str) -> Path:
+    """A path with the accents of its names composed as they are on the disk: Macs decompose them."""
+    path = root
+    for name in Path(text).parts:
+        exact = path / name
+        plain = unicodedata.normalize("NFC", name)
+        same = (
+            [exact]
+            if exact.exists() or not path.is_dir()
+            else [other for other in path.iterdir() if unicodedata.normalize("NFC", other.name) == plain]
+        )
+        path = same[0] if len(same) == 1 else exact
+    return path
 
 
 def files_of(source: Source) -> list[Source]:

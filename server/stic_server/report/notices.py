@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from stic_core.evaluation import Evaluation, listed
-from stic_core.evaluation.run_facts import RunFacts
+from stic_core.evaluation import Evaluation, listed, read_evaluation
+from stic_core.evaluation.run_facts import RunFacts, facts_of
+from stic_core.evaluation.run_files import read_record, read_rounds
 from stic_server.report.cues import Cue, cues_of
 from stic_server.report.rounds import missed_spans
 from stic_server.report.taking_part import changes
@@ -38,6 +40,18 @@ def notices_of(
         *changes(facts),
         *_gaps(facts, rounds=rounds),
     )
+
+
+def read_notices(run: Path) -> tuple[Cue, ...]:
+    """All of the run in a folder; see `notices_of`.
+
+    Raises:
+        UsageError: the folder contains no run, or a file of it is not in the format that a run writes.
+    """
+    record, rounds, path = read_record(run), read_rounds(run), run / "evaluation.json"
+    evaluation = read_evaluation(path) if path.exists() else None
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    return notices_of(record, facts=facts, rounds=rounds, evaluation=evaluation)
 
 
 def _twins(facts: RunFacts) -> Iterator[Cue]:

@@ -21,6 +21,7 @@ from stic_core.system.files import write_atomically
 from stic_core.system.terminal import Terminal
 from stic_core.training.setup import ComputeConfig
 from stic_server.federation.run_folder import now, versions
+from stic_server.report.cues import cues_of
 from stic_server.simulation.cohorts import Datasets, dealt_out, phantom_centres, prepared_sites, union
 from stic_server.simulation.compared_models import evaluation_folder, train_compared_models
 from stic_server.simulation.console import SeedObserver
@@ -207,14 +208,21 @@ def _one_seed(
     else:
         # Features are cached in a dataset's folder: here in the simulation's, never in a hospital's.
         sites = {name: replace(dataset, folder=work / name) for name, dataset in given.items()}
-    if study.split == "dirichlet":
-        observer.stage("distributing patients to sites")
-        sites = dealt_out(sites, work / "sites", sites=study.sites, alpha=study.alpha, seed=seed)
     for name, dataset in sites.items():
         try:
             dataset.require(study.federation.task)  # a site may lack a class, not all of them
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
+    if study.split == "dirichlet":
+        observer.stage("distributing patients to sites")
+        sites = dealt_out(
+            sites,
+            work / "sites",
+            task=study.federation.task,
+            sites=study.sites,
+            alpha=study.alpha,
+            seed=seed,
+        )
     federation = study.federation.model_copy(update={"seed": seed, "runs": out / "runs" / f"seed-{seed}"})
     run, scores = train_compared_models(
         federation,
@@ -234,6 +242,7 @@ def _one_seed(
         "phantom": evaluation.phantom,
         "model_digest": evaluation.model_digest,
         "best_round": record["best_round"],
+        "cues": [cue.headline for cue in cues_of(record, rounds=rounds, evaluation=evaluation)],
         "wall_seconds": record["wall_seconds"],
         "patients": {
             name: {split: len(dataset.indices(split, federation.task)) for split in ("train", "val", "test")}

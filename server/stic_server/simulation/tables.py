@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 from stic_core.evaluation import multiplicity, overall_auc, paired_sentence
 from stic_core.evaluation.figures import PairedAccuracy, paired_accuracy
 from stic_core.system.files import write_csv
+from stic_server.report.cues import CHANCE
 from stic_server.simulation.summary import BEST, CENTRALISED, CROSS, ENSEMBLE, FEDERATED, FIGURES, POOLED
 
 Json: TypeAlias = Any
@@ -66,6 +68,27 @@ def claim(simulation: Mapping[str, Json]) -> str:
     )
 
 
+def cautions(simulation: Mapping[str, Json]) -> list[str]:
+    """What to know before the figures are quoted: the mean against chance, and the cues of the seeds' runs."""
+    found = []
+    mean, name = simulation["summary"]["models"][FEDERATED][POOLED], heading(simulation)
+    ends = mean.get("ci95")
+    if isinstance(ends, list) and ends[0] <= CHANCE:
+        found.append(
+            f"No better than chance, as far as these seeds show: the t interval of the federated model's {name}, "
+            f"{ends[0]:.3f} to {ends[1]:.3f}, does not lie above {CHANCE}."
+        )
+    results = simulation["results"].values()
+    counted = Counter(
+        headline for one in results for headline in one.get("cues", ())
+    )  # older results have none
+    found += [
+        f"{headline}: {seeds} of {len(results)} seed{'' if len(results) == 1 else 's'}; the report of each says more."
+        for headline, seeds in counted.items()
+    ]
+    return found
+
+
 def pairs(simulation: Mapping[str, Json]) -> list[str]:
     """The same patients under two models, all seeds added up; or why they are not."""
     found = simulation["summary"]["same_patients"]
@@ -110,6 +133,7 @@ def as_markdown(rows: Sequence[Row]) -> list[str]:
 def text(simulation: Mapping[str, Json]) -> str:
     """What the terminal shows."""
     lines = [*as_text(summary_rows(simulation)), "", claim(simulation)]
+    lines += [line for caution in cautions(simulation) for line in ("", caution)]
     if simulation["phantom"]:
         lines = [
             "PHANTOM DATA: synthetic patients; says nothing about real patients",
@@ -122,6 +146,7 @@ def text(simulation: Mapping[str, Json]) -> str:
 def markdown(simulation: Mapping[str, Json]) -> str:
     """The simulation for readers, as one document."""
     registered, settings = simulation["registered"], simulation["settings"]
+    overall = overall_auc(settings["federation"]["task"]["classes"])
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     lines = [
         f"# {'PHANTOM data: ' if simulation['phantom'] else ''}federated training compared with its alternatives",
@@ -148,7 +173,7 @@ def markdown(simulation: Mapping[str, Json]) -> str:
         "",
         (
             f"Mean over {len(settings['seeds'])} seeds (95 % t interval). *All held-out patients*: scores of "
-            "all sites ranked together. *Mean of the sites*: the mean of the macro AUCs of the sites that hold "
+            f"all sites ranked together. *Mean of the sites*: the mean of the {overall}s of the sites that hold "
             "out patients of every class. Both come from the scores themselves, which only a simulation may "
             f"see.{_estimated(simulation['summary'])}"
         ),
@@ -157,6 +182,7 @@ def markdown(simulation: Mapping[str, Json]) -> str:
         "",
         claim(simulation),
         "",
+        *(line for caution in cautions(simulation) for line in (f"**{caution}**", "")),
         "## The same patients under two models",
         "",
         *(line for sentence in pairs(simulation) for line in (sentence, "")),

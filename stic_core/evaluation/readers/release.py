@@ -30,6 +30,7 @@ from stic_core.evaluation.readers.study import (
     ReaderStudy,
 )
 from stic_core.evaluation.reports import Accuracy, HeldOutReport
+from stic_core.faults import first_fault
 from stic_core.privacy.confusion_cells import releasable
 from stic_core.privacy.release import too_few
 from stic_core.statistics import Absent, NotEstimable, Suppressed
@@ -251,11 +252,11 @@ def read_release(text: str, *, source: str) -> ReaderRelease:
     try:
         return ReaderRelease.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"][:3]) or "the file"
+        fault = first_fault(error)
+        where = ".".join(fault.key.split(".")[:3]) or "the file"
         raise DataError(
             f"{source} is not an exported reader study",
-            got=f"{where}: {first['msg']}",
+            got=f"{where}: expected {fault.expected}",
             expected="the file that stic-client readers --export writes",
         ) from None
 

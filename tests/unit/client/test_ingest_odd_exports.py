@@ -14,10 +14,11 @@ from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML, HTJ2KLossless, ImplicitVRLittleEndian, generate_uid
 
+from stic_client.ingest.belonging import check_belonging
 from stic_client.ingest.dicom import read_slice
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.kinds import reconstruction_of
-from stic_client.ingest.patient import PreparedPatient, prepare_patient
+from stic_client.ingest.patient import PreparedPatient, open_phases, prepare_patient
 from stic_client.ingest.pixels import decode
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import locate
@@ -160,6 +161,16 @@ def test_values_wider_than_stated_are_refused(tmp_path: Path, signed: bool) -> N
         _read(dataset, tmp_path)
 
 
+@pytest.mark.parametrize("overlay", [0, 0x1000, 0xF000])
+def test_signed_values_without_sign_extension(tmp_path: Path, overlay: int) -> None:
+    """Twelve bits of two's complement and zeros above, with graphics there or not."""
+    hu = np.clip(body(), -1000, 1000)
+    values = hu.astype("<i2").view("<u2") & 0x0FFF
+    values[10:12, 20:70] |= overlay
+    dataset = ct_dataset(hu, PixelRepresentation=1, RescaleIntercept=0, PixelData=values.tobytes())
+    np.testing.assert_array_equal(_read(dataset, tmp_path), hu)
+
+
 # Compression and files without headers
 
 
@@ -255,6 +266,31 @@ def test_unusual_reconstructions_are_warned_of(tmp_path: Path, elements: dict[st
 def test_usual_reconstructions_are_not(elements: dict[str, Any]) -> None:
     """Soft kernels, averages and a description with a negation."""
     assert reconstruction_of(ct_dataset(body(), **elements)).caveats == ()
+
+
+@pytest.mark.parametrize(
+    ("frame_type", "said"),
+    [
+        (["DERIVED", "PRIMARY", "VOLUME", "MAX_IP"], "projection"),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAT_SPECIFIC"], "map of a material"),
+        (["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"], "localizer"),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAT_REMOVED"], ""),
+        (["DERIVED", "PRIMARY", "VOLUME", "VMI"], ""),
+    ],
+)
+def test_kinds_of_enhanced_frames(tmp_path: Path, frame_type: list[str], said: str) -> None:
+    """FrameType says of each frame what ImageType says of a classic file."""
+    dataset, kind = enhanced_dataset(), Dataset()
+    kind.FrameType = frame_type
+    dataset.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence = [kind]
+    source = _source(save(dataset, tmp_path / "a.dcm"))
+    if said:
+        with pytest.raises(PatientError, match=said):
+            read_enhanced(source, phases=NC)
+    else:
+        (stack,) = read_enhanced(source, phases=NC)
+        assert stack.exam is not None
+        assert stack.exam.reconstruction.caveats
 
 
 def test_virtual_non_contrast_is_no_contrast_phase(tmp_path: Path) -> None:
@@ -363,13 +399,30 @@ def test_arterial_portal_and_delayed_are_not_nc_art_pv(tmp_path: Path) -> None:
         read_series(_source(folder), phases=PHASES)
 
 
+def test_a_series_without_description_beside_two_that_have_one(tmp_path: Path) -> None:
+    """By its time it is the late phase, whose description an anonymiser removed; without times it may be NC."""
+    folder = _folder(tmp_path, {"art": "arterial", "pv": "portal venous", "late": ""})
+    with pytest.raises(PatientError, match="descriptions contradict"):
+        read_series(_source(folder), phases=PHASES)
+    first = _folder(tmp_path / "first", {"nc": "", "art": "arterial", "pv": "portal venous"})
+    assert not read_series(_source(first), phases=PHASES)[0].warnings
+
+    def untimed(dataset: Dataset, number: int) -> None:
+        del dataset.AcquisitionTime
+
+    names = {"pv": "portal venous", "nc": "", "art": "arterial"}
+    stacks = read_series(_source(_folder(tmp_path / "untimed", names, untimed)), phases=PHASES)
+    np.testing.assert_array_equal(stacks[0].load(2), np.clip(body("nc"), -1024, 3071))
+    assert any("no time confirms" in text for text in stacks[0].warnings)
+
+
 def test_a_late_phase_beside_the_three_is_left_out(tmp_path: Path) -> None:
     """Four series and three phases: the descriptions say which, whatever the times."""
     folder = _folder(tmp_path, {"late": "delayed", "pv": "portal venous", "art": "arterial", "nc": "plain"})
     stacks = read_series(_source(folder), phases=PHASES)
     for phase, stack in zip(PHASES, stacks, strict=True):
         np.testing.assert_array_equal(stack.load(2), np.clip(body(phase), -1024, 3071))
-    assert any("1 series" in text for text in stacks[0].warnings)
+    assert "series of other phases or kinds in the folder, ignored: 1" in stacks[0].warnings
 
 
 def test_a_lung_kernel_beside_the_soft_one_is_left_out(tmp_path: Path) -> None:
@@ -381,7 +434,7 @@ def test_a_lung_kernel_beside_the_soft_one_is_left_out(tmp_path: Path) -> None:
     )
     (stack,) = read_series(_source(folder), phases=NC)
     np.testing.assert_array_equal(stack.load(2), np.clip(body("nc"), -1024, 3071))
-    assert any("other kinds" in text for text in stack.warnings)
+    assert "series of other phases or kinds in the folder, ignored: 1" in stack.warnings
 
 
 def test_what_lies_beside_the_slices_is_passed_over(tmp_path: Path) -> None:
@@ -400,8 +453,17 @@ def test_what_lies_beside_the_slices_is_passed_over(tmp_path: Path) -> None:
     save(ct_dataset(body(), ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), tmp_path / "nc" / "coronal.dcm")
     (stack,) = read_series(_source(tmp_path / "nc"), phases=NC)
     assert len(stack) == 5
-    assert any(text.startswith("3 files") for text in stack.warnings)
-    assert any(text.startswith("7 files") for text in stack.warnings)
+    assert [text.split(": ")[1] for text in stack.warnings] == ["3", "7"]
+
+
+@pytest.mark.parametrize("keep", [150, 400, 700, 900])
+def test_a_slice_cut_short_in_its_header_is_not_passed_over(tmp_path: Path, keep: int) -> None:
+    """The last slice of the stack, without which it would be even."""
+    write_series(tmp_path / "nc", phase="nc")
+    last = tmp_path / "nc" / "06-nc-4.dcm"
+    last.write_bytes(last.read_bytes()[:keep])
+    with pytest.raises(PatientError):
+        read_series(_source(tmp_path / "nc"), phases=NC)
 
 
 @pytest.mark.parametrize("name", ["99-nc-9.dcm", "12-nc-8"])
@@ -422,7 +484,7 @@ def test_identical_copies_are_counted_once(tmp_path: Path) -> None:
     shutil.move(tmp_path / "copy", tmp_path / "nc" / "copy")
     (stack,) = read_series(_source(tmp_path / "nc"), phases=NC)
     assert len(stack) == 5
-    assert "5 identical copies of slices were ignored" in stack.warnings
+    assert "identical copies of slices, ignored: 5" in stack.warnings
     again = dcmread(next((tmp_path / "nc").glob("*.dcm")))
     again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     shutil.rmtree(tmp_path / "nc" / "copy")
@@ -497,5 +559,23 @@ def test_equal_study_uids_are_not_one_exam(tmp_path: Path) -> None:
         tmp_path, **{phase: {**same, "SeriesInstanceUID": f"1.{n}"} for n, phase in enumerate(PHASES)}
     )
     assert set(first.digests) == set(again.digests)
+    # Each slice of a series may have its own time; another slice is still the same exam.
+    slice_later = _patient(tmp_path, **_all(**same, AcquisitionTime="174211"))
+    assert set(first.digests) == set(slice_later.digests)
     # What is left in common are the three pictures.
     assert len(set(first.digests) & set(other.digests)) == 3 < len(first.digests)
+
+
+def test_a_segmentation_of_another_patient_is_refused(tmp_path: Path) -> None:
+    """A mask is a part of the patient too; one that was drawn in another frame of reference is warned of."""
+    for phase in PHASES:
+        save(ct_dataset(body(phase), phase=phase, FrameOfReferenceUID="1.2.9"), tmp_path / f"{phase}.dcm")
+    row = row_of(tmp_path, manifest_row(**{f"{phase}_path": f"{phase}.dcm" for phase in PHASES}))
+    stacks = open_phases(row, root=tmp_path)
+    for frame, count in (("1.2.9", 0), ("1.2.8", 1)):
+        seg = save(ct_dataset(body(), Modality="SEG", FrameOfReferenceUID=frame), tmp_path / "seg.dcm")
+        warnings = check_belonging(stacks, segmentation=_source(seg))
+        assert sum("the mask" in text for text in warnings) == count
+    seg = save(ct_dataset(body(), Modality="SEG", PatientID="X"), tmp_path / "seg.dcm")
+    with pytest.raises(PatientError, match="PatientID of mask differs"):
+        check_belonging(stacks, segmentation=_source(seg))

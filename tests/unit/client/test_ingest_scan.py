@@ -13,7 +13,7 @@ from stic_client.ingest.proposal import write_proposal
 from stic_client.ingest.scan import scan
 from stic_client.ingest.words import guess_phase
 from stic_core.errors import DataError
-from support.ingest_files import PHASES, body, ct_dataset, save, write_series
+from support.ingest_files import PHASES, body, ct_dataset, enhanced_dataset, save, write_series
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_a_segmentation_is_proposed_as_mask(tmp_path: Path, beside: bool) -> Non
 
 
 def test_studies_with_equal_uids_are_told_apart(tmp_path: Path) -> None:
-    """Anonymisers write one study UID, and some one PatientID, into every file."""
+    """Anonymisers write one study UID, and some one PatientID, into every file; two reconstructions are one study."""
 
-    def study(name: str, patient: str) -> None:
+    def study(name: str, patient: str, **elements: object) -> None:
         for phase in PHASES:
 
             def change(dataset: Dataset, number: int, phase: str = phase) -> None:
@@ -186,13 +186,44 @@ def test_studies_with_equal_uids_are_told_apart(tmp_path: Path) -> None:
                     "1.2",
                     patient,
                 )
+                for keyword, value in elements.items():
+                    setattr(dataset, keyword, value)
 
-            write_series(tmp_path / name / phase, phase=phase, subject=name, change=change)
+            write_series(tmp_path / "x" / name / phase, phase=phase, subject=name, change=change)
 
     for name in ("a", "b"):
         study(name, "anonymous")
     for name in ("c", "d"):
         study(name, name)
+    for name in ("e/thin", "e/thick"):
+        study(name, "e", FrameOfReferenceUID="1.2.9")
     patients = scan(tmp_path, root=tmp_path).patients
-    assert [patient.row["nc_path"] for patient in patients] == ["a/nc", "b/nc", "c/nc", "d/nc"]
+    assert [patient.row["nc_path"] for patient in patients] == [
+        "x/a/nc",
+        "x/b/nc",
+        "x/c/nc",
+        "x/d/nc",
+        "x/e/thick/nc",
+    ]
     assert all(any("one study UID" in note for note in patient.notes) for patient in patients)
+
+
+def test_enhanced_files_are_judged_by_their_frames(tmp_path: Path) -> None:
+    """A projection and a coronal view say so in functional groups, and are not proposed."""
+    for number, (name, description) in enumerate(_NAMED.items()):
+        dataset = enhanced_dataset((name,))
+        dataset.SeriesDescription, dataset.SeriesInstanceUID = description, f"1.2.{number + 1}"
+        save(dataset, tmp_path / "x" / f"{name}.dcm")
+        shared, kind = dataset.SharedFunctionalGroupsSequence[0], Dataset()
+        if name == "art":
+            kind.FrameType = ["DERIVED", "PRIMARY", "VOLUME", "MAX_IP"]
+            shared.CTImageFrameTypeSequence = [kind]
+        else:
+            shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        dataset.SeriesInstanceUID = f"1.2.{number + 7}"
+        save(dataset, tmp_path / "x" / f"a-{name}.dcm")
+    proposal = scan(tmp_path, root=tmp_path)
+    (patient,) = proposal.patients
+    assert [patient.row[f"{phase}_path"] for phase in PHASES] == [f"x/{phase}.dcm" for phase in PHASES]
+    assert patient.row["layout"] == "dicom_enhanced"
+    assert sum(proposal.skipped.values()) == 3

@@ -296,6 +296,63 @@ def test_figures_lie_beside_as_tables(phantom_run: Path, page: tuple[str, Page])
     assert len([row for row in tables["learning"] if row["site"] == "pooled"]) == 20
 
 
+def test_two_classes_have_one_auc_everywhere(tmp_path: Path) -> None:
+    """Page, card and tables show one AUC, one curve and one slope, and nowhere a macro average of two."""
+    run = write_sample_run(tmp_path, classes=("HCC", "ICC"))
+    source, parsed = read(run)
+    card = write_model_card(run)
+    texts = (source, card.read_text(), card.with_suffix(".html").read_text())
+    for text in texts:
+        assert "macro" not in text.lower()
+        assert not re.search(r"AUC (HCC|ICC)", text)
+    assert parsed.table("held-out")[0] == ["Held-out set", "n", "Accuracy", "AUC"]
+    assert parsed.table("calibration")[0][-1] == "Slope"
+    assert source.count("ROC curve of") == 1
+    assert "HCC against ICC" in parsed.text
+    document = json.loads((run / "evaluation.json").read_text())
+    assert f"reaches an AUC of {document['pooled']['auc']['ICC']['value']:.3f}" in parsed.text
+    found = {}
+    for path in (run / "report").glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as lines:
+            found[path.stem] = list(csv.DictReader(lines))
+    for name in ("held_out", "comparison", "between_sites"):
+        assert {row["figure"] for row in found[name] if "AUC" in row["figure"]} == {"AUC"}
+    assert {row["class"] for row in found["roc"]} == {"HCC"}
+
+
+def test_the_card_is_a_page_too(phantom_run: Path) -> None:
+    """Both forms have one source: the same sentences and the same cells, tags that nest, no address."""
+    card = write_model_card(phantom_run)
+    source = card.with_suffix(".html").read_text(encoding="utf-8")
+    assert "://" not in source
+    parsed = Page()
+    parsed.feed(source)
+    assert parsed.open == []
+
+    def words(text: str) -> str:
+        """The text without marks and spaces, which the two forms set differently."""
+        return "".join(re.sub(r"[*`#|]|^- |---", " ", text, flags=re.MULTILINE).split())
+
+    shown = words(parsed.text)
+    lines = [words(line) for line in card.read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if line not in shown] == []
+
+
+def test_what_to_know_stands_before_the_figures(tmp_path: Path) -> None:
+    """A run at chance says so in its first sentence, in the box and on the card; a run that is well has no box."""
+    run = write_sample_run(tmp_path / "chance", skill={"center1": 0.0, "center2": 0.0})
+    source, parsed = read(run)
+    assert "which is no better than chance as far as these patients show" in parsed.text
+    assert source.index('class="notices"') < source.index('id="held-out"')
+    assert "**No better than chance, as far as these patients show.**" in write_model_card(run).read_text()
+    well = write_sample_run(tmp_path / "well")
+    lines = [json.loads(line) for line in (well / "rounds.jsonl").read_text().splitlines()]
+    (well / "rounds.jsonl").write_text(
+        "".join(json.dumps(line | {"sites": ["center1", "center2"]}) + "\n" for line in lines)
+    )
+    assert 'class="notices"' not in read(well)[0]
+
+
 def test_model_card(phantom_run: Path, tmp_path: Path) -> None:
     """The card says what the model is for, its results as the table has them, and that it is no device."""
     card = write_model_card(phantom_run).read_text(encoding="utf-8")
