@@ -23,6 +23,10 @@ from packaging.utils import parse_wheel_filename
 import stic_core
 
 TREE = Path(__file__).resolve().parents[1]
+UV = Path(sys.executable).with_name("uv")
+CYCLONEDX = "cyclonedx-bom==7.5.0"
+"""Its twenty packages are needed here alone, so uv runs it outside of the environment."""
+
 PLATFORMS = {"linux-x86_64": "x86_64-manylinux_2_28", "linux-aarch64": "aarch64-manylinux_2_28"}
 """What uv calls the oldest system that torch's wheels run on."""
 
@@ -72,7 +76,7 @@ def main() -> None:
         run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
         # What it is made of, from the lock: versions, hashes, package URLs.
         run(
-            *(Path(sys.executable).with_name("cyclonedx-py"), "requirements", lock),
+            *(UV, "tool", "run", "--quiet", "--from", CYCLONEDX, "cyclonedx-py", "requirements", lock),
             *("--pyproject", TREE / "pyproject.toml", "--output-reproducible"),
             *("--output-format", "JSON", "--output-file", folder / "sbom.cdx.json"),
         )
@@ -94,7 +98,7 @@ def main() -> None:
 
 def _write_lock(path: Path, *, extra: str, platform: str, python: str, accelerator: str) -> None:
     run(
-        *(Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--generate-hashes"),
+        *(UV, "pip", "compile", "--quiet", "--generate-hashes"),
         *("--no-annotate", "--no-header", "--no-emit-index-url", "--only-binary", ":all:"),
         *("--python-platform", PLATFORMS[platform], "--python-version", python),
         *(("--torch-backend", "cpu") if accelerator == "cpu" else ()),

@@ -80,17 +80,25 @@ def main(grid: Grid, context: Context) -> None:
         Path(str(context.run_config["federation"])),
         observer=RunObserver(),
         evaluate=Path(str(evaluate)) if evaluate else None,
+        processes=True,
     )
 
 
 def run_federation(
-    grid: Grid, path: Path, *, observer: RunObserver, evaluate: Path | None = None
+    grid: Grid,
+    path: Path,
+    *,
+    observer: RunObserver,
+    evaluate: Path | None = None,
+    processes: bool = False,
 ) -> RunFolder:
     """Run a federation over a Grid, or go on with the run that was interrupted.
 
     Args:
         path: of federation.yaml.
         evaluate: folder of a model that is evaluated; nothing is trained then.
+        processes: each message starts a process at the site, which answers once all is loaded: the
+            description of a site takes as long as its features do, and is waited for.
 
     Returns:
         The run's folder, with its evaluation.
@@ -115,7 +123,9 @@ def run_federation(
             join_timeout_s=federation.join_timeout_s,
             round_timeout_s=federation.round_timeout_s,
             grace_s=federation.join_grace_s,
-            describe_s=_DESCRIBE_S * max(1.0, scale),  # a client's own 3 s do not shrink either
+            describe_s=federation.round_timeout_s
+            if processes
+            else _DESCRIBE_S * max(1.0, scale),  # a client's own 3 s do not shrink either
             ask_again_s=_ASK_AGAIN_S * scale,
             finish_room_s=_FINISH_ROOM_S * scale,
             max_patients=federation.max_patients,
