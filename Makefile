@@ -1,6 +1,7 @@
 # make demo    the main job on a fresh machine: two phantom centres, real server, real clients, report
 # make test    lint, types, import contracts and tests, two at a time (JOBS=4 for more)
 # make coverage  which lines and branches the tests run
+# make deploy-test   what takes minutes: stock Flower
 # make install only the virtual environment
 # make dist    wheel and sdist, in dist/
 # make bundle  one archive that installs a client without a network (SIDE=server, CUDA=cpu, PLATFORM=linux-aarch64)
@@ -12,7 +13,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check coverage install lock dist bundle clean
+.PHONY: demo test check coverage install lock dist bundle deploy-test clean
 
 demo: $(VENV)/.complete
 	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full)
@@ -30,6 +31,9 @@ test: $(VENV)/.complete
 
 coverage: $(VENV)/.complete
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
+
+deploy-test: $(VENV)/.complete
+	$(BIN)/python -m pytest -m deploy tests/deploy
 
 check: $(VENV)/.complete
 	$(BIN)/ruff check .

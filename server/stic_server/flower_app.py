@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp: a session's questions as Flower messages over any Grid.
 
 `stic-server start` calls `run_federation`. On a stock SuperLink runs `app`, whose run configuration
-names the federation's file under `federation`.
+names the federation's file under `federation` (docs/flower.md).
 """
 
 from __future__ import annotations
