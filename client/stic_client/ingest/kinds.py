@@ -21,6 +21,9 @@ SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88"
 
+UNSPECIFIED = "US"
+"""The RescaleType that names no unit; some scanners and archives write it beside HU."""
+
 MONOENERGETIC_KEV = (60, 80)
 """Virtual monoenergetic images in this range look like the usual 120 kV; at 40 keV iodine is twice as bright."""
 
@@ -175,6 +178,7 @@ def reconstruction_of(dataset: Dataset) -> Reconstruction:
     """Caveats of a slice that `check_kind` lets pass."""
     image_type, description = _coded(dataset), _description(dataset)
     computed = _is_computed(dataset)
+    axial = "AXIAL" in text(dataset, "ImageType").split("\\")
     caveats = []
     removed = bool(
         _CONTRAST_REMOVED.search(image_type) or (computed and _CONTRAST_REMOVED.search(description))
@@ -189,12 +193,14 @@ def reconstruction_of(dataset: Dataset) -> Reconstruction:
             (_PROJECTION, "a projection (MIP)"),
             (_CONTRAST_REMOVED, "a virtual non-contrast image"),
             (_MATERIAL, "a map of a material, such as iodine"),
-            (_LOCALIZER, "a localizer"),
+            *(() if axial else ((_LOCALIZER, "a localizer"),)),
             (_DOSE_REPORT, "a dose report"),
         ):
             negated = re.search(rf"\b(NO|W/?O|WITHOUT|OHNE)\W+(?:{words.pattern})", description)
             if words.search(description) and not negated:
                 caveats.append(f"described as {name}, although ImageType does not say so")
+    if text(dataset, "RescaleType") == UNSPECIFIED:
+        caveats.append("RescaleType says 'unspecified', so its values are taken for HU")
     kernel = text(dataset, "ConvolutionKernel")
     sharp = (
         any(_SHARP_KERNEL.search(part) for part in kernel.split("\\")) if kernel else "LUNG" in description

@@ -55,10 +55,15 @@ class MaskPlane:
 
     @property
     def middle_mm(self) -> tuple[float, float]:
-        """Middle of the largest part's bounding box, patient y and x."""
+        """Median row and column of the largest part, patient y and x: a thin line drawn by a slip moves it little."""
         rows, cols = np.nonzero(self.lesion)
-        middle = self.grid.to_mm(((rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2))
+        middle = self.grid.to_mm((np.median(rows), np.median(cols)))
         return float(middle[0]), float(middle[1])
+
+    def apart_mm(self, mm: np.ndarray) -> float:
+        """Distance of a point (y, x), mm, from its nearest pixel."""
+        pixels = np.stack(np.nonzero(self.inside), axis=-1)
+        return float(np.linalg.norm(self.grid.to_mm(pixels) - mm, axis=-1).min())
 
     def at(self, mm: np.ndarray) -> np.ndarray:
         """Whether points (y, x), mm, shape (..., 2), lie inside; nearest pixel."""
@@ -220,12 +225,13 @@ def _read_nrrd(source: Source, *, label: str) -> tuple[Volume, np.ndarray]:
         return volume, volume.values == named[0].value
     if len(file.layers) > 1 or (file.segments and not label.isdecimal()):
         raise source.refuse(
-            "the segmentation has no such segment" if label else "the segmentation has several segments",
+            "the segmentation has several segments" if named else "the segmentation has no such segment",
             got=f"{len(named)} of {len(file.segments)} segments",
-            expected="mask_label: a segment's number or label",
+            expected="mask_label: a segment's name, or a label value that no other segment has",
             advice="Correct mask_label.",
         )
-    return _chosen(turned(file.layers[0], source=source), source=source, label=label)
+    layer = next(iter(file.layers))
+    return _chosen(turned(layer, source=source), source=source, label=label)
 
 
 def _chosen(volume: Volume, *, source: Source, label: str) -> tuple[Volume, np.ndarray]:
