@@ -5,6 +5,7 @@ Unknown keys are refused. `config_files` reads the files.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
@@ -15,13 +16,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationInfo,
     model_validator,
 )
 
+from stic_core.system.names import SITE_NAME
+from stic_core.system.notifier import EVENTS, Event
 from stic_core.tasks import TASKS, ClassName, Task
 
-SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+SiteName = Annotated[str, Field(pattern=SITE_NAME)]
 BackboneName = Literal[
     "vgg16",
     "resnet18",
@@ -46,6 +50,13 @@ Release = Literal[
 RELEASES: tuple[Release, ...] = get_args(Release)
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
 """host:port"""
+
+
+def _https(address: SecretStr) -> SecretStr:
+    """It may hold a secret: no line that a program says has it, and no run keeps it."""
+    if not re.fullmatch(r"https://[^\s/@]+(/\S*)?", address.get_secret_value()):
+        raise ValueError("an address that begins with https://, with a host name and without a user")
+    return address
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -122,11 +133,14 @@ class TrainingConfig(_Frozen):
     """Training at one site; by default with the paper's optimiser, and long enough to converge.
 
     Args:
+        batch_size: patients per step; with `views`, one of a patient's views is drawn for it.
+        learning_rate: of Adam, the highest one where a schedule changes it.
         local_epochs: passes over the site's training patients per round.
         local_steps: optimiser steps per round, instead of epochs: the same amount of work at every site.
         schedule: the learning rate by round; the server sends it with each round. `plateau`
             divides it by ten after `plateau_rounds` rounds without a better pooled validation
             loss (Keras' ReduceLROnPlateau, the authors' choice).
+        plateau_rounds: how many, for `plateau`.
         warmup_rounds: rounds over which the rate rises to its value.
         early_stopping: stop after so many rounds (or epochs, in training at one site) without
             a better validation loss; None never does.
@@ -158,7 +172,11 @@ class TrainingConfig(_Frozen):
 
 
 class FedAvgConfig(_Frozen):
-    """FedAvg (McMahan et al. 2017): the mean of the sites' weights by their training patients."""
+    """FedAvg (McMahan et al. 2017): the mean of the sites' weights by their training patients.
+
+    Args:
+        name: `fedavg`.
+    """
 
     name: Literal["fedavg"] = "fedavg"
 
@@ -185,11 +203,64 @@ class ListenConfig(_Frozen):
     health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
+class LogConfig(_Frozen):
+    """The file that has everything that the program says while it runs, with the time of each line.
+
+    Args:
+        file: beside this configuration unless absolute; null writes none. Mode 0600, nothing of a patient.
+        max_mb: size at which a new file is begun.
+        keep: how many older files are kept, as `.1`, `.2` and so on.
+    """
+
+    file: Path | None = Path("server.log")
+    max_mb: Annotated[int, Field(ge=1, le=1000)] = 5
+    keep: Annotated[int, Field(ge=0, le=100)] = 4
+
+
+class SiteLogConfig(LogConfig):
+    """The same of a site.
+
+    Args:
+        file: beside this configuration unless absolute; null writes none. Mode 0600, nothing of a patient.
+        max_mb: size at which a new file is begun.
+        keep: how many older files are kept, as `.1`, `.2` and so on.
+    """
+
+    file: Path | None = Path("client.log")
+
+
+class NotifyConfig(_Frozen):
+    """Who is told of what somebody has to do or wants to know, without looking at a screen.
+
+    Args:
+        command: a program and its arguments as a list; it is started without a shell, with the event as JSON
+            on its stdin.
+        webhook: an https address that gets the event as JSON in a POST; redirects are not followed.
+        events: `approval-waiting`, `site-gone`, `site-back`, `run-over`, `run-failed`; all of them by default.
+        timeout_s: how long one command or one POST may take; then it is ended, and that is said.
+    """
+
+    command: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    webhook: Annotated[SecretStr, AfterValidator(_https)] | None = None
+    events: tuple[Event, ...] = EVENTS
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+    @model_validator(mode="after")
+    def _somebody(self) -> NotifyConfig:
+        if not self.command and self.webhook is None:
+            raise ValueError("a command or a webhook")
+        return self
+
+
 class FederationConfig(_Frozen):
     """`federation.yaml`: what the sites compute together, and how long the server waits.
 
     Args:
-        task: a name of `stic_core.tasks.TASKS`, or a task spelled out.
+        name: how runs are called: their names begin with it.
+        task: what is told apart: the name of one of the paper's tasks, or a name and classes.
+        image: how a slice becomes the model's image; every site prepares alike.
+        model: the model that every site builds.
+        training: how a site trains in a round.
         algorithm: how the sites' updates become the next global model.
         rounds: how many rounds at most; `training.early_stopping` ends the training before.
         min_sites: fewer reports than this and a round fails.
@@ -208,7 +279,10 @@ class FederationConfig(_Frozen):
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
             backbone trains, for the first global model.
+        listen: where the server listens, and what its certificate is for.
         runs: folder of the runs.
+        log: the file that has everything that `start` and its like say.
+        notify: who is told when a site waits for an approval, is gone or back, and when a run ends.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "stic"
@@ -232,6 +306,8 @@ class FederationConfig(_Frozen):
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
     runs: FilePath = Path("runs")
+    log: Annotated[LogConfig, Field(exclude=True)] = LogConfig()
+    notify: Annotated[NotifyConfig | None, Field(exclude=True)] = None
 
 
 DecimalMark = Literal["comma", "point"]
@@ -245,6 +321,7 @@ class DatasetConfig(_Frozen):
         root: folder that every path of the manifest is relative to, and never leaves.
         manifest: the manifest, relative to `root`.
         prepared: folder for the prepared dataset and the cached features.
+        image: how a slice becomes the model's image, as the federation prepares it.
         labels: labels of the manifest beside the classes of the known tasks, so that they are not taken for slips.
         units: unit by laboratory value, where it is not the default one.
         decimal: the laboratory's decimal mark, `comma` or `point`, for all values or by value; it says
@@ -319,16 +396,22 @@ class SiteConfig(_Frozen):
     """`site.yaml`: one hospital.
 
     Args:
+        site: the site's name, as the operator admits it.
+        server: the coordinator's server, and whom this site trusts to be it.
         key: the site's private key, mode 0600.
+        dataset: where the site's files lie and how they are read.
         device: `auto` takes CUDA where there is one.
         precision: of the backbone's arithmetic; `auto` takes bfloat16 where the hardware has it.
         cache_limit_gb: most that the cached features of one plan may take on the disk.
         backbone_weights: weights file by backbone, where it is not in torchvision's cache.
         audit: the log of every message in and out.
+        policy: what this site agrees to.
         models: where the final model of each run is kept, for `predict`.
         plans: where approved and waiting plans lie.
         between_rounds: what a run keeps here from one round to the next, such as int8's rounding error.
         held_out: what was told of the held-out patients, and which models a run showed.
+        log: the file that has everything that the client says while it serves.
+        notify: who is told when a plan waits for approval, and when a run ends.
     """
 
     site: SiteName
@@ -345,3 +428,5 @@ class SiteConfig(_Frozen):
     plans: FilePath = Path("plans")
     between_rounds: FilePath = Path("between-rounds")
     held_out: FilePath = Path("held-out")
+    log: SiteLogConfig = SiteLogConfig()
+    notify: NotifyConfig | None = None

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from stic_core.config import FederationConfig, ModelConfig, SiteConfig
 from stic_core.errors import ConfigError
 from stic_core.faults import MISSING, UNKNOWN, Fault, first_fault
+from stic_core.system.given_files import holds_private_key
 
 ConfigT = TypeVar("ConfigT", FederationConfig, SiteConfig)
 
@@ -62,6 +63,12 @@ def load(path: Path, kind: type[ConfigT]) -> ConfigT:
         raise ConfigError(f"{path} is not UTF-8 text", advice="Save it as UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", got=error.strerror) from None
+    if not text.strip():
+        raise ConfigError(
+            f"{path} is an empty file", expected="a configuration in YAML", advice="Restore it."
+        )
+    if holds_private_key(text.encode()):
+        raise ConfigError(f"{path} holds a private key", expected="a configuration in YAML")  # never shown
     return parse_text(text, kind, source=str(path), base=path.resolve().parent)
 
 

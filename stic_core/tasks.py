@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stic_core.errors import UsageError
+from stic_core.system.names import did_you_mean
 
 
 def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,3 +101,20 @@ TASKS = MappingProxyType(
 
 KNOWN_LABELS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.classes))
 """Every class of `TASKS`."""
+
+
+def task_named(text: str) -> Task:
+    """One of the paper's tasks.
+
+    Raises:
+        UsageError: there is none of this name.
+
+    Example:
+        >>> task_named("hcc-icc").classes
+        ('HCC', 'ICC')
+    """
+    if text not in TASKS:
+        raise UsageError(
+            "no such task", got=repr(text), expected=" or ".join(TASKS), advice=did_you_mean(text, TASKS)
+        )
+    return TASKS[text]

@@ -47,10 +47,10 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from stic_client.connection.faults import refuses_key, why
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.node_state import NodeState
 from stic_client.connection.sign_on import Admission, SignOn
-from stic_client.connection.tls import refuses_key, why
 from stic_client.connection.until_reached import NotReachedError, until_reached
 from stic_client.connection.waiting_times import Intervals
 from stic_client.flower_requests import SignedClient
@@ -58,6 +58,8 @@ from stic_core.errors import NoRoomError, ProtocolError, RefusedError, SticError
 from stic_core.system.observer import Observer
 
 LOG = logging.getLogger(__name__)
+
+_WAITING = "waiting for the server"
 
 _TAKEN_OVER = 423
 """What our server answers a client while another one of the same site has its place."""
@@ -98,7 +100,7 @@ class FleetLink:
         keys: SiteKeys | None = None,
         intervals: Intervals | None = None,
     ) -> None:
-        self._address, self._observer = address, observer
+        self._address, self._ca, self._observer = address, ca, observer
         self._intervals = intervals or Intervals()
         self._stop = threading.Event()
         self._node: Node | None = None
@@ -140,6 +142,7 @@ class FleetLink:
             try:
                 self._sign_on()
                 self._observer.note("online; waiting for the server's next run")
+                self._observer.doing(_WAITING)
                 threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
                 self._loop(app, node_config, until, ready)
             finally:
@@ -210,6 +213,7 @@ class FleetLink:
                 reply = _run(app, message, context)
                 held = None
                 self._send(reply, seconds=time.monotonic() - began)
+                self._observer.doing(_WAITING)
                 last_message = time.monotonic()
             except NoRoomError:
                 self._stop.wait(waits.idle_poll)  # nothing may leave; the same message, once there is room
@@ -332,7 +336,7 @@ class FleetLink:
         except httpx.TransportError as error:
             if refuses_key(error):
                 raise _UnknownNodeError from None
-            raise NotReachedError(why(error, self._address)) from None
+            raise NotReachedError(why(error, self._address, ca=self._ca)) from None
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             if status == 401:

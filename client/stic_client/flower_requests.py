@@ -19,8 +19,9 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from stic_client.connection.faults import refuses_key, why
 from stic_client.connection.sign_on import Admission
-from stic_client.connection.tls import connection, refuses_key, why
+from stic_client.connection.tls import connection
 from stic_core.errors import ProtocolError
 
 _OBJECT_TIMEOUT_S, _SMALL_TIMEOUT_S, _QUESTION_TIMEOUT_S = 60.0, 20.0, 15.0
@@ -160,7 +161,7 @@ def ask_admission(address: str, *, ca: Path, key: ec.EllipticCurvePrivateKey) ->
     try:
         return client.ask_admission()
     except httpx.TransportError as error:
-        raise ConnectionError(why(error, address)) from None
+        raise ConnectionError(why(error, address, ca=ca)) from None
     except httpx.HTTPStatusError as error:
         raise ProtocolError(f"the server answers HTTP {error.response.status_code}") from None
     finally:

@@ -61,6 +61,7 @@ _FINISH_ROOM_S = 120.0
 _SEND_AGAIN_S = 60.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
+_GONE_AFTER_LOOKS = 10
 
 # Flower's ErrorCode: the message or its reply is gone, because the site restarted or went away.
 _SITE_AWAY = frozenset({3, 4, 5})
@@ -114,7 +115,7 @@ def run_federation(
             join_timeout_s=federation.join_timeout_s,
             round_timeout_s=federation.round_timeout_s,
             grace_s=federation.join_grace_s,
-            describe_s=_DESCRIBE_S * scale,
+            describe_s=_DESCRIBE_S * max(1.0, scale),  # a client's own 3 s do not shrink either
             ask_again_s=_ASK_AGAIN_S * scale,
             finish_room_s=_FINISH_ROOM_S * scale,
             max_patients=federation.max_patients,
@@ -234,6 +235,8 @@ class FlowerSites:
         self._look_s = look_s
         self._last_seen: dict[str, float] = {}
         self._absent: set[str] = set()
+        self._gone_since: dict[str, float] = {}
+        self._told_gone: set[str] = set()
         self._site_of: dict[int, str] = {}
         """By Flower's node; a site that was restarted may have another."""
 
@@ -243,6 +246,22 @@ class FlowerSites:
             # Flower sets `online_until` at each sign of life, that many heartbeats ahead.
             self._last_seen[site] = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
         return here
+
+    def _tell_gone_and_back(self, here: Collection[str]) -> None:
+        """Whoever is notified learns of a site that was here and is gone for good; a restart takes seconds."""
+        now = time.monotonic()
+        for site in self._last_seen:
+            if site in here:
+                self._gone_since.pop(site, None)
+                if site in self._told_gone:
+                    self._told_gone.remove(site)
+                    self._observer.event("site-back", f"{site} is back", site=site)
+            elif (
+                now - self._gone_since.setdefault(site, now) > _GONE_AFTER_LOOKS * self._look_s
+                and site not in self._told_gone
+            ):
+                self._told_gone.add(site)
+                self._observer.event("site-gone", f"{self._seen(site)} is not online", site=site)
 
     def _follow_admissions(self) -> None:
         """The operator may admit a site, or take its admission back, while a run goes on."""
@@ -270,7 +289,9 @@ class FlowerSites:
             self._observer.note("no site is admitted yet; admit one with stic-server admit SITE SITE.pub")
         while True:
             self._follow_admissions()
-            here = self._online().keys() - set(apart_from)
+            online = self._online().keys()
+            self._tell_gone_and_back(online)
+            here = online - set(apart_from)
             waited = time.monotonic() - began
             missing = sorted(self._expected - here - set(apart_from))
             if len(here) < at_least:
@@ -374,6 +395,8 @@ class FlowerSites:
         """Ask again whom a restart made forget, or may have: the first of the two answers counts."""
         self._follow_admissions()
         here = self._online()
+        if not any(isinstance(question, Finish) for question in questions.values()):
+            self._tell_gone_and_back(here)  # once a run is over, clients leave
         for site, question in list(owed.items()):
             if site in self._revoked:
                 self._forget(owed.pop(site))

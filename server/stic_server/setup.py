@@ -15,7 +15,10 @@ from stic_server.admission.certificates import make_certificates
 
 # Written with comments, because an operator edits it next.
 _TEMPLATE = """\
-# A federation. Paths are relative to this file.
+# A federation. Paths are relative to this file. Every key, also those that are not written here (schedule,
+# warm_start, notify, log ...), is in docs/configuration.md. For an editor's help:
+# stic-server schema federation > federation.schema.json, and as the first line of this file
+# yaml-language-server: $schema=federation.schema.json
 name: {name}
 task: {task}               # HCC, ICC, META; or hcc-icc, benign-malignant, or a name and classes
 rounds: {rounds}                 # at most, see training.early_stopping
@@ -35,10 +38,12 @@ training:                   # at each site, each round
   early_stopping: 20        # stop after so many rounds without a better validation loss; null: never
   views: {views}                  # augmented views per patient, cached with the original
   class_balanced: false
+  # schedule: plateau       # or cosine; the learning rate by round
 
 algorithm:
   name: fedavg              # mean of the sites' weights, weighted by their training patients
 
+# warm_start: runs/RUN-ID/model   # begin with a model instead of fresh weights
 seed: {seed}
 determinism: true           # bit-identical results for equal seeds on a CPU
 local_only: true            # also train each site's own model, for comparison
@@ -56,6 +61,10 @@ round_timeout_s: 3600
 max_update_ratio: 100       # an update this many times larger than the other sites' is refused
 
 runs: {runs}
+
+# log: {{file: server.log, max_mb: 5, keep: 4}}   # what start says; null as file: none
+# notify:                   # who is told when a site waits for an approval, is gone or back, and when a run ends
+#   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
 """
 
 

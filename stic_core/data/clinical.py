@@ -274,7 +274,7 @@ def read_levels(
         mark = decimal.get(variable) if isinstance(decimal, Mapping) else decimal
         readings = number_readings(text, decimal=mark, units=marker.spelled)
         level = level_of_readings(variable, readings, unit=unit, compat=compat) if readings else None
-        if not readings or any(marker.is_impossible(one, unit=unit) for one in readings):
+        if all(marker.is_impossible(one, unit=unit) for one in readings):  # also where there is none
             missing.append(variable)
             unread.append(variable)
             continue

@@ -186,10 +186,10 @@ def pool_pairs(reports: Mapping[str, PairedReport]) -> PairFigures:
     )
 
 
-def _differences(order: Sequence[PairedReport]) -> dict[str, AucTest | NotEstimable]:
+def _differences(order: Sequence[PairedReport]) -> dict[str, AucTest | Absent]:
     """By class; that of one of two classes is that of the other."""
     classes = order[0].classes
-    found = {name: _pooled_difference(order, name) for name in classes}
+    found: dict[str, AucTest | Absent] = {name: _pooled_difference(order, name) for name in classes}
     return dict.fromkeys(classes, found[classes[0]]) if len(classes) == 2 else found
 
 

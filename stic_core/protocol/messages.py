@@ -28,6 +28,7 @@ from stic_core.data.clinical import COLUMNS
 from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
+from stic_core.evaluation.reliability import Reliability
 from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
 from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
@@ -220,6 +221,8 @@ class Finish(_Message):
     Args:
         weights_digest: of the weights that travel with it, None without any.
         best_round: after how many rounds the final model was had.
+        held_out: how often its scores were right on held-out patients, pooled over the sites; None without weights,
+            and where no site releases calibration.
     """
 
     kind: Literal["finish"] = "finish"
@@ -227,6 +230,7 @@ class Finish(_Message):
     status: Literal["complete", "failed"]
     weights_digest: Digest | None = None
     best_round: Count | None = None
+    held_out: Reliability | None = None
 
 
 Instruction = Annotated[

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import TracebackType
 
 import click
 
 from stic_core.errors import SticError, UsageError
 from stic_core.system import streams
 from stic_core.system.interrupts import INTERRUPTED
+from stic_core.system.log_lines import AS_JSON, StderrHandler
 from stic_core.system.os_errors import explained
+from stic_core.system.terminal import begin, say_error
 
 
 def adopt_log(library: str, *, name: str, minor: str | None = None) -> None:
@@ -42,21 +46,26 @@ def run(command: Callable[..., object], *, name: str) -> None:
     """
     streams.secure()
     verbose = "--verbose" in sys.argv[1:]
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    begin()
+    AS_JSON.set(_asked_for_json(sys.argv[1:]))
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[StderrHandler()])
+    if AS_JSON.get():
+        sys.excepthook = _fault_in_json
+        logging.captureWarnings(capture=True)
     try:
         code = _called(command)
         streams.flush_stdout()
     except SticError as error:
         if verbose:
             logging.getLogger(name).exception("where the error came from")
-        print(f"{name}: {error}", file=sys.stderr)
         code = error.exit_code
+        say_error(str(error), program=name, exit_code=code)
     except click.ClickException as error:
-        print(f"{name}: {error.format_message()} See {name} --help.", file=sys.stderr)
         code = UsageError.exit_code
+        _say_mistyped(error, name=name)
     except (KeyboardInterrupt, click.Abort):
-        print(f"{name}: interrupted", file=sys.stderr)
         code = INTERRUPTED
+        say_error("interrupted", program=name, exit_code=code)
     except BrokenPipeError:
         code = 1
     except OSError as error:
@@ -65,8 +74,8 @@ def run(command: Callable[..., object], *, name: str) -> None:
             raise
         if verbose:
             logging.getLogger(name).exception("where the error came from")
-        print(f"{name}: {known}", file=sys.stderr)
         code = known.exit_code
+        say_error(str(known), program=name, exit_code=code)
     with suppress(OSError):
         streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)
@@ -78,3 +87,26 @@ def _called(command: Callable[..., object]) -> object:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     return code
+
+
+def _asked_for_json(arguments: Sequence[str]) -> bool:
+    """Whether `--log json` is among them: looked for before anything else, so that every error is a line of JSON."""
+    return "--log=json" in arguments or ("--log", "json") in itertools.pairwise(arguments)
+
+
+def _say_mistyped(error: click.ClickException, *, name: str) -> None:
+    """What is wrong with a command line, and where its help is; the help itself where nothing was typed."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # A service whose --site was lost has not done its work: so it is no success either.
+        print(error.format_message(), file=sys.stderr)
+        return
+    context = getattr(error, "ctx", None)
+    words = context.command_path.split()[1:] if context is not None else []
+    text = error.format_message()
+    said = text if text.endswith((".", "?", ")")) else f"{text}."
+    say_error(f"{said} See {' '.join([name, *words])} --help.", program=name, exit_code=UsageError.exit_code)
+
+
+def _fault_in_json(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of ours, which shows where it happened."""
+    logging.getLogger("stic").critical("%s", kind.__name__, exc_info=(kind, error, trace))

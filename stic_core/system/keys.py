@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_core.errors import UsageError
 from stic_core.system.files import PRIVATE, write_atomically
+from stic_core.system.given_files import holds_private_key, read_given, what_it_is
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -105,8 +106,19 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise UsageError(f"{path} is not a usable private key", expected="ECDSA P-384 in OpenSSH format")
+        raise UsageError(
+            f"{path} is not a usable private key",
+            got=_why_unusable(content),
+            expected="ECDSA P-384 in OpenSSH format, without a password",
+            advice="Restore it from the backup, or replace it as docs/runbook.md says.",
+        )
     return key
+
+
+def _why_unusable(content: bytes) -> str:
+    if not holds_private_key(content):
+        return what_it_is(content) if content else "an empty file"
+    return "a private key of another kind, with a password, or damaged"
 
 
 def load_public(path: Path) -> ec.EllipticCurvePublicKey:
@@ -115,19 +127,28 @@ def load_public(path: Path) -> ec.EllipticCurvePublicKey:
     Raises:
         UsageError: missing, or not such a key.
     """
+    expected, advice = (
+        "ECDSA P-384 in OpenSSH format, as `enroll` writes it",
+        "Ask the site for the file that ends in .pub.",
+    )
+    content = read_given(path, kind="public key", expected=expected, advice=advice)
+    if holds_private_key(content):
+        raise UsageError(
+            f"{path} is a private key, which must never leave its site",
+            expected=expected,
+            advice="Delete this copy. If the site sent it, the key has to be replaced: the site runs "
+            "stic-client --site SITE rotate-key and sends site-next.pub.",
+        )
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"no public key at {path}") from None
-    try:
-        key = serialization.load_ssh_public_key(content)
+        key = serialization.load_ssh_public_key(content.strip())
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise UsageError(
             f"{path} is not a site's public key",
-            expected="ECDSA P-384 in OpenSSH format, as `enroll` writes it",
-            advice="Ask the site for the file that ends in .pub.",
+            got="a public key of another kind" if key is not None else what_it_is(content),
+            expected=expected,
+            advice=advice,
         )
     return key
 
@@ -174,12 +195,22 @@ def load_certificates(path: Path, *, missing: str | None = None) -> Sequence[x50
     Raises:
         UsageError: missing, or holds none.
     """
+    content = read_given(path, kind="certificate", expected="a certificate in PEM format", advice=missing)
+    if holds_private_key(content):
+        raise UsageError(
+            f"{path} is a private key, and nobody but its owner may have it",
+            expected="a certificate, a file that ends in .crt",
+            advice="Delete this copy. If somebody sent it to you, tell the operator: this key has to be replaced.",
+        )
     try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"no certificate at {path}", advice=missing) from None
+        found = x509.load_pem_x509_certificates(content)
     except ValueError:
-        raise UsageError(f"{path} is not a certificate", expected="PEM") from None
+        raise UsageError(
+            f"{path} is not a certificate",
+            got=what_it_is(content),
+            expected="a certificate in PEM format",
+            advice=missing or "Ask the operator for ca.crt.",
+        ) from None
     return found
 
 

@@ -28,16 +28,28 @@ ERRORS = {
     if isinstance(kind, type) and issubclass(kind, errors.SticError)
 }
 
-SAYING = {"note": 0, "_note": 0, "_say": 1, "refuse": 0, "_refuse": 0, "exception": 0, "log": 1}
+SAYING = {
+    "note": 0,
+    "_note": 0,
+    "_say": 1,
+    "refuse": 0,
+    "_refuse": 0,
+    "exception": 0,
+    "log": 1,
+    "failed": 0,
+    "record_of": 0,
+    "Cue": 0,
+}
 """Calls that carry a message, and which of their arguments it is: lines on a terminal or in the log of errors,
-patients' refusals."""
+patients' refusals, headlines of what to know of a result."""
 
 TOLD_ELSEWHERE = {
     ("server/stic_server/admission/expiry.py", "warning"),
     ("server/stic_server/federation/checkpoints.py", "load_state"),
     ("server/stic_server/federation/joining.py", "_misfit"),
     ("server/stic_server/federation/joining.py", "_twin"),
-    ("client/stic_client/connection/tls.py", "why"),
+    ("client/stic_client/connection/faults.py", "why"),
+    ("client/stic_client/connection/faults.py", "_no_connection"),
     ("stic_core/protocol/audit_log.py", "read"),
     ("stic_core/protocol/audit_log.py", "_checked"),
     ("stic_core/data/dataset.py", "load_dataset"),
@@ -55,7 +67,7 @@ PROGRAMMERS = {
     "stic_core/prediction.py": "a caller's mistake: the programs prepare images and columns themselves",
     "stic_core/data/dataset.py: rows of a dataset": "a caller's mistake: prepare writes them together",
     "stic_core/data/dataset.py: images of a dataset": "a caller's mistake: prepare writes them together",
-    "stic_core/tasks.py": "a caller's mistake: labels were checked before",
+    "stic_core/tasks.py: task": "a caller's mistake: labels were checked before",
     "client/stic_client/preflight/data.py": "findings of check, which say themselves how to fix them",
 }
 """Where what is said needs no entry, and why: a file, a folder, or a file with the beginning of a text."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stic_client.participation.final_models import FinalModels
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
 from stic_core.evaluation.run_facts import origin_of
@@ -74,6 +75,9 @@ def test_a_saved_model_is_evaluated_as_the_run_evaluated_it(tmp_path: Path) -> N
     assert by in page
     assert by in card
     assert "trained one model" not in page
+    at_site = FinalModels(sites.participants["center1"].config.models)
+    assert at_site.run_of(read_model(again.path / "model").description.digest) == trained.run_id
+    assert read_model(at_site.path(again.run_id)).description.run_id == ""
     assert f"Trained by run `{again.run_id}`" not in card
     description = json.loads((again.path / "model" / "model.json").read_text())
     assert (description["run_id"], description["evaluated_in"]) == (trained.run_id, again.run_id)

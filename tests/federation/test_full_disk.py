@@ -14,6 +14,9 @@ from stic_client.participation.participant import Participant
 from stic_client.participation.shown_models import ShownModels
 from stic_core.config import FederationConfig
 from stic_core.errors import NoRoomError
+from stic_core.evaluation import read_evaluation
+from stic_core.evaluation.document import Calibration
+from stic_core.evaluation.reliability import read_reliability
 from stic_core.models.saved import read_model
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.messages import Acknowledged, Describe, Finish, SiteDescription, TrainRound
@@ -249,6 +252,24 @@ def _described(sites: InProcessSites, run: RunFolder, site: str) -> SiteDescript
     report = sites.ask({site: question}, weights=None, timeout=1).answers[site].report
     assert isinstance(report, SiteDescription)
     return report
+
+
+def test_what_its_scores_were_worth_goes_with_the_model(tmp_path: Path) -> None:
+    """The pooled groups of the evaluation lie beside the model at the server and at each site, and no site's own."""
+    sites = _sites(tmp_path)
+    session, run = _session(tmp_path, sites)
+    session()
+    digest = read_model(run.path / "model").description.digest
+    known = read_reliability(run.path / "model", model_digest=digest)
+    assert known is not None
+    calibration = read_evaluation(run.path / "evaluation.json").pooled.calibration
+    assert isinstance(calibration, Calibration)
+    for name, of_class in calibration.classes.items():
+        assert [(group.n, group.observed) for group in known.classes[name]] == [
+            (one.n, one.observed) for one in of_class.bins
+        ]
+    for one in sites.participants.values():
+        assert read_reliability(one.config.models / run.run_id, model_digest=digest) == known
 
 
 def test_a_model_that_is_here_is_not_replaced(tmp_path: Path) -> None:

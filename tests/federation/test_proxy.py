@@ -179,6 +179,6 @@ def test_a_proxy_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 def test_transport_errors_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused connection is the server's own."""
-    from stic_client.connection.tls import why
+    from stic_client.connection.faults import why
 
-    assert why(httpx.ConnectError("refused"), "127.0.0.1:1") == "connection refused or no route"
+    assert why(httpx.ConnectError("refused"), "127.0.0.1:1") == "no connection"

@@ -16,8 +16,9 @@ from stic_client.connection.keys import SiteKeys
 from stic_core.config import SiteConfig
 from stic_core.data.ct import PHASES
 from stic_core.errors import UsageError
+from stic_core.system.command_line import CommandLine, LogCommand
 from stic_core.system.terminal import Terminal
-from stic_core.tasks import TASKS
+from stic_core.tasks import task_named
 
 if TYPE_CHECKING:
     from stic_client.ingest.proposal import Proposal
@@ -115,8 +116,7 @@ def check(
     """Check whether this site is ready: data, disk, device, keys, clock, server; exit code 1 on problems."""
     site = site_of(context)
     loaded = site.load()
-    if task is not None and task not in TASKS:
-        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    chosen = None if task is None else task_named(task)
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("starting")
         from stic_client.preflight import check_site
@@ -127,7 +127,7 @@ def check(
             observer=terminal,
             ask=None if offline else _ask,
             backbone=backbone,
-            task=None if task is None else TASKS[task],
+            task=chosen,
         )
     if as_json:
         print(json.dumps({**result.outcome.document(), "page": result.page and str(result.page)}, indent=1))
@@ -198,7 +198,7 @@ def show_prepared(summary: PrepareSummary) -> None:
         console.print(f"and {len(summary.warnings) - _WARNINGS} more warnings")
 
 
-imports = typer.Typer(help="Write manifests for a public cohort.", rich_markup_mode=None)
+imports = CommandLine(command=LogCommand, help="Write manifests for a public cohort.")
 app.add_typer(imports, name="import")
 
 
@@ -223,11 +223,9 @@ def mct_ltdiag(
     """Write manifests for MCT-LTDiag (doi 10.7910/DVN/S3RW15) as downloaded."""
     from stic_client.preparation.public_cohorts import import_mct_ltdiag
 
-    if task not in TASKS:
-        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
     names = None if centres is None else [f"center{number}" for number in range(1, centres + 1)]
     out = out.resolve()
-    summary = import_mct_ltdiag(directory, out=out, centres=names, task=TASKS[task], seed=seed)
+    summary = import_mct_ltdiag(directory, out=out, centres=names, task=task_named(task), seed=seed)
     for name, path in summary.manifests.items():
         counts = ", ".join(f"{label} {count}" for label, count in summary.counts[name].items())
         print(f"{name + ': ' if name else ''}{counts}")

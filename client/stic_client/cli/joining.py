@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stic_client.cli.options import SiteFile, app, site_of
+from stic_client.cli.options import CONFIG_HELP, SITE_HELP, Named, SiteFile, app, site_of
 from stic_client.connection.keys import SiteKeys
 from stic_client.connection.waiting_times import Intervals
-from stic_core import config_files
+from stic_core import __version__, config_files
 from stic_core.errors import RefusedError, UsageError
+from stic_core.service import service_terminal
+from stic_core.system.command_line import LOG_HELP, VERBOSE_HELP, LogFormat
 from stic_core.system.terminal import Terminal
+
+if TYPE_CHECKING:
+    from stic_client.participation.approvals import PlanStore
+    from stic_core.config import SiteConfig
+    from stic_core.protocol.messages import RunPlan
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        from stic_core.protocol.messages import VERSION
+
+        print(f"stic-client {__version__} (protocol version {VERSION})")
+        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
 def join(
     context: typer.Context,
-    site: Annotated[
-        str | None, typer.Option(help="The site's name, such as center2; every command but import needs it.")
-    ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Configuration; default: $STIC_HOME/sites/SITE/site.yaml.")
-    ] = None,
+    site: Annotated[str | None, typer.Option(help=SITE_HELP)] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)] = None,
     once: Annotated[bool, typer.Option("--once", help="Exit when a run is over.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log and tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help=VERBOSE_HELP)] = False,
+    log: Annotated[LogFormat, typer.Option("--log", help=LOG_HELP)] = LogFormat.TEXT,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Join the federation and serve until interrupted."""
-    del verbose  # read where errors are shown
-    if site is not None:
-        context.obj = SiteFile(site, config_file or config_files.home() / "sites" / site / "site.yaml")
+    del verbose, log, version  # read where lines and errors are shown
+    context.obj = Named(site, config_file)
     if context.invoked_subcommand is None:
         _serve(site_of(context), once=once)
 
@@ -42,7 +60,7 @@ def _serve(site: SiteFile, *, once: bool) -> None:
     intervals = Intervals().scaled(config_files.interval_scale())
     keys = SiteKeys(loaded.key)
     key = keys.current()
-    with Terminal(prefix=loaded.site) as terminal:
+    with service_terminal(loaded, folder=site.path.resolve().parent) as terminal, _failure_told(terminal):
         terminal.stage("starting")
         # torch and flwr take seconds to import: errors of configuration come before.
         from stic_client.flower_app import client_app
@@ -72,6 +90,18 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             participant.close()
 
 
+@contextmanager
+def _failure_told(terminal: Terminal) -> Iterator[None]:
+    """Whoever is notified learns that the client ended by an error, of which only the kind is told."""
+    try:
+        yield
+    except Exception as error:
+        terminal.event(
+            "run-failed", f"the client ended with {type(error).__name__}", error=type(error).__name__
+        )
+        raise
+
+
 @app.command()
 def enroll(
     context: typer.Context,
@@ -86,11 +116,25 @@ def enroll(
     from stic_client.connection.enroll import enroll as make
 
     site = site_of(context)
+    if not data.is_dir():
+        raise UsageError(
+            f"the data folder {data} {'is not a folder' if data.exists() else 'does not exist'}",
+            expected="a folder with manifest.csv and the images",
+            advice="Correct --data, or make the folder first; is a share not mounted?",
+        )
     made = make(site.path.parent, site=site.name, address=server, ca=ca, root=data.resolve(), crop_mm=crop_mm)
     print(f"configuration    {made.config}")
     print(f"public key       {made.public_key}  (send this file to the operator)")
     print(f"key fingerprint  {made.key_fingerprint}  (read it to the operator by telephone)")
     print(f"CA fingerprint   {made.ca_fingerprint}  (compare with the operator's)")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of site.yaml, with which an editor completes and checks keys."""
+    from stic_core.config_schema import schema as made
+
+    print(json.dumps(made("site"), indent=1))
 
 
 @app.command("rotate-key")
@@ -108,7 +152,8 @@ def approve(
     plan: Annotated[
         str | None,
         typer.Argument(
-            help="The file that the operator sent, or the beginning of a hash; default: the plan that is waiting."
+            help="The file that the operator sent, or the beginning of a hash; default: the plan that is waiting, "
+            "with --withdraw the one that is approved."
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
@@ -120,32 +165,29 @@ def approve(
     """Review the plan of a run and approve it; this site takes part in no other run."""
     from stic_client.participation.approvals import PlanStore, check_beforehand, read_plan
     from stic_client.participation.looks_summary import looks_in_words
-    from stic_core.protocol.plan_summary import described
 
     config = site_of(context).load()
     store = PlanStore(config.plans)
     if listed:
         for state, plans in (("waiting", store.waiting()), ("approved", store.approved())):
             for one in plans:
-                print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {one.rounds} rounds")
+                work = "evaluates one model" if one.evaluates else f"at most {one.rounds} rounds"
+                print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {work}")
         return
-    if plan is None and not store.waiting():
+    if plan is None and not withdraw and not store.waiting():
         raise UsageError(
             "no plan is waiting for approval",
             advice="Join first (the server's plan is then kept here), or name the file that the operator sent; "
             "`approve --list` shows what is already approved.",
         )
     found = (
-        store.waiting()[0]
+        (store.approved_alone() if withdraw else store.waiting()[0])
         if plan is None
         else read_plan(Path(plan))
-        if Path(plan).is_file() or plan.endswith(".json")
+        if os.path.isfile(plan) or plan.endswith(".json")  # noqa: PTH113 - a hash may be too long for a path
         else store.find(plan)
     )
-    for name, value in described(found, config.policy):
-        print(f"{name:21}{value}")
-    for line in store.differences(found):
-        print(f"{'differs':21}{line}")
+    _show_plan(found, config, store)
     if not withdraw:
         print(f"{'patients here':21}{check_beforehand(found, config)}")
     print("\n" + looks_in_words(config.held_out, allowed=config.policy.held_out_models))
@@ -159,6 +201,19 @@ def approve(
         raise RefusedError("nothing was changed")
     (store.withdraw if withdraw else store.approve)(found)
     print("withdrawn" if withdraw else "approved")
+
+
+def _show_plan(plan: RunPlan, config: SiteConfig, store: PlanStore) -> None:
+    """What leaves under it and this site's policy, what is known of its model, and what changed since the last yes."""
+    from stic_client.participation.final_models import FinalModels
+    from stic_core.protocol.plan_summary import described
+
+    for name, value in described(plan, config.policy):
+        print(f"{name:21}{value}")
+    if plan.evaluates and (trained_in := FinalModels(config.models).run_of(plan.evaluates)):
+        print(f"{'known here as':21}the final model of run {trained_in}")
+    for line in store.differences(plan):
+        print(f"{'differs':21}{line}")
 
 
 @app.command()

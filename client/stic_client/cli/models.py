@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stic_client.cli.options import app, site_of
+from stic_client.cli.options import app, model_folder, site_of
 from stic_core import config_files
-from stic_core.errors import DataError, UsageError
+from stic_core.errors import DataError
 from stic_core.system.terminal import Terminal
-from stic_core.tasks import TASKS
+from stic_core.tasks import task_named
+
+if TYPE_CHECKING:
+    from stic_client.inference.predict import Prediction
 
 
 @app.command()
 def predict(
     context: typer.Context,
-    model: Annotated[Path, typer.Option(help="Folder of a model, such as runs/<run-id>/model.")],
-    manifest: Annotated[
-        Path, typer.Option(help="Table of the patients, as for prepare; labels may be empty.")
+    model: Annotated[
+        Path, typer.Option(help="Folder of a model, or the id of a run whose final model is here.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the pages.")] = Path("predictions"),
+    manifest: Annotated[
+        Path, typer.Option(help="Table of the patients, as for prepare; split and label may be missing.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for scores.csv and the pages; an earlier run's are replaced.")
+    ] = Path("predictions"),
     root: Annotated[
         Path | None, typer.Option(help="What the manifest's paths are relative to; default: its own folder.")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images.")] = 1,
 ) -> None:
-    """Score new patients with a model: a table, and a page per patient. Nothing leaves this machine."""
+    """Score new patients with a model: a table and pages. Exit code 1 if some cannot be scored. Nothing is sent."""
     loaded = site_of(context).load()
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the model")
@@ -35,21 +43,42 @@ def predict(
 
         found = run(
             loaded,
-            model=model,
+            model=model_folder(model, loaded),
             manifest=manifest,
             out=out,
             root=root,
             workers=workers,
-            progress=lambda done, total: terminal.progress("reading patients", done, total),
+            progress=terminal.progress,
         )
+    show_prediction(found)
+    raise typer.Exit(1 if found.refused else 0)
+
+
+def show_prediction(found: Prediction) -> None:
+    """What `predict` did, on stdout: what needs a look before where the tables are."""
+    from stic_client.inference.verdict import DOUBTFUL
+    from stic_client.preflight.outcome import some
+
     if found.phantom:
         print(
             "PHANTOM: computed patients, or a model that learned from them; says nothing about real patients"
         )
-    print(f"scores  {found.scores}  ({found.patients} patients)")
-    print(f"pages   {found.pages}")
+    kinds = Counter(found.verdicts.values())
+    said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(kinds.items()))
+    print(f"{len(found.verdicts)} patients scored: {said}")
+    doubtful = [subject for subject, verdict in found.verdicts.items() if verdict == DOUBTFUL]
+    if doubtful:
+        print(f"images doubtful, look at their pages first: {some(doubtful)}")
+    if found.not_compared:
+        print(f"images were not compared with this site's own: {found.not_compared}")
+    if not found.reliable:
+        print("how often the model is right is not known here: no held-out figures came with it")
     for refusal in found.refused:
         print(f"not scored: {refusal.message}")
+    print(
+        f"scores  {found.scores}  ({len(found.verdicts)} of {len(found.verdicts) + len(found.refused)} patients)"
+    )
+    print(f"pages   {found.index}")
 
 
 @app.command("model")
@@ -98,8 +127,7 @@ def crossval(
 ) -> None:
     """Cross-validate a model on this site's prepared patients: mean ROC, accuracy and AUC."""
     loaded = site_of(context).load()
-    if task not in TASKS:
-        raise UsageError("no such task", got=repr(task), expected=" or ".join(TASKS))
+    chosen = task_named(task)
     model = config_files.parse_model({"architecture": architecture, "backbone": backbone})
     with Terminal(prefix=loaded.site) as terminal:
         terminal.stage("reading the dataset")
@@ -107,7 +135,7 @@ def crossval(
         from stic_client.inference.crossval import crossval as run
 
         study = CrossValidationConfig(
-            TASKS[task], model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
+            chosen, model, folds=folds, epochs=epochs, seed=seed, with_test=with_test
         )
         document = run(loaded, study, out=out, progress=terminal.progress, note=terminal.note)
     print("\n".join(described(document)))
@@ -120,7 +148,9 @@ def readers(
     readings: Annotated[
         Path, typer.Option(help="CSV of diagnoses: subject, reader, condition (alone, aided), diagnosis.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder of the model, such as runs/<run-id>/model.")],
+    model: Annotated[
+        Path, typer.Option(help="Folder of the model, or the id of a run whose final model is here.")
+    ],
     predictions: Annotated[
         Path | None, typer.Option(help="The model's scores.csv from predict; default: computed here.")
     ] = None,
@@ -140,7 +170,7 @@ def readers(
         written = study_readers(
             loaded,
             readings=readings,
-            model=model,
+            model=model_folder(model, loaded),
             predictions=predictions,
             out=out,
             export=export,

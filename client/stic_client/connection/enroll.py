@@ -13,7 +13,10 @@ from stic_core.system.keys import certificate_fingerprint, key_fingerprint, load
 
 # Written with comments, because a data engineer edits it next.
 _TEMPLATE = """\
-# One hospital of a STIC federation. Paths are relative to this file.
+# One hospital of a STIC federation. Paths are relative to this file. Every key, also those that are not written
+# here (cache_limit_gb, precision, notify, log ...), is in docs/configuration.md. For an editor's help:
+# stic-client schema > site.schema.json, and as the first line of this file
+# yaml-language-server: $schema=site.schema.json
 site: {site}
 
 server:
@@ -47,6 +50,10 @@ policy:                     # what this site agrees to
   min_cell: 5               # counts of fewer patients are not released
   min_class: 10             # an AUC needs this many patients with the class and this many without
   held_out_models: 40       # so many models may ever be evaluated on the same held-out patients
+
+# log: {{file: client.log, max_mb: 5, keep: 4}}   # what the client says; null as file: none
+# notify:                   # who is told when a plan waits for approval, and when a run ends
+#   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
 """
 
 

@@ -1,26 +1,24 @@
-"""The way to the server: the one CA that is trusted, the key shown, the proxy in between, and why it is not reached."""
+"""The way to the server: the one CA that is trusted, the key shown, the proxy in between."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stic_core.errors import UntrustedServerError, UsageError
+from stic_core.errors import UsageError
+from stic_core.system.keys import load_certificates
 from stic_core.system.site_certificates import site_certificate
 
 _CONNECT_S = 10.0
 
 _KEPT_S = 25.0
 """An idle connection is used again within this time; the server closes it after 30 s."""
-
-_REFUSALS = frozenset({"UNKNOWN_CA", "CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN"})
-"""What TLS calls a key that the server does not admit."""
 
 
 def pinned(ca: Path, *, key: ec.EllipticCurvePrivateKey | None = None) -> ssl.SSLContext:
@@ -34,15 +32,10 @@ def pinned(ca: Path, *, key: ec.EllipticCurvePrivateKey | None = None) -> ssl.SS
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_verify_locations(cafile=str(ca))
-    except FileNotFoundError:
-        raise UsageError(
-            f"the server's CA certificate is not at {ca}",
-            advice="Ask the operator for ca.crt and set server.ca in site.yaml.",
-        ) from None
-    except ssl.SSLError:
-        raise UsageError(f"{ca} is not a certificate") from None
+    for certificate in load_certificates(
+        ca, missing="Ask the operator for ca.crt and set server.ca in site.yaml."
+    ):
+        context.load_verify_locations(cadata=certificate.public_bytes(serialization.Encoding.DER))
     if key is not None:
         _present(context, key)
     return context
@@ -110,53 +103,3 @@ def _proxy_url(address: str) -> httpx.URL | None:
             advice="Set it where the client is started; write special characters in the password as %XX.",
         )
     return url
-
-
-def refuses_key(error: httpx.TransportError) -> bool:
-    """Whether it is the server that ended a connection, because of the key that was shown.
-
-    With TLS 1.3 that comes with the first answer: to this side the connection was complete.
-    """
-    return any(
-        isinstance(cause, ssl.SSLError) and (cause.reason or "").rpartition("_ALERT_")[2] in _REFUSALS
-        for cause in _causes(error)
-    )
-
-
-def why(error: httpx.TransportError, address: str) -> str:
-    """A transport error in a few words.
-
-    Raises:
-        UntrustedServerError: a certificate that does not verify is no passing fault.
-    """
-    proxy = proxy_of(address)
-    chain = list(_causes(error))
-    for cause in chain:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise UntrustedServerError(
-                f"the certificate of {address} is not trusted"
-                + (f", or its proxy's ({proxy})" if proxy else ""),
-                got=cause.verify_message,
-                expected="a certificate from the CA in server.ca",
-                advice="Compare the CA's fingerprint with the operator; someone may be intercepting the connection.",
-            ) from None
-    if isinstance(error, httpx.ProxyError):
-        hint = {
-            "407": "; it requires a user and a password: HTTPS_PROXY=http://user:password@host:port",
-            "403": f"; ask the network's operators to allow this machine to CONNECT to {address}",
-        }.get(str(error)[:3], "")
-        return f"the proxy {proxy} answers {error}{hint}"
-    if isinstance(error, httpx.ConnectError):
-        if any(isinstance(cause, ssl.SSLError) for cause in chain):
-            return f"no TLS connection{f' through the proxy {proxy}' if proxy else ''}"
-        return f"the proxy {proxy} cannot be reached" if proxy else "connection refused or no route"
-    if isinstance(error, httpx.TimeoutException):
-        return f"timed out{f' through the proxy {proxy}' if proxy else ''}"
-    return type(error).__name__
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__

@@ -14,6 +14,7 @@ class Intervals:
     Args:
         first_wait: before the second try to reach the server; doubled before each further one.
         longest_wait: where the doubling ends.
+        say_again: between notes that the server is still not reached, once the waits no longer grow.
         busy_poll: between questions for a message, for `busy_for` after one: the next is expected soon.
         idle_poll: between questions for a message later.
         object_poll: between questions for a part of a message that the server is still storing.
@@ -27,6 +28,7 @@ class Intervals:
 
     first_wait: float = 0.5
     longest_wait: float = 15.0
+    say_again: float = 600.0
     busy_poll: float = 0.1
     busy_for: float = 30.0
     idle_poll: float = 1.0

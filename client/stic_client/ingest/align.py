@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from stic_client.ingest.manifest import PatientRow
-from stic_client.ingest.masks import Mask
+from stic_client.ingest.mask_planes import Mask
 from stic_client.ingest.stack import Stack
 from stic_core.data.ct import AIR_HU, PHASES, Grid
 from stic_core.data.registration.slices import Registration, register, resample
@@ -96,6 +96,12 @@ def align(stacks: Mapping[str, Stack], *, row: PatientRow, mask: Mask | None) ->
         if row.mask_phase in planes:
             point = planes[row.mask_phase].to_fixed(point)
         at = grid.to_pixels(point)
+        if np.any((at < -0.5) | (at > np.array(grid.shape) - 0.5)):
+            raise nc.source.refuse(
+                "the phase does not cover the lesion",
+                expected=f"the lesion of {row.mask_phase} inside the slice of nc",
+                advice="Export the whole liver in each phase.",
+            )
         pixel = (float(at[0]), float(at[1]))
     return Aligned(
         slices=slices,
@@ -184,12 +190,10 @@ def _place(stack: Stack, *, index: int, row: PatientRow, mask: Mask | None) -> t
         return None
     plane = mask.near(stack.z_mm[index])
     if plane is None:
-        raise mask.source.refuse(
-            "the mask is empty on the chosen slice", advice="Check mask_path, mask_phase and the slice."
-        )
+        raise mask.misplaced("nothing on the chosen slice", stack=stack)
     at = stack.grid.to_pixels(plane.middle_mm)
     if not (-0.5 <= at[0] <= rows - 0.5 and -0.5 <= at[1] <= cols - 0.5):
-        raise mask.misplaced("a lesion beside the slice")
+        raise mask.misplaced("a lesion beside the slice", stack=stack)
     return plane.middle_mm
 
 

@@ -239,7 +239,7 @@ def read_single(source: Source) -> Stack:
         z_mm=(header.z_mm,),
         load=lambda _: hu,
         time_s=header.time_s,
-        study=exam_digest(header.exam, time_s=header.time_s),
+        study=exam_digest(header.exam),
         phantom=header.phantom,
         exam=header.exam,
         turn=Turn(rows=header.flip[0], cols=header.flip[1]),

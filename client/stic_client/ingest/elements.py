@@ -188,6 +188,13 @@ def is_dated(time_s: float) -> bool:
     return time_s >= _UNDATED_S + DAY_S
 
 
+def date_of(time_s: float | None) -> dt.date | None:
+    """The day of a time of `acquired`, None where there is none."""
+    if time_s is None or not is_dated(time_s):
+        return None
+    return dt.date(1, 1, 1) + dt.timedelta(seconds=time_s)
+
+
 def comparable(times_s: Iterable[float]) -> list[float]:
     """Times of `acquired` on one scale: clock times alone where any of them has no date.
 

@@ -6,6 +6,7 @@ pydicom's `apply_rescale` looks at the top of the file only and returns raw valu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydicom.dataset import Dataset
 
@@ -13,10 +14,16 @@ from stic_client.ingest import dicom, elements
 from stic_client.ingest.exam import exam_of
 from stic_client.ingest.grouping import Plane
 from stic_client.ingest.hounsfield import check_unless_empty
-from stic_client.ingest.kinds import ENHANCED_CT, check_image_type, check_kind, sop_class, spaced
+from stic_client.ingest.kinds import (
+    ENHANCED_CT,
+    check_kind,
+    check_reconstruction,
+    reconstruction_of,
+    sop_class,
+)
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.series import assemble
-from stic_client.ingest.source import Source
+from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack
 from stic_core.tensors.array_types import HUSlice
 
@@ -63,10 +70,8 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             """A functional group: the frame's own, else the shared one."""
             return elements.first(own, keyword) or elements.first(shared, keyword) or Dataset()
 
-        # What ImageType says of a classic file stands here for each frame.
-        frame_type = group("CTImageFrameTypeSequence")
-        codes = ("FrameType", "VolumeBasedCalculationTechnique")
-        check_image_type(spaced("\\".join(elements.text(frame_type, key) for key in codes)), source=source)
+        about = _as_classic(dataset, group("CTImageFrameTypeSequence"), group("CTReconstructionSequence"))
+        check_reconstruction(about, source=source)
         slope, intercept = dicom.rescale(group("PixelValueTransformationSequence"), source=source)
         orientation = elements.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
         spacing = elements.numbers(group("PixelMeasuresSequence"), "PixelSpacing", count=2)
@@ -104,9 +109,27 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
                 acquisition=elements.text(content, "TemporalPositionIndex")
                 or elements.text(content, "FrameAcquisitionNumber"),
                 time_s=elements.acquired(time),
-                exam=exam,
+                exam=replace(exam, reconstruction=reconstruction_of(about)),
                 load=load,
                 flip=flip,
             )
         )
     return assemble(planes, phases=phases, source=source, phantom=elements.is_phantom(dataset))
+
+
+def _as_classic(dataset: Dataset, frame_type: Dataset, reconstruction: Dataset) -> Dataset:
+    """What a frame's functional groups say of its kind, where a classic header would say it."""
+    about = Dataset()
+    texts = (
+        ("SeriesDescription", dataset),
+        ("ConvolutionKernel", reconstruction),
+        ("VolumeBasedCalculationTechnique", frame_type),
+    )
+    with quiet():
+        for keyword, group in texts:
+            if (value := elements.value(group, keyword)) is not None:
+                setattr(about, keyword, value)
+        kind = elements.value(frame_type, "FrameType") or elements.value(dataset, "ImageType")
+        if kind is not None:
+            about.ImageType = kind
+    return about

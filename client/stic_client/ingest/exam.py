@@ -68,18 +68,15 @@ def exam_of(dataset: Dataset) -> Exam:
     )
 
 
-def exam_digest(exam: Exam, *, time_s: float | None) -> str:
+def exam_digest(exam: Exam) -> str:
     """What two pseudonyms share only if they stand for one exam; "" where the files say too little.
 
-    Anonymisers write one study UID, one patient or one date into every file, so none of them is
-    enough; all of them and the series together are.
-
-    Args:
-        time_s: of the phase, as `elements.acquired` gives it.
+    Anonymisers write one study UID or one patient into every file, so neither is enough; all of
+    it and the series together are. Times are left out: each slice of a series may have its own.
     """
     if not exam.study or not exam.series:
         return ""
-    facts = (exam.study, exam.series, exam.patient, exam.name, exam.sex, exam.birth, exam.frame, time_s)
+    facts = (exam.study, exam.series, exam.patient, exam.name, exam.sex, exam.birth, exam.frame)
     return hashlib.sha256("\0".join(map(str, facts)).encode()).hexdigest()
 
 

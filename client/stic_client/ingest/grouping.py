@@ -97,7 +97,20 @@ def group_phases(
             advice="Keep one series per phase, or name a folder for each phase; "
             "stic-client --site S prepare --scan DIR shows what is there.",
         )
-    return (groups if len(groups) == 1 else _by_time(groups, phases=phases, source=source)), tuple(warnings)
+    ordered = _by_time(groups, phases=phases, source=source)
+    if ordered is not None:
+        return ordered, tuple(warnings)
+    if (filled := _by_what_is_left(groups, phases=phases)) is not None:
+        ordered, phase = filled
+        warnings.append(
+            f"{phase.upper()}: taken for this phase because descriptions name the others; no time confirms it"
+        )
+        return ordered, tuple(warnings)
+    raise source.refuse(
+        "several phases share one path, and their times do not tell them apart",
+        expected="different acquisition times, or descriptions that name the phases",
+        advice="Put each phase into a folder of its own.",
+    )
 
 
 def start_of(group: Sequence[Plane]) -> float | None:
@@ -135,26 +148,30 @@ def _by_words(groups: list[Group], *, phases: Sequence[str]) -> list[Group] | No
         if not named or ranks.count(ranks[0]) > 1:
             continue
         chosen[phase] = named[0]
-    left = [group for group in groups if not any(group is other for other in chosen.values())]
-    if len(chosen) == len(phases) - 1 > 0 and len(groups) == len(phases) and not _phase(left[0]):
-        chosen[next(phase for phase in phases if phase not in chosen)] = left[0]
     return [chosen[phase] for phase in phases] if len(chosen) == len(phases) else None
 
 
-def _by_time(groups: list[Group], *, phases: Sequence[str], source: Source) -> list[Group]:
-    """The groups in the order of time.
+def _by_what_is_left(groups: list[Group], *, phases: Sequence[str]) -> tuple[list[Group], str] | None:
+    """The groups where descriptions name all phases but one, and that phase; None where they do not."""
+    words = [_phase(group) for group in groups]
+    missing = [phase for phase in phases if phase not in words]
+    if len(missing) != 1 or sorted(words) != sorted({"", *phases} - set(missing)):
+        return None
+    by_phase = dict(zip(words, groups, strict=True))
+    return [by_phase["" if phase in missing else phase] for phase in phases], missing[0]
+
+
+def _by_time(groups: list[Group], *, phases: Sequence[str], source: Source) -> list[Group] | None:
+    """The groups in the order of time, None where there is no such order.
 
     Raises:
-        PatientError: there is no such order, or a description contradicts it.
+        PatientError: a description contradicts it.
     """
-    starts = [start for group in groups if (start := start_of(group)) is not None]
-    starts = comparable(starts)
+    if len(groups) == 1:
+        return groups
+    starts = comparable(start for group in groups if (start := start_of(group)) is not None)
     if len(set(starts)) < len(groups):
-        raise source.refuse(
-            "several phases share one path, and their times do not tell them apart",
-            expected="different acquisition times, or descriptions that name the phases",
-            advice="Put each phase into a folder of its own.",
-        )
+        return None
     ordered = [groups[number] for number in np.argsort(starts)]
     words = [_phase(group) for group in ordered]
     seen = Counter(words)

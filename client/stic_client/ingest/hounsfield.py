@@ -23,6 +23,7 @@ _IMPOSSIBLE_HU = 1e5
 # Shares of a slice's pixels, the fill outside the scan excepted. Fat and soft tissue are a third or
 # more, denser than any organ only bone and metal, a few percent. Raw values without their intercept
 # show air as tissue and tissue as bone; a wrong sign or byte order scatters values over the whole range.
+_MIN_SCANNED = 0.005
 _TISSUE_HU, _MIN_TISSUE = (NO_AIR_HU, 250.0), 0.03
 _BONE_HU, _MAX_BONE = 600.0, 0.15
 
@@ -51,10 +52,10 @@ def check_hu(hu: HUSlice, *, source: Source) -> HUSlice:
     if not np.isfinite(hu).all():
         raise source.refuse("values are not finite", advice="Export the series again.")
     inside = _scanned(hu)
-    if inside.size == 0:
+    if inside.size < _MIN_SCANNED * hu.size:
         raise source.refuse(
             "values are not Hounsfield units of a patient",
-            got="one value throughout",
+            got=f"one value in {1 - inside.size / hu.size:.1%} of the slice",
             expected="a slice through a patient",
             advice="Check which slice is chosen; export the original CT series.",
         )

@@ -97,7 +97,7 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         PatientError: another modality or object, a localizer, a report, a screen save, a projection, a map of a
             material, another plane than the axial.
     """
-    uid, image_type = sop_class(dataset), _coded(dataset)
+    uid = sop_class(dataset)
     modality = text(dataset, "Modality")
     if uid.startswith(_SECONDARY_CAPTURE):
         raise source.refuse("it is a secondary capture", expected="CT Image Storage", advice=_ADVICE)
@@ -111,9 +111,7 @@ def check_kind(dataset: Dataset, *, source: Source) -> None:
         raise source.refuse(
             "it is another kind of DICOM object", expected="(enhanced) CT Image Storage", advice=_ADVICE
         )
-    check_image_type(image_type, source=source)
-    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
-        _check_computed(_description(dataset), source=source)
+    check_reconstruction(dataset, source=source)
     plane = numbers(dataset, "ImageOrientationPatient", count=6)
     if plane is not None and _from_axial(plane) > _CROSSWISE_DEGREES:
         raise source.refuse(
@@ -131,15 +129,16 @@ def sop_class(dataset: Dataset) -> str:
     )
 
 
-def check_image_type(image_type: str, *, source: Source) -> None:
-    """Refuse by the values of ImageType, or of an enhanced frame's FrameType, which are codes and no free text.
+def check_reconstruction(dataset: Dataset, *, source: Source) -> None:
+    """Refuse by ImageType, whose values are codes and no free text, and by a description that it bears out.
 
     Args:
-        image_type: upper case; underscores and hyphens as spaces.
+        dataset: a header, or what stands for it of one frame of an enhanced file.
 
     Raises:
         PatientError: a localizer, a screen save, or an image computed from others that shows no CT slice.
     """
+    image_type = _coded(dataset)
     if _LOCALIZER.search(image_type):
         raise source.refuse("it is a localizer", expected="an axial CT slice", advice=_ADVICE)
     if _CAPTURE.search(image_type):
@@ -147,6 +146,8 @@ def check_image_type(image_type: str, *, source: Source) -> None:
             "it is a dose report or a screen save", expected="an axial CT slice", advice=_ADVICE
         )
     _check_computed(image_type, source=source)
+    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
+        _check_computed(_description(dataset), source=source)
 
 
 def _check_computed(words: str, *, source: Source) -> None:
@@ -213,16 +214,16 @@ def reconstruction_of(dataset: Dataset) -> Reconstruction:
 def _coded(dataset: Dataset) -> str:
     """ImageType, and what enhanced files say of it in other codes."""
     codes = ("ImageType", "VolumeBasedCalculationTechnique")
-    return spaced("\\".join(text(dataset, keyword) for keyword in codes))
+    return _spaced("\\".join(text(dataset, keyword) for keyword in codes))
 
 
-def spaced(codes: str) -> str:
+def _spaced(codes: str) -> str:
     """Codes with their underscores and hyphens as spaces, and each code as a word of its own."""
     return re.sub(r"[_\-]", " ", codes).replace("\\", " \\ ")
 
 
 def _description(dataset: Dataset) -> str:
-    return spaced(text(dataset, "SeriesDescription"))
+    return _spaced(text(dataset, "SeriesDescription"))
 
 
 def _is_computed(dataset: Dataset) -> bool:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from stic_client.ingest.table import Cells, read_table
 from stic_core.data.clinical import VARIABLES
 from stic_core.data.ct import PHASES
 from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import DataError, PatientError
+from stic_core.system.csv_tables import Cells, read_table
 from stic_core.tasks import KNOWN_LABELS, meant
 
 Layout = Literal["dicom_series", "dicom_enhanced", "dicom_slices", "nifti", "png_gray", "rgb_png"]
@@ -114,7 +114,7 @@ def read_manifest(path: Path, *, labelled: bool = True, labels: Sequence[str] = 
         DataError: there is no such table, or its columns are not those of a manifest.
     """
     try:
-        table = read_table(path, known=(*REQUIRED, *OPTIONAL))
+        table = read_table(path, what="the manifest", known=(*REQUIRED, *OPTIONAL))
     except FileNotFoundError:
         propose = (
             " Write one, or let stic-client --site S prepare --scan DIR propose one." if labelled else ""

@@ -26,6 +26,8 @@ _TYPES = {
     1024: "i8",
     1280: "u8",
 }
+_GZIP = b"\x1f\x8b"
+
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Metres, millimetres, micrometres; files that give no unit mean millimetres."""
 
@@ -79,12 +81,13 @@ def read_file(source: Source) -> Stored:
     Raises:
         PatientError: not NIfTI, several volumes, cut short, or without a place in space.
     """
-    name = source.path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
+    if not source.path.name.lower().endswith((".nii", ".nii.gz")):
         raise source.refuse("its name is not that of a NIfTI file", expected=".nii or .nii.gz")
     try:
-        with gzip.open(source.path) if name.endswith(".gz") else source.path.open("rb") as opened:
-            return _read(cast("BinaryIO", opened), source=source)
+        with source.path.open("rb") as file:  # files are renamed without being packed, or unpacked
+            packed = file.read(len(_GZIP)) == _GZIP
+            file.seek(0)
+            return _read(cast("BinaryIO", gzip.open(file)) if packed else file, source=source)
     except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
         raise source.unreadable("nifti", error) from None
 

@@ -11,7 +11,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ class Segment:
 class Layers:
     """A file's volumes, one per layer; and its segments, if it names any."""
 
-    layers: tuple[Stored, ...]
+    layers: Sequence[Stored]
     segments: tuple[Segment, ...]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +13,17 @@ import numpy as np
 from stic_client.ingest.align import Aligned, align
 from stic_client.ingest.belonging import check_belonging
 from stic_client.ingest.dicom import read_single
-from stic_client.ingest.elements import comparable
+from stic_client.ingest.elements import comparable, date_of
 from stic_client.ingest.enhanced import read_enhanced
 from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.manifest import PICTURES, PatientRow
-from stic_client.ingest.masks import Mask, MaskPlane, read_mask
+from stic_client.ingest.mask_planes import Mask, MaskPlane
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.pictures import read_grey, read_rgb
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import Source, locate
 from stic_client.ingest.stack import Stack
+from stic_client.ingest.views import Placement, WholeSlices, png_of
 from stic_client.ingest.volumes import read_nifti
 from stic_core.config import ImageConfig
 from stic_core.data.ct import AIR_HU, IMAGE_SIZE, PHASES, crop, resize, window
@@ -55,6 +58,9 @@ class PreparedPatient:
         place_known: the lesion's place and the pixels' size are known (a crop needs them).
         rejected: phases whose registration was rejected, with the reason.
         warnings: what an engineer should look at.
+        placement: of the image.
+        whole: the uncropped slices, where they were asked for.
+        examined: when the non-contrast phase was acquired, where its files have a date.
     """
 
     image: PhaseImages
@@ -63,16 +69,25 @@ class PreparedPatient:
     place_known: bool
     rejected: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    placement: Placement = field(default_factory=Placement)
+    whole: WholeSlices | None = None
+    examined: dt.date | None = None
 
 
 def prepare_patient(
-    row: PatientRow, *, root: Path, image: ImageConfig, checkerboards: Path | None = None
+    row: PatientRow,
+    *,
+    root: Path,
+    image: ImageConfig,
+    checkerboards: Path | None = None,
+    keep_whole: bool = False,
 ) -> PreparedPatient:
     """Everything from a patient's files to the model's image.
 
     Args:
         root: of the dataset, resolved.
         checkerboards: folder for a PNG a registered phase, NC and that phase in turn.
+        keep_whole: also keep the uncropped slices.
 
     Raises:
         PatientError: the patient cannot be used.
@@ -98,28 +113,58 @@ def prepare_patient(
         )
     if liver is not None:
         warnings += _liver_notes(aligned, liver=liver)
-    warnings += _lesion_notes(aligned, row=row, mask=mask, stack=stacks[row.mask_phase])
+    warnings += _lesion_notes(
+        aligned, row=row, mask=mask, stack=stacks[row.mask_phase], crop_mm=image.crop_mm
+    )
     if checkerboards:
         for phase in PHASES[1:]:
             path = checkerboards / f"{row.subject}-{phase}.png"
             _save_checkerboard(path, window(aligned.slices["nc"]), window(aligned.slices[phase]))
     known = aligned.place is not None and stacks["nc"].has_geometry
     slices = dict(aligned.slices)
+    whole = _placement(aligned, sized=stacks["nc"].has_geometry)
+    placement = whole
     if image.crop_mm is not None and known and aligned.place is not None:
+        # The square is laid around the lesion, to the pixel.
+        placement = Placement((0.5, 0.5), (image.crop_mm, image.crop_mm))
         for phase, hu in slices.items():
             slices[phase] = crop(
                 hu, centre=aligned.place, side_mm=image.crop_mm, spacing_mm=aligned.grid.spacing_mm
             )
-    # Padding may rescale to -3024 HU: below air there is nothing.
-    grey = [resize(window(np.maximum(slices[phase], AIR_HU))) for phase in PHASES]
+    grey = _grey(slices)
     return PreparedPatient(
-        image=np.stack(grey, axis=-1)[None],
+        image=np.stack([resize(grey[..., at]) for at in range(len(PHASES))], axis=-1)[None],
         digests=(*digests, *sorted({stack.study for stack in stacks.values()} - {""})),
         phantom=any(stack.phantom for stack in stacks.values()),
         place_known=known,
         rejected=dict(aligned.rejected),
         warnings=tuple(warnings),
+        placement=placement,
+        whole=_whole(aligned, placement=whole) if keep_whole else None,
+        examined=date_of(stacks["nc"].time_s),
     )
+
+
+def _whole(aligned: Aligned, *, placement: Placement) -> WholeSlices:
+    grey = _grey(aligned.slices)
+    return WholeSlices(
+        tuple(png_of(grey[..., at]) for at in range(len(PHASES))), aligned.grid.shape, placement
+    )
+
+
+def _placement(aligned: Aligned, *, sized: bool) -> Placement:
+    """Of the uncropped slice."""
+    shape, spacing = aligned.grid.shape, aligned.grid.spacing_mm
+    lesion = None
+    if aligned.place is not None:
+        # Pixel centres lie at whole numbers, an image's edge half a pixel before the first.
+        lesion = ((aligned.place[0] + 0.5) / shape[0], (aligned.place[1] + 0.5) / shape[1])
+    return Placement(lesion, (shape[0] * spacing[0], shape[1] * spacing[1]) if sized else None)
+
+
+def _grey(slices: Mapping[str, HUSlice]) -> np.ndarray:
+    # Padding may rescale to -3024 HU: below air there is nothing.
+    return np.stack([window(np.maximum(slices[phase], AIR_HU)) for phase in PHASES], axis=-1)
 
 
 def open_phases(row: PatientRow, *, root: Path) -> dict[str, Stack]:
@@ -181,7 +226,9 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     return warnings
 
 
-def _lesion_notes(aligned: Aligned, *, row: PatientRow, mask: Mask | None, stack: Stack) -> list[str]:
+def _lesion_notes(
+    aligned: Aligned, *, row: PatientRow, mask: Mask | None, stack: Stack, crop_mm: float | None
+) -> list[str]:
     """What to look at in a lesion's mask and position, and where they lie."""
     # No plane: there is no mask, or the manifest names slice and place.
     plane = mask.near(aligned.z_on_phase) if mask is not None and not mask.is_liver else None
@@ -194,6 +241,8 @@ def _lesion_notes(aligned: Aligned, *, row: PatientRow, mask: Mask | None, stack
     under = aligned.slices[aligned.mask_phase][_under(aligned, plane=plane)]
     if under.size and not LESION_HU[0] <= (median := float(np.median(under))) <= LESION_HU[1]:
         notes.append(f"the lesion mask does not lie on soft tissue: {median:.0f} HU")
+    if crop_mm is not None and plane.extent_mm > crop_mm:
+        notes.append(f"the lesion is {plane.extent_mm:.0f} mm across, more than the crop of {crop_mm:.0f} mm")
     return notes
 
 

@@ -11,12 +11,15 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from stic_client.ingest.hounsfield import fill_of
 from stic_client.ingest.source import Source, quiet
 from stic_client.ingest.stack import Stack
 from stic_core.data.ct import PHASES, Grid, from_grey
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIZES = (32, 4096)
+_BLACK, _WHITE = 6, 200
+"""-150 HU in the paper's window; and what no window makes of air unless it is inverted."""
 
 
 def read_grey(source: Source) -> Stack:
@@ -58,9 +61,27 @@ def _stack(source: Source, grey: np.ndarray) -> Stack:
         raise source.refuse(
             "the picture shows nothing", got="one grey value", advice="Make the picture again."
         )
+    around = fill_of(grey.astype(np.float32))
+    if around is not None and around > _WHITE:
+        raise source.refuse(
+            "the picture is inverted",
+            got=f"grey {around:.0f} all around",
+            expected="0, which is air",
+            advice="Make the picture again with the paper's window; air is black.",
+        )
     hu = from_grey(np.ascontiguousarray(grey))
     rows, cols = grey.shape
-    return Stack(source=source, grid=Grid((rows, cols)), z_mm=(0.0,), load=lambda _: hu, has_geometry=False)
+    warnings = ()
+    if around is not None and around > _BLACK:
+        warnings = (f"what surrounds the picture is grey {around:.0f}: with the paper's window it is 0, air",)
+    return Stack(
+        source=source,
+        grid=Grid((rows, cols)),
+        z_mm=(0.0,),
+        load=lambda _: hu,
+        has_geometry=False,
+        warnings=warnings,
+    )
 
 
 def _pixels(source: Source) -> np.ndarray:

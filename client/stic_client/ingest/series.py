@@ -220,7 +220,7 @@ def _stack(planes: list[Plane], *, source: Source, phantom: bool, warnings: tupl
         z_mm=tuple(heights.tolist()),
         load=lambda index: planes[index].load(),
         time_s=time_s,
-        study=exam_digest(exam, time_s=time_s),
+        study=exam_digest(exam),
         phantom=phantom,
         exam=exam,
         turn=Turn(rows=planes[0].flip[0], cols=planes[0].flip[1]),

@@ -6,6 +6,7 @@ server asks for and nobody approved lies under `pending` until somebody does.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -96,6 +97,10 @@ class PlanStore:
         Raises:
             UsageError: none, or more than one.
         """
+        if os.path.isdir(name):  # noqa: PTH112 - a name that can be no path is no folder
+            raise UsageError(f"{name} is a folder", expected="a plan's file, or the beginning of its hash")
+        if os.sep in name:
+            raise UsageError(f"{name} does not exist")
         paths = [*_files(self._pending), *_files(self._approved)]
         found = [path for path in paths if path.stem.startswith(name)]
         if len(found) != 1:
@@ -105,6 +110,24 @@ class PlanStore:
                 advice="Give more of its hash; `approve --list` shows what there is.",
             )
         return read_plan(found[0])
+
+    def approved_alone(self) -> RunPlan:
+        """The one plan that is approved.
+
+        Raises:
+            UsageError: there is none, or more than one.
+        """
+        found = self.approved()
+        if len(found) != 1:
+            listed = ", ".join(f"{plan.digest[:12]} ({plan.name})" for plan in found)
+            raise UsageError(
+                "no plan is approved here" if not found else f"{len(found)} plans are approved",
+                got=listed or None,
+                advice="Name one by the beginning of its hash."
+                if found
+                else "`approve --list` shows what is waiting.",
+            )
+        return found[0]
 
     def differences(self, plan: RunPlan) -> list[str]:
         """What a plan has otherwise than the one that was approved last; empty where none was."""

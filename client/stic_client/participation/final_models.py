@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stic_core.errors import DataError, ProtocolError
+from stic_core.evaluation.reliability import RELIABILITY_FILE, write_reliability
 from stic_core.models.saved import DESCRIPTION_FILE, read_model, write_model
 from stic_core.protocol.compression import WireArray, unpack
 from stic_core.protocol.messages import Digest, Finish, RunPlan
@@ -71,6 +72,19 @@ class FinalModels:
         """Runs whose model is on this disk, in the order of their names, which is that of their dates."""
         return sorted(path.parent.name for path in self._folder.glob(f"*/{DESCRIPTION_FILE}"))
 
+    def run_of(self, model_digest: str) -> str | None:
+        """The run that trained a model, where it is on this disk; None where it is not."""
+        for run_id in self.here():
+            expected = self._expected(self._folder / run_id)
+            if expected is None or expected.plan.evaluates is not None:
+                continue
+            try:
+                if read_model(self._folder / run_id).description.digest == model_digest:
+                    return run_id
+            except DataError:
+                continue
+        return None
+
     def lacking(self) -> list[str]:
         """Runs that the site took part in and whose model is not here, the newest first."""
         notes = [*self._folder.glob(f"*/{EXPECTED_FILE}")]
@@ -90,6 +104,14 @@ class FinalModels:
             ProtocolError: the weights are not the ones that the message announces.
             OSError: the disk is full, for example.
         """
+        kept = self._keep_weights(question, wire)
+        folder, worth = self._folder / question.run_id, question.held_out
+        # What the scores were worth belongs to that model and to no other; like the model, it is not replaced.
+        if worth is not None and worth.model_digest == kept and not (folder / RELIABILITY_FILE).exists():
+            write_reliability(folder, worth)
+        return kept
+
+    def _keep_weights(self, question: Finish, wire: WireArray) -> str | None:
         folder = self._folder / question.run_id
         try:
             return read_model(folder).description.digest
@@ -109,11 +131,9 @@ class FinalModels:
             task=plan.task,
             model=plan.model,
             image=plan.image,
-            run_id=question.run_id,
             backbone_digest=expected.backbone_digest,
-            best_round=question.best_round,
-            phantom=expected.phantom,
             plan_digest=plan.digest,
+            **_origin(question, expected),
         )
         try:
             return write().digest
@@ -139,6 +159,13 @@ class FinalModels:
 
     def _reserve(self, size: int) -> Reserve:
         return Reserve(self._folder / ".reserve", size=size, what="the final model")
+
+
+def _origin(question: Finish, expected: Expected) -> dict[str, object]:
+    """What `model.json` says of where the model comes from; of one that was only evaluated nobody told it here."""
+    if expected.plan.evaluates is not None:
+        return {"evaluated_in": question.run_id}
+    return {"run_id": question.run_id, "best_round": question.best_round, "phantom": expected.phantom}
 
 
 def weights_bytes(plan: RunPlan) -> int:

@@ -46,6 +46,8 @@ from stic_core.protocol.messages import (
     Report,
     RunPlan,
     SiteDescription,
+    TrainLocal,
+    TrainRound,
     Unprepared,
     own_model_statement,
 )
@@ -143,6 +145,7 @@ class Participant:
     def _attempt(
         self, instruction: Instruction, weights: WireArray | None
     ) -> tuple[Report, WireArray | None]:
+        self.observer.doing(self._doing(instruction))
         try:
             return self._answer(instruction, weights)
         except NoRoomError as error:
@@ -165,6 +168,20 @@ class Participant:
             LOG.exception("%s failed", instruction.kind)
             self.observer.note(f"{instruction.kind} failed with {type(error).__name__}; see the log")
             return Failure(code=type(error).__name__), None
+
+    def _doing(self, instruction: Instruction) -> str:
+        match instruction:
+            case Describe():
+                return "preparing for the run"
+            case TrainRound():
+                of = f" of {self._run.plan.rounds}" if self._run is not None else ""
+                return f"training in round {instruction.round}{of}"
+            case TrainLocal():
+                return "training this site's own model, for comparison"
+            case EvaluateHeldOut():
+                return "evaluating on held-out patients"
+            case Finish():
+                return "storing the final model"
 
     def _answer(self, instruction: Instruction, weights: WireArray | None) -> tuple[Report, WireArray | None]:
         match instruction:
@@ -210,9 +227,10 @@ class Participant:
         self._check_approved(plan)
         if self._announced != question.run_id:  # a question may come again
             self._announced = question.run_id
+            work = "evaluates one model" if plan.evaluates else f"at most {plan.rounds} rounds"
             self.observer.note(
                 f"run {question.run_id}: task {plan.task.name}, {plan.model.architecture} on {plan.model.backbone}, "
-                f"{plan.rounds} rounds, plan {plan.digest[:12]}"
+                f"{work}, plan {plan.digest[:12]}"
             )
         preparation = self._preparation
         if preparation is None or not preparation.is_of(question):
@@ -267,6 +285,11 @@ class Participant:
             )
             for line in differences:
                 self.observer.note(f"  {line}")
+            self.observer.event(
+                "approval-waiting",
+                f"plan {plan.digest[:12]} is waiting for approval at {self.config.site}",
+                plan=plan.digest,
+            )
         changed = f" It differs from the plan approved last: {'; '.join(differences)}." if differences else ""
         raise PlanPendingError(
             f"plan {plan.digest[:12]} is not approved at this site yet",
@@ -328,6 +351,8 @@ class Participant:
             self.observer.note(f"the final model is in {self._models.path(question.run_id)}")
         self.observer.note(f"run {question.run_id} is {question.status}")
         if self._run is None or self._run.run_id == question.run_id:  # else it is an earlier one's model
+            what = "run-over" if question.status == "complete" else "run-failed"
+            self.observer.event(what, f"run {question.run_id} is {question.status}", run=question.run_id)
             self.finished = question.status
             self._models.release()
         return Acknowledged(kept_model=kept)

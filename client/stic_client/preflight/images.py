@@ -15,6 +15,7 @@ import numpy as np
 from stic_client.preflight.outcome import Check, patients
 from stic_core.data.ct import IMAGE_SIZE, PHASES, WINDOW_GAIN, WINDOW_OFFSET_HU
 from stic_core.data.dataset import SiteDataset
+from stic_core.tensors.array_types import PhaseImages
 
 FLAT = 2.0
 """Standard deviation, grey levels, below which an image shows nothing."""
@@ -70,10 +71,26 @@ class ImageFacts:
         """Soft tissue in ART and PV against NC, HU, (n, 2)."""
         return self.soft_hu[:, 1:] - self.soft_hu[:, :1]
 
+    @property
+    def darker(self) -> np.ndarray:
+        """Whether a later phase is darker than NC, (n,)."""
+        # NaN compares as false: who has hardly any soft tissue is neither darker nor flat.
+        return np.any(self.change_hu < -CLEAR_HU, axis=1)
 
-def measure(dataset: SiteDataset, *, progress: Callable[[int, int], None] | None = None) -> ImageFacts:
-    """Read every image once."""
-    n = len(dataset)
+    @property
+    def flat(self) -> np.ndarray:
+        """Whether soft tissue takes up no contrast although no phase is darker, (n,)."""
+        return ~self.darker & (self.change_hu[:, 1] < LEAST_GAIN_HU)
+
+
+def measure(images: PhaseImages, *, progress: Callable[[int, int], None] | None = None) -> ImageFacts:
+    """Read every image once.
+
+    Args:
+        images: (n, 224, 224, 3), such as a dataset's.
+        progress: told patients done and patients in all.
+    """
+    n = len(images)
     mean, deviation, low, high, soft = (np.empty((n, 3)) for _ in range(5))
     histogram = np.zeros((3, 256), dtype=np.int64)
     coarse = np.empty((n, _BLOCKS * _BLOCKS * 3), dtype=np.float32)
@@ -81,7 +98,7 @@ def measure(dataset: SiteDataset, *, progress: Callable[[int, int], None] | None
     side = IMAGE_SIZE // _BLOCKS
     for start in range(0, n, _BATCH):
         for row in range(start, min(start + _BATCH, n)):
-            image = np.asarray(dataset.images[row])
+            image = np.asarray(images[row])
             grey = image.astype(np.float32)
             mean[row], deviation[row] = grey.mean((0, 1)), grey.std((0, 1))
             low[row], high[row] = (image == 0).mean((0, 1)), (image == 255).mean((0, 1))
@@ -219,10 +236,7 @@ def check_phases(facts: ImageFacts) -> Check:
     known = ~np.isnan(change).any(1)
     if not known.any():
         return Check("phases", "skipped", "too little soft tissue to tell the phases apart")
-    arterial, portal = change[:, 0], change[:, 1]
-    # NaN compares as false: such patients are in none of these.
-    darker = (arterial < -CLEAR_HU) | (portal < -CLEAR_HU)
-    flat = ~darker & (portal < LEAST_GAIN_HU)
+    darker, flat = facts.darker, facts.flat
     middle = np.median(change[known], axis=0)
     if darker.sum() > known.sum() / 2 and darker.sum() > 3:
         return Check(

@@ -16,7 +16,8 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stic_client.connection.tls import connection, proxy_of, refuses_key, why
+from stic_client.connection.faults import refuses_key, why
+from stic_client.connection.tls import connection, proxy_of
 from stic_client.preflight.identity import dates
 from stic_client.preflight.outcome import Check
 from stic_core.config import SiteConfig
@@ -100,7 +101,7 @@ def greet(config: SiteConfig) -> Greeting:
         except httpx.TransportError as error:
             if refuses_key(error):
                 return Greeting(shown[-1] if shown else None, None, 0.0)
-            raise ConnectionError(why(error, address)) from None
+            raise ConnectionError(why(error, address, ca=config.server.ca)) from None
     if answer.status_code != _NOTHING_THERE:
         raise ConnectionError(f"it answers HTTP {answer.status_code}")
     clock = _clock_difference(answer.headers.get("date"), before=before, after=after)
@@ -133,20 +134,12 @@ def _clock_difference(date: str | None, *, before: float, after: float) -> tuple
 
 def _unreached(config: SiteConfig, error: Exception) -> Check:
     if isinstance(error, UntrustedServerError):
-        expired = "expired" in str(error.got)
-        return Check(
-            "server",
-            "problem",
-            f"{error.what}: {error.got}",
-            "Ask the operator to renew the server's certificate, and check this machine's clock."
-            if expired
-            else error.advice or "",
-        )
+        return Check("server", "problem", f"{error.what}: {error.got}", error.advice or "")
     if isinstance(error, UsageError):
         return Check(
             "server",
             "problem",
-            error.what,
+            f"{error.what}: {error.got}" if error.got else error.what,
             error.advice or "Ask the operator for ca.crt and set server.ca in site.yaml.",
         )
     return Check(

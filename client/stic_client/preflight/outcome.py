@@ -17,8 +17,8 @@ class Check:
         name: short and stable; programs go by it.
         found: what was found, a clause.
         remedy: what to do, a sentence; "" where there is nothing to do.
-        patients: the rows of the prepared dataset that it is about, from 0. Rows, because what
-            is written outside the dataset holds no pseudonyms.
+        patients: the rows of the prepared dataset that it is about, from 0. Rows, because `--json` goes to
+            programs, which need no pseudonyms; the page and the terminal say who they are.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Outcome:
         return sum(check.status == status for check in self.checks)
 
     def document(self) -> dict[str, Any]:
-        """For programs: patients as row numbers from 1, as the page counts them."""
+        """For programs: patients as row numbers of the prepared dataset, from 1."""
         return {
             "schema": 1,
             "site": self.site,

@@ -11,13 +11,16 @@ from stic_client.preflight import data, images, machine
 from stic_client.preflight.identity import check_ca, check_key
 from stic_client.preflight.network import ONLINE, Ask, check_online
 from stic_client.preflight.outcome import Check, Outcome, worst
-from stic_client.preflight.page import write_page
+from stic_client.preflight.page import Shown, write_page
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import SiteDataset
 from stic_core.system.observer import Observer
 from stic_core.tasks import Task
 
-PAGE = "check.html"
+
+def page_name(task: Task | None) -> str:
+    """Of the page: each task that is asked for has its own, beside the one of no task in particular."""
+    return f"check-{task.name}.html" if task else "check.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Result:
 
     Args:
         dataset: None where it cannot be used.
-        page: None where there is no dataset to show.
+        page: where it was written; None where no check was made.
     """
 
     outcome: Outcome
@@ -65,7 +68,7 @@ def check_site(
     facts = None
     if prepared.dataset is not None:
         facts = images.measure(
-            prepared.dataset,
+            prepared.dataset.images,
             progress=lambda done, total: observer.progress("looking at the images", done, total),
         )
         checks += _of_data(prepared, prepared.dataset, facts, config=config, task=task)
@@ -87,15 +90,11 @@ def check_site(
         observer.stage(f"asking {config.server.address}")
         checks += check_online(config, ask=ask)
     outcome = Outcome(config.site, tuple(checks))
-    page = None
+    shown = None
     if prepared.dataset is not None and facts is not None:
-        page = write_page(
-            folder / PAGE,
-            outcome=outcome,
-            dataset=prepared.dataset,
-            facts=facts,
-            missing=data.missing_rates(prepared),
-        )
+        shown = Shown(prepared.dataset, facts, data.missing_rates(prepared))
+    # Without a dataset, too: the page before it would go on saying that all is well.
+    page = write_page(folder / page_name(task), outcome=outcome, shown=shown, task=task.name if task else "")
     return Result(outcome, prepared.dataset, page)
 
 

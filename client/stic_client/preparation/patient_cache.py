@@ -14,17 +14,19 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from stic_client.ingest.manifest import PatientRow
 from stic_client.ingest.patient import PreparedPatient
 from stic_client.ingest.source import files_of, locate
+from stic_client.ingest.views import Placement
 from stic_core.config import ImageConfig
 from stic_core.data.dataset import SPEC_VERSION
 from stic_core.errors import DataError
 from stic_core.system.files import atomic_file, write_atomically
+from stic_core.tensors.array_types import PhaseImages
 
 Stamped: TypeAlias = list[object]
 """Size, two times, inode, sha256 of a file; a list because it goes through JSON."""
@@ -132,6 +134,7 @@ def save(folder: Path, *, subject: str, key: str, patient: PreparedPatient) -> N
         "place_known": patient.place_known,
         "rejected": dict(patient.rejected),
         "warnings": patient.warnings,
+        "placement": [patient.placement.lesion, patient.placement.size_mm],
     }
     # Not durable: what a power cut tears is a file that `load` does not take, and is made again.
     with atomic_file(path, durable=False) as file:
@@ -152,9 +155,31 @@ def load(folder: Path, *, subject: str, key: str) -> PreparedPatient | None:
                 place_known=meta["place_known"],
                 rejected=meta["rejected"],
                 warnings=tuple(meta["warnings"]),
+                placement=_placement(meta),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def placement_of(folder: Path, *, subject: str, image: PhaseImages) -> Placement | None:
+    """Where a patient's lesion lies on a prepared image; None where no file of this version says so.
+
+    Args:
+        image: (224, 224, 3); the file may be of a later preparation that came to nothing.
+    """
+    try:
+        with np.load(patient_file(folder, subject), allow_pickle=False) as file:
+            same = np.array_equal(file["image"][0], image)
+            return _placement(json.loads(file["meta"].tobytes())) if same else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _placement(meta: Mapping[str, Any]) -> Placement:
+    lesion, size_mm = (
+        None if pair is None else (float(pair[0]), float(pair[1])) for pair in meta["placement"]
+    )
+    return Placement(lesion, size_mm)
 
 
 def forget(folder: Path, *, keep: Iterable[str]) -> None:

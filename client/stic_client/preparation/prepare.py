@@ -130,12 +130,12 @@ def prepare(
     """
     started = time.monotonic()
     settings = config.dataset
-    _check_units(settings)
+    check_units(settings)
     root = _root_of(settings)
     manifest = read_manifest(settings.root / settings.manifest, labels=(*KNOWN_LABELS, *settings.labels))
     folder = settings.prepared
     folder.mkdir(parents=True, exist_ok=True)
-    rows, levels, refused = _read_clinical(manifest.rows, settings=settings, task=task)
+    rows, levels, refused = read_clinical(manifest.rows, settings=settings, task=task)
     refused = [refusal_of(error) for error in manifest.refused] + refused
     total = len(manifest.rows) + len(manifest.refused)
     checksums = patient_cache.read_checksums(root)
@@ -267,7 +267,7 @@ def _compare(
         for row in left
         for text in (
             *patients[row.subject].warnings,
-            *_row_warnings(patients[row.subject], levels[row.subject]),
+            *row_warnings(patients[row.subject], levels[row.subject]),
         )
     )
     return _Cohort(left, patients, levels, refused, warnings)
@@ -305,7 +305,12 @@ def _root_of(settings: DatasetConfig) -> Path:
         ) from None
 
 
-def _check_units(settings: DatasetConfig) -> None:
+def check_units(settings: DatasetConfig) -> None:
+    """Refuse units of the site that the laboratory values cannot have.
+
+    Raises:
+        ConfigError: names the first such key.
+    """
     for variable, unit in settings.units.items():
         if variable not in MARKERS:
             raise ConfigError(f"dataset.units.{variable}: no such value", expected=" or ".join(MARKERS))
@@ -315,7 +320,7 @@ def _check_units(settings: DatasetConfig) -> None:
             )
 
 
-def _read_clinical(
+def read_clinical(
     rows: Iterable[PatientRow], *, settings: DatasetConfig, task: Task | None
 ) -> tuple[list[PatientRow], dict[str, Levels], list[QuarantineEntry]]:
     """Clinical values and labels; cheap, so they are judged before any image is read."""
@@ -411,7 +416,8 @@ def _work(task: _Task) -> _Done:
         )
 
 
-def _row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
+def row_warnings(patient: PreparedPatient, levels: Levels) -> list[str]:
+    """What to look at beside `PreparedPatient.warnings`: rejected registrations, and values that say too little."""
     return [
         *(f"registration of {phase} was rejected: {reason}" for phase, reason in patient.rejected.items()),
         *(

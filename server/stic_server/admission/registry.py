@@ -13,14 +13,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import TypeAdapter, ValidationError
 
-from stic_core.config import SiteName
 from stic_core.errors import RefusedError, UsageError
 from stic_core.system.files import flush_folder, write_atomically
 from stic_core.system.keys import key_fingerprint, load_public, public_line
+from stic_core.system.names import did_you_mean, site_name
 
-_SITE_NAME = TypeAdapter(SiteName)
 _REVOKED = "revoked"
 _PENDING = ".pending"
 
@@ -143,15 +141,7 @@ def admit(
         UsageError: not a name, not a key, or one that is admitted already.
         RefusedError: the key was revoked.
     """
-    try:
-        _SITE_NAME.validate_python(name)
-    except ValidationError:
-        raise UsageError(
-            "not a valid site name",
-            got=repr(name),
-            expected="lower-case letters, digits and hyphens, at most 32",
-        ) from None
-    site = AdmittedSite(name, load_public(public_key))
+    site = AdmittedSite(site_name(name), load_public(public_key))
     _complete(folder)
     known = admitted(folder)
     if any((other.name, other.fingerprint) == (name, site.fingerprint) for other in known):
@@ -205,7 +195,9 @@ def revoke(folder: Path, *, name: str) -> AdmittedSite:
     sites = {site.name: site for site in admitted(folder)}
     if name not in sites:
         raise UsageError(
-            f"{name} is not admitted", expected=" or ".join(sites) or "an admitted site; there is none"
+            f"{name} is not admitted",
+            expected=" or ".join(sites) or "an admitted site; there is none",
+            advice=did_you_mean(name, sites),
         )
     (folder / _REVOKED).mkdir(exist_ok=True)
     (folder / f"{name}.pub").replace(_file_of(folder, sites[name]))

@@ -27,6 +27,14 @@ class ConsoleObserver(RunObserver):
         """What is being done from now on."""
         self._terminal.stage(text)
 
+    def doing(self, text: str) -> None:
+        """What is being done for the moment."""
+        self._terminal.doing(text)
+
+    def event(self, what: str, text: str, **facts: object) -> None:
+        """Somebody may want to be told."""
+        self._terminal.event(what, text, **facts)
+
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """Whom we wait for."""
         if sites:

@@ -12,9 +12,7 @@ import typer
 from stic_core import config_files
 from stic_core.config import FederationConfig
 from stic_core.errors import UsageError
-from stic_server.cli.options import ConfigOption, federation_file
-
-app = typer.Typer(rich_markup_mode=None)
+from stic_server.cli.options import ConfigOption, app, existing_federation_file, federation_file
 
 
 @app.command()
@@ -32,7 +30,7 @@ def admit(
     """Admit a site; first compare the key's fingerprint with the site by telephone."""
     from stic_server.admission import registry
 
-    folder = federation_file(config_file).parent / "sites"
+    folder = existing_federation_file(config_file).parent / "sites"
     admitted = registry.admit(folder, name=site, public_key=public_key, replace=replace, again=again)
     print(f"{admitted.name} is admitted with key {admitted.fingerprint}")
 
@@ -45,7 +43,7 @@ def revoke(
     """Revoke a site's admission; a running server refuses its requests within seconds."""
     from stic_server.admission import registry
 
-    gone = registry.revoke(federation_file(config_file).parent / "sites", name=site)
+    gone = registry.revoke(existing_federation_file(config_file).parent / "sites", name=site)
     print(f"{gone.name} is no longer admitted; its key {gone.fingerprint} is revoked")
 
 
@@ -100,7 +98,7 @@ def list_sites(
     """List the admitted sites."""
     from stic_server.admission import registry
 
-    found = registry.admitted(federation_file(config_file).parent / "sites")
+    found = registry.admitted(existing_federation_file(config_file).parent / "sites")
     if as_json:
         print(json.dumps([{"site": site.name, "fingerprint": site.fingerprint} for site in found]))
         return

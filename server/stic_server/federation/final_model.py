@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from stic_core.errors import DataError, UsageError
+from stic_core.evaluation import evaluation_of
+from stic_core.evaluation.reliability import Reliability, reliability_of
 from stic_core.models.saved import read_model
 from stic_core.protocol.messages import Acknowledged, Finish, SiteDescription
 from stic_server.federation.run_folder import RunFolder
@@ -24,7 +26,16 @@ def finish_of(run: RunFolder) -> Finish:
         status="complete",
         weights_digest=record["model_digest"],
         best_round=record["best_round"],
+        held_out=_reliability(run),
     )
+
+
+def _reliability(run: RunFolder) -> Reliability | None:
+    """What the scores were worth; an evaluation that another version wrote keeps no site from its model."""
+    try:
+        return reliability_of(evaluation_of(run.read_evaluation()))
+    except (OSError, ValueError, UsageError):
+        return None
 
 
 def record_kept(run: RunFolder, exchange: Exchange) -> set[str]:

@@ -196,6 +196,8 @@ class Joining:
             return
         self.note_room([site])
         if why == "approval" and answer is not None and isinstance(answer.report, Refusal):
+            if (site, why) not in self._told:
+                self._observer.event("approval-waiting", f"{site} has not approved the plan yet", site=site)
             self._say(site, f"{site}: {answer.report.reason}", about=why)
         elif why == "preparing":
             self._say(

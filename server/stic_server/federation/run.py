@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stic_core.evaluation import evaluation_of
+from stic_core.evaluation.reliability import reliability_of, write_reliability
 from stic_core.protocol.messages import RunPlan
 from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.evaluation import HeldOutEvaluation
@@ -85,6 +87,8 @@ def execute(
     )
     document = HeldOutEvaluation(participants, run).evaluate(best, initial=initial, others=others)
     run.write_evaluation(document)
+    if (reliability := reliability_of(evaluation_of(document))) is not None:
+        write_reliability(run.path / "model", reliability)
     run.mark_time()
     run.update_record(
         status="complete",

@@ -144,17 +144,17 @@ def _roc_figure(
     )
 
 
-def reader_points(study: StudyFigures, name: str) -> list[dict[str, tuple[float, float]]]:
-    """Each reader's (1 - specificity, sensitivity) by condition, where the site released both."""
-    return [
-        {
+def reader_points(study: StudyFigures, name: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """By reader and condition (1 - specificity, sensitivity), where the site released both."""
+    return {
+        reader: {
             condition: (1 - specificity.value, sensitivity.value)
             for condition, found in by.items()
             if isinstance(specificity := found.specificity[name], Proportion)
             and isinstance(sensitivity := found.sensitivity[name], Proportion)
         }
-        for by in study.readers.values()
-    ]
+        for reader, by in study.readers.items()
+    }
 
 
 def _reliability_figure(sets: Mapping[str, Figures], *, name: str, colours: Sequence[str]) -> str | None:

@@ -106,7 +106,7 @@ def roc(
     *,
     sites: Sequence[str],
     label: str,
-    readers: Mapping[str, Sequence[Mapping[str, tuple[float, float]]]] | None = None,
+    readers: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]] | None = None,
 ) -> str:
     """ROC curves of one class, with readers' points.
 
@@ -114,7 +114,7 @@ def roc(
         curves: (false, true positive rate) points by site and `pooled`.
         sites: all sites, for their colours.
         label: what the figure shows, read out by screen readers.
-        readers: by site, each reader's point `alone` (hollow) and `aided` (filled).
+        readers: by site and reader the point `alone` (hollow) and `aided` (filled), with the reader's name.
     """
     with _panel(label, size=_SQUARE) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=_STAND_IN["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
@@ -122,12 +122,22 @@ def roc(
             axes.plot([x for x, _ in points], [y for _, y in points], **_line(name, sites))
         for site, found in (readers or {}).items():
             colour = _line(site, sites)["color"]
-            for points in found:
+            for reader, points in found.items():
                 ends = list(points.values())
                 axes.plot([x for x, _ in ends], [y for _, y in ends], color=colour, linewidth=0.9, zorder=4)
                 for condition, (x, y) in points.items():
                     fill = colour if condition == "aided" else _STAND_IN["paper"]
                     axes.scatter([x], [y], s=42, facecolors=fill, edgecolors=colour, linewidths=1.6, zorder=5)
+                if ends:
+                    axes.annotate(
+                        reader.removeprefix("reader "),
+                        ends[-1],
+                        xytext=(6, -4),
+                        textcoords="offset points",
+                        fontsize=9,
+                        color=colour,
+                        zorder=6,
+                    )
         _unit_axes(axes, x="1 - specificity", y="sensitivity")
         return _svg(figure, label)
 

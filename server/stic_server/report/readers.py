@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stic_core.errors import DataError
-from stic_core.evaluation import Evaluation
+from stic_core.evaluation import Evaluation, listed
 from stic_core.evaluation.readers.release import ReaderRelease, StudyFigures, figures_of, read_release
 from stic_core.evaluation.readers.wording import WITH, between_sentences, helped_sentences, several
+from stic_core.statistics import Absent
 from stic_core.system.files import write_atomically
 
 Json: TypeAlias = Any
@@ -58,10 +59,25 @@ def readers_view(study: StudyFigures) -> dict[str, Any]:
             for judge, condition, figures in study.judges
         ],
         "pairs": [(called.get(first, "the model"), second, pair) for first, second, pair in study.pairs],
+        "missing": _without_points(study),
         "helped": helped_sentences(study),
         "between": between_sentences(study),
         "several": several(study),
     }
+
+
+def _without_points(study: StudyFigures) -> list[str]:
+    """Readings that have no point on a plot, with the classes, since the hospital keeps a count of theirs back."""
+    found = []
+    for judge, condition, figures in study.judges:
+        hidden = [
+            name
+            for name in study.classes
+            if isinstance(figures.sensitivity[name], Absent) or isinstance(figures.specificity[name], Absent)
+        ]
+        if condition and hidden:
+            found.append(f"{judge} {WITH[condition]} ({listed(hidden)})")
+    return found
 
 
 def _check(found: ReaderRelease, *, name: str, record: Json, evaluation: Evaluation | None) -> None:

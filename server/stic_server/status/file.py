@@ -148,6 +148,14 @@ class StatusFile(RunObserver):
         self._change(stage=text, waiting=(), waiting_s=0.0)
         self._observer.stage(text)
 
+    def doing(self, text: str) -> None:
+        """See `RunObserver`."""
+        self._observer.doing(text)
+
+    def event(self, what: str, text: str, **facts: object) -> None:
+        """See `RunObserver`."""
+        self._observer.event(what, text, **facts)
+
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """See `RunObserver`."""
         self._waiting_since = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any
 from stic_core.config import FederationConfig
 from stic_server.admission import registry
 from stic_server.admission.expiry import Expiry, expiries
+from stic_server.federation.joining import TAKES_PART
 from stic_server.federation.run_folder import RunFolder
 from stic_server.status.file import Activity, State, read_activity, state_of
 
@@ -111,8 +112,20 @@ def _site(site: registry.AdmittedSite, activity: Activity | None, state: State |
         "fingerprint": site.fingerprint,
         "online": presence.online if presence is not None and state == "running" else None,
         "last_seen": None if last is None else _iso(last),
-        "part": activity.parts.get(site.name) if activity is not None and state == "running" else None,
+        "part": _part(site.name, activity) if activity is not None and state == "running" else None,
     }
+
+
+def _part(site: str, activity: Activity) -> str | None:
+    """What a site has to do with the run; None where there is none yet."""
+    presence = activity.sites.get(site)
+    online = presence is not None and presence.online
+    told = activity.parts.get(site)
+    if told == TAKES_PART and not online:
+        return "took part so far; the run continues without it until it is back"
+    if told is None and online and activity.parts:
+        return "will be asked to take part before the next round"
+    return told
 
 
 def _certificate(one: Expiry, now: dt.datetime) -> dict[str, Any]:
@@ -204,7 +217,7 @@ def _certificate_line(one: Mapping[str, Any]) -> str:
 def _run_line(run: Mapping[str, Any] | None) -> str:
     if run is None:
         return "none so far"
-    done = f"{run['rounds_done']} of {run['rounds']} rounds"
+    done = f"{run['rounds_done']} of {run['rounds']} rounds" if run["rounds"] else "evaluation of a model"
     text = f"{run['run_id']}  {run['status']}, {done}, began {_when(run['started'])}"
     return text + ("; stic-server start resumes it" if run["status"] == "interrupted" else "")
 

@@ -6,7 +6,6 @@ row is one diagnosis: `subject`, `reader`, `condition` (`alone` or `aided`), `di
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,15 @@ from typing import Literal, TypeAlias
 from stic_core import statistics
 from stic_core.errors import DataError
 from stic_core.statistics import Interval, NotEstimable, PairedDifference, TestResult
+from stic_core.system.csv_tables import read_table
 
 Condition: TypeAlias = Literal["alone", "aided"]
 CONDITIONS: tuple[Condition, ...] = ("alone", "aided")
 _CONDITION_OF: Mapping[str, Condition] = {condition: condition for condition in CONDITIONS}
 LONGEST_NAME = 64
+MOST_NAMED = 10
+"""Missing readings that a message names by the patient's pseudonym."""
+
 COLUMNS = ("subject", "reader", "condition", "diagnosis")
 
 Diagnoses: TypeAlias = Mapping[str, str]
@@ -98,7 +101,7 @@ class ReaderStudy:
 def read_diagnoses(
     path: Path, *, truth: Diagnoses, classes: Sequence[str]
 ) -> dict[str, dict[Condition, dict[str, str]]]:
-    """Read a study's CSV; every reader must have diagnosed every held-out patient once a condition.
+    """Read a study's CSV; every reader must have diagnosed every held-out patient once per condition.
 
     Args:
         path: the file.
@@ -109,18 +112,17 @@ def read_diagnoses(
         Diagnoses by reader, condition and subject.
 
     Raises:
-        DataError: names the line, or the reader and how many patients are missing.
+        DataError: names the line, or the reader and whose diagnoses are missing.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            table = csv.DictReader(lines)
-            heading, rows = table.fieldnames or (), list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name} cannot be read", got=type(error).__name__) from None
-    if set(COLUMNS) - set(heading):
-        raise DataError(f"{path.name}: columns", got=", ".join(heading), expected=", ".join(COLUMNS))
+        table = read_table(path, what=path.name, known=COLUMNS)
+    except FileNotFoundError:
+        raise DataError(f"{path.name} cannot be read", got=f"no file {path}") from None
+    if set(COLUMNS) - set(table.columns):
+        raise DataError(f"{path.name}: columns", got=", ".join(table.columns), expected=", ".join(COLUMNS))
     found: dict[str, dict[Condition, dict[str, str]]] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, cells in table.rows:
+        row = {name: cells[name].strip() for name in COLUMNS}
         where = f"{path.name}, line {number}"
         condition = _checked(row, where=where, truth=truth, classes=classes)
         of_reader = found.setdefault(row["reader"], {}).setdefault(condition, {})
@@ -131,13 +133,20 @@ def read_diagnoses(
         raise DataError(f"{path.name} contains no diagnoses")
     for reader, by_condition in sorted(found.items()):
         for condition in CONDITIONS:
-            if missing := len(truth) - len(by_condition.get(condition, {})):
+            if missing := [subject for subject in truth if subject not in by_condition.get(condition, {})]:
                 raise DataError(
                     f"{path.name}: {reader}, {condition}",
-                    got=f"{len(truth) - missing} diagnoses",
+                    got=f"{len(truth) - len(missing)} diagnoses",
                     expected=f"{len(truth)}, one per held-out patient",
+                    advice=f"Missing: {_some(missing)}.",
                 )
     return found
+
+
+def _some(subjects: Sequence[str]) -> str:
+    """The first pseudonyms, and how many more there are."""
+    more = len(subjects) - MOST_NAMED
+    return ", ".join(subjects[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _checked(row: Mapping[str, str], *, where: str, truth: Diagnoses, classes: Sequence[str]) -> Condition:
@@ -146,7 +155,7 @@ def _checked(row: Mapping[str, str], *, where: str, truth: Diagnoses, classes: S
         raise DataError(f"{where}: condition", got=repr(row["condition"]), expected=" or ".join(CONDITIONS))
     if row["diagnosis"] not in classes:
         raise DataError(f"{where}: diagnosis", got=repr(row["diagnosis"]), expected=" or ".join(classes))
-    if not 1 <= len((row["reader"] or "").strip()) <= LONGEST_NAME:
+    if not 1 <= len(row["reader"]) <= LONGEST_NAME:
         raise DataError(f"{where}: reader", expected=f"a name of at most {LONGEST_NAME} characters")
     if row["subject"] not in truth:
         raise DataError(f"{where}: the subject is not one of the held-out patients")

@@ -14,7 +14,15 @@ from stic_client.participation.participant import Participant
 from stic_client.participation.policy import check_plan
 from stic_core.config import FederationConfig, PolicyConfig
 from stic_core.errors import PlanRefusedError, SticError, UsageError
-from stic_core.protocol.messages import Describe, Refusal, RunPlan, SiteDescription, TrainLocal, TrainRound
+from stic_core.protocol.messages import (
+    Describe,
+    Failure,
+    Refusal,
+    RunPlan,
+    SiteDescription,
+    TrainLocal,
+    TrainRound,
+)
 from stic_core.protocol.plan_summary import described, differences
 from stic_core.tensors.flat import digest
 from stic_server.federation.participants import Participants
@@ -169,6 +177,17 @@ def test_an_approval_shows_whose_patients_it_is_about(tmp_path: Path, plan: RunP
     )
     (config.dataset.prepared / "dataset.json").unlink()
     assert "not prepared yet" in check_beforehand(plan, config)
+
+
+def test_a_task_that_nobody_here_belongs_to_is_this_sites_failure(tmp_path: Path) -> None:
+    """Also where the policy asks nobody: the reason stays here, its kind is answered."""
+    seen = Recorder()
+    site = participant(tmp_path / "center1", site="center1", seed=0)
+    site.observer = seen
+    report, _ = site.answer(Describe(run_id="r", plan=_other(task="benign-malignant")), None)
+    assert isinstance(report, Failure)
+    assert report.code == "DataError"
+    assert any("no BENIGN, no MALIGNANT" in note for note in seen.notes)
 
 
 def _careful(made: Participant, **policy: object) -> Participant:

@@ -75,7 +75,7 @@ def test_an_import_needs_no_site(miniature: Path, tmp_path: Path) -> None:
         _run("import", "mct-ltdiag", str(miniature), "--out", str(tmp_path / "out"), "--task", "liver")
 
 
-@pytest.mark.parametrize("words", [[], ["check"], ["prepare"], ["audit"]])
+@pytest.mark.parametrize("words", [["--once"], ["check"], ["prepare"], ["audit"]])
 def test_every_other_command_needs_a_site(words: list[str]) -> None:
     """One line that says how to name it."""
     with pytest.raises(UsageError) as refused:

@@ -55,14 +55,36 @@ def _reached_after(failures: int, *, observer: Recorder, stop: Instant) -> int:
 
 
 def test_waits_grow_from_half_a_second_to_fifteen_and_are_said() -> None:
-    """Doubled each time, with the reason; the note is the runbook's."""
+    """Doubled each time, with the reason; once they no longer grow, that is said instead of every try for ever."""
     observer, stop = Recorder(), Instant()
-    assert _reached_after(7, observer=observer, stop=stop) == 8
-    assert stop.waits == [0.5, 1, 2, 4, 8, 15, 15]
-    assert observer.notes == [
+    assert _reached_after(300, observer=observer, stop=stop) == 301
+    assert stop.waits == [0.5, 1, 2, 4, 8, *[15] * 295]
+    assert observer.notes[:6] == [
         f"server liver.example:8443 not reached (HTTP 503); next try in {wait} s"
-        for wait in ("0.5", "1", "2", "4", "8", "15", "15")
+        for wait in ("0.5", "1", "2", "4", "8", "15")
     ]
+    still, reached = observer.notes[6:]
+    assert "every 15 s from now on, and said again every 10 min" in still
+    assert "is reached again, after 0:00:0" in reached
+
+
+def test_a_new_reason_is_said_at_once_and_an_old_one_from_time_to_time() -> None:
+    """With the time since when, and how many tries there were."""
+    observer = Recorder()
+    reasons = iter([*["timed out"] * 9, "connection refused"])
+
+    def attempt() -> str:
+        if (reason := next(reasons, None)) is not None:
+            raise NotReachedError(reason)
+        return "here"
+
+    assert (
+        until_reached(attempt, address="a", intervals=Intervals(), observer=observer, stop=Instant())
+        == "here"
+    )
+    rare = [note for note in observer.notes if " since " in note]
+    assert len(rare) == 1
+    assert "(connection refused), 10 tries" in rare[0]
 
 
 def test_a_server_that_is_reached_is_not_waited_for() -> None:

@@ -14,7 +14,8 @@ from pydicom import Dataset, dcmread
 
 from stic_client.ingest.dicom import read_slice
 from stic_client.ingest.enhanced import read_enhanced
-from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.mask_planes import Mask
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.patient import open_phases, prepare_patient
 from stic_client.ingest.series import read_series
 from stic_client.ingest.source import locate
@@ -368,6 +369,22 @@ def test_unfit_pictures_are_refused(tmp_path: Path, damage: str) -> None:
     row = row_of(tmp_path, manifest_row(layout="rgb_png", registered="1", rgb_path="a.png"))
     with pytest.raises(PatientError):
         prepare_patient(row, root=tmp_path, image=ImageConfig())
+
+
+@pytest.mark.parametrize(("around", "usable"), [(0, True), (37, True), (255, False)])
+def test_what_surrounds_a_picture_is_black(tmp_path: Path, around: int, usable: bool) -> None:
+    """An inverted picture is refused; a grey background is another window, and told."""
+    for phase in PHASES:
+        grey = _grey(phase)
+        grey[grey == 0] = around
+        Image.fromarray(grey if around < 255 else 255 - _grey(phase)).save(tmp_path / f"{phase}.png")
+    paths = {f"{phase}_path": f"{phase}.png" for phase in PHASES}
+    row = row_of(tmp_path, manifest_row(layout="png_gray", registered="1", **paths))
+    if usable:
+        assert len(prepare_patient(row, root=tmp_path, image=ImageConfig()).warnings) == (around > 0)
+    else:
+        with pytest.raises(PatientError, match="inverted"):
+            prepare_patient(row, root=tmp_path, image=ImageConfig())
 
 
 # Masks

@@ -10,7 +10,8 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from stic_client.ingest.masks import Mask, read_mask
+from stic_client.ingest.mask_planes import Mask
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.ingest.source import locate
 from stic_core.config import ImageConfig
@@ -124,12 +125,55 @@ def test_a_mask_that_lies_elsewhere_is_refused_or_told(tmp_path: Path) -> None:
         _prepared(tmp_path)
 
 
+def test_a_mask_whose_header_was_lost_is_called_so(tmp_path: Path) -> None:
+    """numpy's users save masks with a unit matrix: as many voxels, of 1 mm, from 0."""
+    _mask(tmp_path, _lesion(), sform=np.eye(4)[:3], spacing=(1, 1, 1))
+    with pytest.raises(PatientError) as refused:
+        _prepared(tmp_path)
+    assert "as many voxels as the phase" in str(refused.value.got)
+
+
+def test_negative_values_are_no_label(tmp_path: Path) -> None:
+    """A background of -1 is not a lesion around the lesion."""
+    path = write_nifti(tmp_path / "mask.nii.gz", _lesion().astype(np.int16) * 2 - 1)
+    mask = read_mask(locate(path.name, subject="A", root=tmp_path.resolve()), kind="nifti")
+    assert mask.largest().inside.sum() == 121
+
+
 def test_a_lesion_on_air_is_told(tmp_path: Path) -> None:
     """A mask that was mirrored, or belongs to another patient."""
     inside = np.zeros((5, SIZE, SIZE), dtype=bool)
     inside[2, 5:10, 5:10] = True
     _mask(tmp_path, inside)
     assert any("not lie on soft tissue" in text for text in _prepared(tmp_path).warnings)
+
+
+def test_a_lesion_larger_than_the_crop_is_told(tmp_path: Path) -> None:
+    """Its edges are cut off."""
+    inside = np.zeros((5, SIZE, SIZE), dtype=bool)
+    inside[2, 38:54, 20:34] = True
+    _mask(tmp_path, inside)
+    assert any("more than the crop" in text for text in _prepared(tmp_path).warnings)
+
+
+def test_a_lesion_beside_the_non_contrast_slice_is_refused(tmp_path: Path) -> None:
+    """A crop around it would be air."""
+    inside = np.zeros((5, SIZE, SIZE), dtype=bool)
+    inside[2, 44:47, 12:15] = True
+    _mask(tmp_path, inside)
+    _prepared(tmp_path)
+    narrow = np.stack([body("nc", z=z) for z in HEIGHTS]).astype(np.int16)[..., 20:]
+    moved = RAS - np.array([[0, 0, 0, 20 * SPACING], [0] * 4, [0] * 4])
+    row = manifest_row(
+        layout="nifti",
+        mask_path="mask.nii.gz",
+        mask_phase="pv",
+        registered="1",
+        **{f"{phase}_path": f"{phase}.nii" for phase in PHASES},
+    )
+    write_nifti(tmp_path / "nc.nii", narrow, sform=moved)
+    with pytest.raises(PatientError, match="does not cover the lesion"):
+        prepare_patient(row_of(tmp_path, row), root=tmp_path, image=ImageConfig(crop_mm=40))
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -268,6 +268,31 @@ def test_usual_reconstructions_are_not(elements: dict[str, Any]) -> None:
     assert reconstruction_of(ct_dataset(body(), **elements)).caveats == ()
 
 
+@pytest.mark.parametrize(
+    ("frame_type", "said"),
+    [
+        (["DERIVED", "PRIMARY", "VOLUME", "MAX_IP"], "projection"),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAT_SPECIFIC"], "map of a material"),
+        (["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"], "localizer"),
+        (["DERIVED", "PRIMARY", "VOLUME", "MAT_REMOVED"], ""),
+        (["DERIVED", "PRIMARY", "VOLUME", "VMI"], ""),
+    ],
+)
+def test_kinds_of_enhanced_frames(tmp_path: Path, frame_type: list[str], said: str) -> None:
+    """FrameType says of each frame what ImageType says of a classic file."""
+    dataset, kind = enhanced_dataset(), Dataset()
+    kind.FrameType = frame_type
+    dataset.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence = [kind]
+    source = _source(save(dataset, tmp_path / "a.dcm"))
+    if said:
+        with pytest.raises(PatientError, match=said):
+            read_enhanced(source, phases=NC)
+    else:
+        (stack,) = read_enhanced(source, phases=NC)
+        assert stack.exam is not None
+        assert stack.exam.reconstruction.caveats
+
+
 def test_virtual_non_contrast_is_no_contrast_phase(tmp_path: Path) -> None:
     """For the non-contrast phase it is warned of; as arterial it is wrong."""
     removed: dict[str, Any] = {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VNC"]}
@@ -372,6 +397,23 @@ def test_arterial_portal_and_delayed_are_not_nc_art_pv(tmp_path: Path) -> None:
     folder = _folder(tmp_path, {"art": "arterial", "pv": "portal venous", "late": "delayed"})
     with pytest.raises(PatientError, match="descriptions contradict"):
         read_series(_source(folder), phases=PHASES)
+
+
+def test_a_series_without_description_beside_two_that_have_one(tmp_path: Path) -> None:
+    """By its time it is the late phase, whose description an anonymiser removed; without times it may be NC."""
+    folder = _folder(tmp_path, {"art": "arterial", "pv": "portal venous", "late": ""})
+    with pytest.raises(PatientError, match="descriptions contradict"):
+        read_series(_source(folder), phases=PHASES)
+    first = _folder(tmp_path / "first", {"nc": "", "art": "arterial", "pv": "portal venous"})
+    assert not read_series(_source(first), phases=PHASES)[0].warnings
+
+    def untimed(dataset: Dataset, number: int) -> None:
+        del dataset.AcquisitionTime
+
+    names = {"pv": "portal venous", "nc": "", "art": "arterial"}
+    stacks = read_series(_source(_folder(tmp_path / "untimed", names, untimed)), phases=PHASES)
+    np.testing.assert_array_equal(stacks[0].load(2), np.clip(body("nc"), -1024, 3071))
+    assert any("no time confirms" in text for text in stacks[0].warnings)
 
 
 def test_a_late_phase_beside_the_three_is_left_out(tmp_path: Path) -> None:
@@ -517,6 +559,9 @@ def test_equal_study_uids_are_not_one_exam(tmp_path: Path) -> None:
         tmp_path, **{phase: {**same, "SeriesInstanceUID": f"1.{n}"} for n, phase in enumerate(PHASES)}
     )
     assert set(first.digests) == set(again.digests)
+    # Each slice of a series may have its own time; another slice is still the same exam.
+    slice_later = _patient(tmp_path, **_all(**same, AcquisitionTime="174211"))
+    assert set(first.digests) == set(slice_later.digests)
     # What is left in common are the three pictures.
     assert len(set(first.digests) & set(other.digests)) == 3 < len(first.digests)
 

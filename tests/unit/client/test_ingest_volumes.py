@@ -175,6 +175,13 @@ def test_a_single_slice_with_two_dimensions_is_a_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stack.load(0), _volume()[2])
 
 
+@pytest.mark.parametrize(("packed", "name"), [("a.nii.gz", "b.nii"), ("a.nii", "b.nii.gz")])
+def test_a_files_name_does_not_say_whether_it_is_packed(tmp_path: Path, packed: str, name: str) -> None:
+    """Downloads are renamed without being packed or unpacked."""
+    path = write_nifti(tmp_path / packed, _volume()).rename(tmp_path / name)
+    np.testing.assert_array_equal(read_nifti(_source(path)).load(2), _volume()[2])
+
+
 # Masks
 
 

@@ -70,9 +70,9 @@ def test_predict_writes_scores_and_pages(hospital: Path) -> None:
     page = (found.pages / "P2.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "the bound does not determine a level" in page
-    assert "Missing: PLT, TBIL, AFP, CA199, CEA, CA125, HBsAg." in page
+    assert "Missing: Platelets, Total bilirubin, AFP, CA 19-9, CEA, CA 125, HBsAg." in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "AFP_abnormal1" in (found.pages / "P1.html").read_text()
+    assert "AFP raised, level 1" in (found.pages / "P1.html").read_text()
     assert (found.pages / "P1.html").stat().st_mode & 0o077 == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -196,8 +197,6 @@ def test_a_planted_fault_is_found(
     site: Path, plant: Plant, name: str, status: str, found: str, remedy: str, rows: tuple[int, ...]
 ) -> None:
     """The right check says it, with the patients and what to do; no other check has a problem."""
-    import re
-
     made = cohort()
     plant(made)
     write(site / "prepared", made)
@@ -213,7 +212,7 @@ def test_a_planted_fault_is_found(
 
 
 def test_a_dataset_that_is_missing_torn_or_of_another_setting(site: Path) -> None:
-    """Each says what it is; without a dataset the rest is checked and there is no page."""
+    """Each says what it is; without a dataset the rest is checked, and no page goes on saying that all is well."""
     made = cohort()
     write(site / "prepared", made | {"image": ImageConfig(crop_mm=120)})
     check = named(checked(site), "dataset")
@@ -227,7 +226,10 @@ def test_a_dataset_that_is_missing_torn_or_of_another_setting(site: Path) -> Non
     result = checked(site)
     assert "is missing" in named(result, "dataset").found
     assert "stic-client --site center1 prepare" in named(result, "dataset").remedy
-    assert result.page is None
+    assert result.page is not None
+    text = result.page.read_text(encoding="utf-8")
+    assert "Not ready" in text
+    assert "<img" not in text
     assert named(result, "key").status == named(result, "device").status == "ok"
 
 
@@ -338,7 +340,7 @@ def test_what_the_server_says_of_the_key(
 
 
 def test_the_page_is_private_whole_and_asks_nobody(site: Path) -> None:
-    """Mode 0600, the band on top, phantoms named, no pseudonym, no address, escaped text."""
+    """Mode 0600, the band on top, phantoms named, no address, escaped text; programs are told no pseudonym."""
     made = cohort()
     _blank(made)
     made["subjects"] = [f"SECRET{number}" for number in range(9)]
@@ -348,18 +350,62 @@ def test_the_page_is_private_whole_and_asks_nobody(site: Path) -> None:
     assert stat.S_IMODE(result.page.stat().st_mode) == 0o600
     text = result.page.read_text(encoding="utf-8")
     assert text.index("FOR THIS HOSPITAL'S EYES ONLY") < text.index("PHANTOM DATA") < text.index("<h1>")
-    assert "SECRET" not in text
     assert "http" not in text.replace("http-equiv", "")
     assert "default-src 'none'" in text
-    assert text.count("data:image/png;base64,") == 10  # nine samples, and the one that a check names
-    assert "No. 5" in text
-    assert "No. 5" in text[text.index("Patients flagged by a check") : text.index("Samples of each class")]
-    assert result.subject(4) == "SECRET4"
+    assert text.count("data:image/png;base64,") == 3 * 10  # nine samples, and the one that a check flags
+    flagged = text[text.index("Flagged patients") : text.index("Samples of each class")]
+    assert re.findall(r"SECRET\d", flagged.split("<img")[0]) == ["SECRET4"]
     assert "SECRET" not in json.dumps(result.outcome.document())
     assert not list(site.glob("*.partial"))
     write(site / "prepared", made | {"phantom": False})
     checked(site)
     assert "PHANTOM DATA" not in (site / "check.html").read_text(encoding="utf-8")
+
+
+def test_the_page_begins_with_what_is_wrong(site: Path) -> None:
+    """Problems, then warnings, each with its patients; what is fine is folded."""
+    made = cohort()
+    _blank(made)
+    _swapped(made)
+    write(site / "prepared", made)
+    page = checked(site).page
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    shown, folded = text[text.index("<h1>") : text.index("<details>")], text[text.index("<details>") :]
+    kinds = re.findall(r'<li><span class="status (\w+)">', shown)
+    assert set(kinds) == {"problem", "warning"}
+    assert kinds == sorted(kinds)
+    assert 'class="status ok"' in folded
+    assert "P4" in shown
+
+
+def test_each_task_has_a_page_of_its_own(site: Path) -> None:
+    """The first one's page is as it was after a look at another task."""
+    first = checked(site).page
+    assert first is not None
+    before = first.read_bytes()
+    other = checked(site, task=TASKS["hcc-icc"]).page
+    assert other == site / "check-hcc-icc.html"
+    assert first.read_bytes() == before
+    assert "eady for hcc-icc:</b>" in other.read_text(encoding="utf-8")
+
+
+def test_the_lesion_is_marked_where_prepare_left_its_place(tmp_path: Path) -> None:
+    """On the image that it was found on; not on one that was made since."""
+    from stic_client.ingest.patient import PreparedPatient
+    from stic_client.ingest.views import Placement
+    from stic_client.preparation import patient_cache
+
+    made = cohort()
+    image, placement = made["images"][:1], Placement((0.25, 0.5), (120.0, 120.0))
+    patient = PreparedPatient(image, ("a", "b", "c"), phantom=True, place_known=True, placement=placement)
+    patient_cache.save(tmp_path, subject="P0", key="k", patient=patient)
+    assert patient_cache.placement_of(tmp_path, subject="P0", image=image[0]) == placement
+    assert patient_cache.placement_of(tmp_path, subject="P0", image=image[0] + 1) is None
+    assert patient_cache.placement_of(tmp_path, subject="P1", image=image[0]) is None
+    kept = patient_cache.load(tmp_path, subject="P0", key="k")
+    assert kept is not None
+    assert kept.placement == placement
 
 
 def test_tasks_that_only_the_operator_knows(tmp_path: Path) -> None:
@@ -386,7 +432,7 @@ def test_pseudonyms_that_only_look_alike(tmp_path: Path) -> None:
 def test_facts_are_those_of_the_pixels(tmp_path: Path) -> None:
     """ComputeConfig, window ends and histogram against plain numpy."""
     dataset = write(tmp_path, cohort())
-    facts = image_checks.measure(dataset)
+    facts = image_checks.measure(dataset.images)
     images = np.asarray(dataset.images).astype(float)
     np.testing.assert_allclose(facts.mean, images.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(facts.deviation, images.std((1, 2)), rtol=1e-4)

@@ -87,6 +87,16 @@ def test_the_page_shows_points_where_the_readers_stand(written: Written) -> None
     x = 200 * (1 - figures["specificity"]["HCC"]["value"])
     y = 200 * (1 - figures["sensitivity"]["HCC"]["value"])
     assert f'cx="{x:.1f}" cy="{y:.1f}"' in page
+    assert page.count('<text class="label"') == 3 * 5  # each reader's and the model's name on each plot
+    assert page.index('class="changes"') < page.index('id="roc"')
+    gains = {
+        reader: by["aided"]["accuracy"]["value"] - by["alone"]["accuracy"]["value"]
+        for reader, by in content["readers"].items()
+    }
+    first = page[page.index('class="changes"') : page.index('id="roc"')]
+    assert sorted(gains, key=lambda reader: first.index(f">{reader}<")) == sorted(
+        gains, key=lambda r: -gains[r]
+    )
     for reader, by in content["readers"].items():
         assert reader in page
         assert f"{by['alone']['accuracy']['value']:.3f}" in page

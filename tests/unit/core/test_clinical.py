@@ -200,6 +200,7 @@ def test_a_number_with_two_readings_is_refused_with_both(variable: str, text: st
 def test_a_number_with_two_readings_of_one_level_is_read() -> None:
     """Nobody is refused for a difference that makes none: 400.123 and 400123 are both above 400."""
     assert _ones(afp="401.123") == {"AFP_abnormal1"}
+    assert _ones(plt="150.000") == {"PLT_normal"}
 
 
 def test_the_decimal_mark_of_a_site_or_a_column_decides() -> None:

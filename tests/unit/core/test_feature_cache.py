@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +122,55 @@ def test_a_full_disk_is_said_before_anything_is_built(
     assert raised.value.expected == "0.6 MB"  # (15 + 5 * 9) * 3 maps of 32 x 7 x 7 float16
     assert not told
     assert set((dataset.folder / "features").iterdir()) == before
+
+
+def test_a_disk_that_is_full_in_a_build_is_an_error_and_no_signal(
+    dataset: SiteDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems take new room for old blocks; with room again it goes on where it was."""
+    config = TrainingConfig(views=2, rotation_degrees=4)
+    backbone = load_backbone("tiny", weights=dataset.folder.parent / "tiny.safetensors")
+    told: list[int] = []
+
+    def build() -> FeatureCache:
+        return load_or_build(
+            dataset, backbone, config=config, seed=3, device=CPU, progress=lambda done, _: told.append(done)
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        flush = os.fsync
+
+        def full(descriptor: int) -> None:
+            if len(told) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            flush(descriptor)
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            build()
+    cache = build()
+    assert told == [1, 2, 3]
+    monkeypatch.setattr(feature_cache, "FORMAT", 998)
+    whole = build()
+    np.testing.assert_array_equal(cache.plain, whole.plain)
+    np.testing.assert_array_equal(cache.augmented, whole.augmented)
+
+
+def test_a_file_that_was_lost_is_computed_again(dataset: SiteDataset) -> None:
+    """A build that was interrupted, and a file that is gone: its place on the disk would hold zeros."""
+    config = TrainingConfig(views=2, rotation_degrees=5)
+    backbone = load_backbone("tiny", weights=dataset.folder.parent / "tiny.safetensors")
+    before = set((dataset.folder / "features").glob("*"))
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_or_build(dataset, backbone, config=config, seed=3, device=CPU, progress=stop)
+    (folder,) = set((dataset.folder / "features").glob("*")) - before
+    (folder / "plain.f16").unlink()
+    cache = load_or_build(dataset, backbone, config=config, seed=3, device=CPU)
+    assert np.abs(cache.plain).sum(axis=(1, 2, 3, 4)).all()
 
 
 def test_augmentation_stays_in_its_ranges() -> None:

@@ -108,6 +108,32 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, rows: list[str], header: str
     assert "p9" not in str(caught.value)
 
 
+def test_readings_as_a_spreadsheet_writes_them(tmp_path: Path) -> None:
+    """Semicolons, UTF-16, a capital in the heading, rows of empty cells."""
+    path = write(tmp_path, [*complete(READERS), ",,,"])
+    text = path.read_text().replace("subject", "Subject", 1).replace(",", ";")
+    path.write_bytes(text.encode("utf-16"))
+    assert read_diagnoses(path, truth=TRUTH, classes=CLASSES) == READERS
+    path.write_bytes(b"\xd0\xcf\x11\xe0")
+    with pytest.raises(DataError) as caught:
+        read_diagnoses(path, truth=TRUTH, classes=CLASSES)
+    assert caught.value.got == "an Excel workbook (.xls)"
+
+
+def test_missing_readings_are_named(tmp_path: Path) -> None:
+    """Whose diagnosis is missing is said by pseudonym, ten at most, so that nobody has to search."""
+    truth = {f"p{number}": "HCC" for number in range(14)}
+    lines = ["subject,reader,condition,diagnosis"]
+    lines += [f"{subject},Dr A,alone,HCC" for subject in truth]
+    path = tmp_path / "readings.csv"
+    for missing, told in ((["p3", "p7"], "Missing: p3, p7."), (list(truth)[2:], "p11 and 2 more.")):
+        aided = [f"{subject},Dr A,aided,HCC" for subject in truth if subject not in missing]
+        path.write_text("\n".join([*lines, *aided]) + "\n")
+        with pytest.raises(DataError) as caught:
+            read_diagnoses(path, truth=truth, classes=["HCC", "ICC"])
+        assert told in str(caught.value)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     """A file that is not there is a data error."""
     with pytest.raises(DataError, match="cannot be read"):

@@ -32,16 +32,12 @@ def federation(seed: int) -> Evaluation:
         site, policy = f"center{number}", PolicyConfig(min_cell=int(rng.choice([1, 3, 5, 10])))
         n = int(rng.integers(20, 160))
         labels = (rng.random(n) < rng.uniform(0.1, 0.9)).astype(int)
-        models = []
-        for skill in rng.uniform(0, 2, 2):
-            logits = rng.normal(size=(n, 2)) * rng.choice([0.1, 1.0, 8.0])
-            logits[np.arange(n), labels] += skill
-            models.append(np.round(logits) if rng.random() < 0.3 else logits)
-        released = tuple(site_report(one, labels, classes=CLASSES, policy=policy) for one in models)
-        first[site], second[site] = released
-        paired[site] = paired_report(
-            *models, labels, classes=CLASSES, policy=policy, released=(released[0], released[1])
+        one, other = (_logits(labels, skill=skill, rng=rng) for skill in rng.uniform(0, 2, 2))
+        first[site], second[site] = (
+            site_report(logits, labels, classes=CLASSES, policy=policy) for logits in (one, other)
         )
+        released = (first[site], second[site])
+        paired[site] = paired_report(one, other, labels, classes=CLASSES, policy=policy, released=released)
     return evaluation_document(
         model_digest="0" * 64,
         task="hcc-icc",
@@ -51,6 +47,13 @@ def federation(seed: int) -> Evaluation:
         local_only={"center0": second},
         paired={"center0": paired},
     )
+
+
+def _logits(labels: np.ndarray, *, skill: float, rng: np.random.Generator) -> np.ndarray:
+    """One model's, rounded in some federations so that scores tie and lie on edges of bins."""
+    logits = rng.normal(size=(len(labels), 2)) * rng.choice([0.1, 1.0, 8.0])
+    logits[np.arange(len(labels)), labels] += skill
+    return np.round(logits) if rng.random() < 0.3 else logits
 
 
 @pytest.mark.parametrize("seed", range(40))

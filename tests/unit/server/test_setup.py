@@ -147,7 +147,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "line 2 is not YAML"), ("- 1", "whole file"), ("", "site: missing")]
+    ("text", "message"),
+    [
+        ("a: [", "line 2 is not YAML"),
+        ("- 1", "whole file"),
+        ("", "is an empty file"),
+        ("{}", "site: missing"),
+    ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
     """Broken YAML, a list, an empty file."""
@@ -245,7 +251,7 @@ def test_what_cannot_be_admitted(tmp_path: Path) -> None:
         admit(sites, name="center2", public_key=keys[0])
     with pytest.raises(UsageError, match="--replace"):
         admit(sites, name="center1", public_key=keys[1])
-    with pytest.raises(UsageError, match="not a site's public key"):
+    with pytest.raises(UsageError, match="must never leave its site"):
         admit(sites, name="center2", public_key=tmp_path / "b.key")
     with pytest.raises(UsageError) as refused:
         admit(sites, name="../x", public_key=keys[1])

@@ -244,13 +244,21 @@ def test_the_part_of_each_site_is_shown(folder: Path) -> None:
         "center1": "has to approve plan 0123456789ab",
         "center2": "is computing features, 12 of 40",
     }
-    here = {site: Presence(True, time.time()) for site in parts}
+    here = {site: Presence(True, time.time()) for site in (*parts, "center4", "center5")}
+    here["center5"] = Presence(False, time.time())
+    parts["center5"] = "takes part"
+    for name in ("center4", "center5"):
+        admit(folder / "sites", name=name, public_key=make_key_pair(folder.parent / f"{name}.key"))
     with serving(folder, here) as observer:
         observer.parts(parts)
         awaited(folder, "parts", parts)
         awaited(folder, "sites", here)
         found, text = shown(folder)
-    assert {site["site"]: site["part"] for site in found["sites"]} == parts
+    shown_parts = {site["site"]: site["part"] for site in found["sites"]}
+    assert shown_parts.pop("center4") == "will be asked to take part before the next round"
+    assert shown_parts.pop("center5").startswith("took part so far")
+    del parts["center5"]
+    assert shown_parts == parts
     for words in parts.values():
         assert words in text
     found, text = shown(folder)  # of a server that ended nothing is known

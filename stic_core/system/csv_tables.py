@@ -1,4 +1,4 @@
-"""The manifest as spreadsheet programs write it: encoding, separator, and what the file is if it is no table."""
+"""A table as spreadsheet programs write it: encoding, separator, and what the file is if it is no table."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ class Table:
     rows: tuple[tuple[int, Cells], ...]
 
 
-def read_table(path: Path, *, known: Collection[str]) -> Table:
+def read_table(path: Path, *, what: str, known: Collection[str]) -> Table:
     """Read a CSV file: UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars, with or without `sep=`.
 
     Args:
-        known: names of columns; the separator is the one that gives most of them.
+        what: how messages call it.
+        known: names of columns, in any case; the separator is the one that gives most of them.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -63,12 +64,12 @@ def read_table(path: Path, *, known: Collection[str]) -> Table:
     try:
         content = path.read_bytes()
     except IsADirectoryError:
-        raise _refused(got="a folder") from None
+        raise _refused(what, got="a folder") from None
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DataError("the manifest cannot be read", got=error.strerror) from None
-    text = _decoded(content)
+        raise DataError(f"{what} cannot be read", got=error.strerror) from None
+    text = _decoded(content, what=what)
     lines = io.StringIO(text, newline="")
     first = lines.readline()
     named = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE | re.DOTALL)
@@ -82,7 +83,7 @@ def read_table(path: Path, *, known: Collection[str]) -> Table:
         ]
     except csv.Error:
         raise DataError(
-            "the manifest cannot be read",
+            f"{what} cannot be read",
             got=f"quotes that do not close, or a line that is too long, near line {reader.line_num + bool(named)}",
             expected="CSV: a text that holds separators or quotes stands in quotes, its own quotes doubled",
             advice="Save it again as CSV UTF-8.",
@@ -90,15 +91,16 @@ def read_table(path: Path, *, known: Collection[str]) -> Table:
     for number, record in records:
         if any(_holds_rows(cell, separator=separator) for cell in record):
             raise DataError(
-                "a cell of the manifest holds whole rows",
+                f"a cell of {what} holds whole rows",
                 got=f"a quotation mark that closes in line {number} and opens in a line before it",
                 expected="quotes around single texts",
                 advice="Remove the quotation mark, or save it again as CSV UTF-8.",
             )
-    columns = [name.strip().lower() for name in records[0][1]] if records else []
+    spelled = {name.lower(): name for name in known}
+    columns = [spelled.get(name.strip().lower(), name.strip()) for name in records[0][1]] if records else []
     while columns and not columns[-1]:
         columns.pop()
-    _check_names(columns, records=records)
+    _check_names(columns, records=records, what=what)
     return Table(
         tuple(name for name in columns if name),
         tuple((number, _cells(columns, record)) for number, record in records[1:]),
@@ -110,26 +112,26 @@ def _holds_rows(cell: str, *, separator: str) -> bool:
     return any(line.count(separator) > 1 for line in cell.splitlines()[1:])
 
 
-def _refused(*, got: str) -> DataError:
+def _refused(what: str, *, got: str) -> DataError:
     return DataError(
-        "the manifest is not a CSV table",
+        f"{what} is not a CSV table",
         got=got,
         expected="CSV in UTF-8",
         advice="Save the sheet as CSV UTF-8, and look whether the program has turned values into dates.",
     )
 
 
-def _decoded(content: bytes) -> str:
+def _decoded(content: bytes, *, what: str) -> str:
     """The text, whichever Unicode encoding it is in.
 
     Raises:
         DataError: what it is instead.
     """
     if content.startswith(b"PK\x03\x04"):
-        raise _refused(got=_archive(content))
+        raise _refused(what, got=_archive(content))
     for beginning, kind in _BEGINNINGS:
         if content.lstrip()[:20].startswith(beginning):
-            raise _refused(got=kind)
+            raise _refused(what, got=kind)
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     zeros = Counter(place % 2 for place, byte in enumerate(content[:400]) if byte == 0)
     if encoding is None and zeros:  # UTF-16 has a zero beside each Latin letter
@@ -139,13 +141,13 @@ def _decoded(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            "the manifest is not Unicode text",
+            f"{what} is not Unicode text",
             got=f"bytes of another encoding in line {line}",
             expected="UTF-8 or UTF-16",
             advice="Save it as CSV UTF-8, or convert it from the encoding that it is in, such as Windows-1252 or GBK.",
         ) from None
     if "\0" in text:
-        raise _refused(got="binary data")
+        raise _refused(what, got="binary data")
     return text
 
 
@@ -162,20 +164,22 @@ def _archive(content: bytes) -> str:
 def _separator(text: str, *, known: Collection[str]) -> str:
     header = next((line for line in text.splitlines() if line.strip()), "")
 
+    lower = {name.lower() for name in known}
+
     def recognised(separator: str) -> int:
-        return sum(name.strip(' "').lower() in known for name in header.split(separator))
+        return sum(name.strip(' "').lower() in lower for name in header.split(separator))
 
     return max(_SEPARATORS, key=recognised)  # of equals the first
 
 
-def _check_names(columns: list[str], *, records: list[tuple[int, list[str]]]) -> None:
+def _check_names(columns: list[str], *, records: list[tuple[int, list[str]]], what: str) -> None:
     twice = sorted(name for name, count in Counter(columns).items() if name and count > 1)
     if twice:
-        raise DataError("the manifest has a column twice", got=", ".join(twice), advice="Remove one of them.")
+        raise DataError(f"{what} has a column twice", got=", ".join(twice), advice="Remove one of them.")
     for place, name in enumerate(columns):
         if not name and any(record[place : place + 1] and record[place].strip() for _, record in records[1:]):
             raise DataError(
-                "the manifest has a column without a name",
+                f"{what} has a column without a name",
                 got=f"column {place + 1}, with values",
                 advice="Name it, or remove it.",
             )
