@@ -39,6 +39,9 @@ MIN_ENHANCEMENT_HU = 15.0
 LESION_HU = (-150.0, 350.0)
 """A lesion's median lies in here unless its mask or position lies elsewhere."""
 
+SQUARE = 1.02
+"""Pixels whose sides differ by no more than this factor are square."""
+
 AROUND_MM = 5.0
 """Radius around a position within which its tissue is judged."""
 
@@ -220,6 +223,13 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     known = comparable(time for phase in PHASES if (time := stacks[phase].time_s) is not None)
     if len(known) == len(PHASES) and known != sorted(known):
         warnings.append("phases look swapped: acquisition times are not in the order NC, ART, PV")
+    oblong = [
+        phase.upper()
+        for phase in PHASES
+        if max(stacks[phase].grid.spacing_mm) > SQUARE * min(stacks[phase].grid.spacing_mm)
+    ]
+    if oblong:
+        warnings.append(f"{', '.join(oblong)}: the pixels are not square, as a scanner's are")
     heights = [stack.z_mm[0] for stack in stacks.values() if len(stack) == 1 and stack.has_geometry]
     if not row.registered and heights and max(heights) - min(heights) > MAX_APART_MM:
         warnings.append(f"slices of the phases are {max(heights) - min(heights):.0f} mm apart")

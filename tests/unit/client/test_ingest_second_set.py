@@ -10,10 +10,11 @@ import pytest
 from pydicom import Dataset
 
 from stic_client.ingest.dicom import read_single
+from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.manifest import read_manifest
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.ingest.scan import scan
-from stic_client.ingest.source import locate
+from stic_client.ingest.source import Source, locate
 from stic_core.config import ImageConfig
 from stic_core.data.ct import window
 from stic_core.errors import DataError, PatientError
@@ -196,3 +197,25 @@ def test_what_cannot_be_scanned_is_said_without_a_pseudonym(tmp_path: Path, name
         scan(tmp_path / name, root=tmp_path)
     assert not isinstance(caught.value, PatientError)
     assert "folder" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("spacing", "noted"), [((3.5, 3.5), False), ((3.5, 3.52), False), ((3.5, 4.5), True)]
+)
+def test_pixels_that_are_not_square_are_warned_of(
+    tmp_path: Path, spacing: tuple[float, float], *, noted: bool
+) -> None:
+    """Scanners reconstruct squares: the two numbers come from elsewhere."""
+    patient = _patient(tmp_path, {}, change=lambda dataset: setattr(dataset, "PixelSpacing", list(spacing)))
+    assert any("square" in text for text in patient.warnings) == noted
+
+
+def test_grey_values_with_noise_are_no_hu() -> None:
+    """Dithering and interpolation spread a window's lowest value, by far less than a CT's noise."""
+    source = Source("A", "nc.nii", Path("nc.nii"), Path())
+    rng = np.random.default_rng(0)
+    with pytest.raises(PatientError, match="windowed"):
+        check_hu((window(body()) + rng.uniform(0, 0.6, (SIZE, SIZE))).astype(np.float32), source=source)
+    tight = body()  # the field of view lies within the patient: honest, and no air
+    tight[tight < -300] = -95
+    check_hu((tight + rng.normal(0, 4, tight.shape)).astype(np.float32), source=source)
