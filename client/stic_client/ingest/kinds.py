@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from stic_client.ingest.elements import known, numbers, text
 from stic_client.ingest.source import Source
+from stic_core.errors import PatientError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
@@ -48,6 +49,9 @@ _MATERIAL = re.compile(
     r"IODINE|\bIODMAP\b|MAT (SPECIFIC|FRACTIONAL|VALUE)|ATOMIC NUM|\bZ ?EFF\b|EFFECTIVE Z|ELECTRON DENSITY|\bRHO ?Z\b"
     r"|PERFUSION MAP|BLOOD (FLOW|VOLUME)|FAT (FRACTION|MAP)"
 )
+_MAP_CODE = re.compile(r"\b(PERFUSION|SUBTRACT(ION|ED)?|CBF|CBV|MTT|TTP|PBV)\b")
+"""Values of ImageType alone: a description may say that the exam was one of perfusion."""
+
 _MONOENERGETIC = re.compile(r"\bVMI\b|\bMONO ?(E|PLUS|\+)|MONOENERG|MONOCHROMATIC|\d ?KEV\b")
 _KEV = re.compile(r"(\d{2,3}) ?KEV\b")
 
@@ -145,9 +149,19 @@ def check_reconstruction(dataset: Dataset, *, source: Source) -> None:
         raise source.refuse(
             "it is a dose report or a screen save", expected="an axial CT slice", advice=_ADVICE
         )
+    if _MAP_CODE.search(image_type):
+        raise _no_hu(source)
     _check_computed(image_type, source=source)
-    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
+    if is_computed(dataset) or _MONOENERGETIC.search(image_type):
         _check_computed(_description(dataset), source=source)
+
+
+def _no_hu(source: Source) -> PatientError:
+    return source.refuse(
+        "it is a map of a material, such as iodine, or of blood flow: its values are not HU",
+        expected="the usual CT image",
+        advice=_ADVICE,
+    )
 
 
 def _check_computed(words: str, *, source: Source) -> None:
@@ -160,11 +174,7 @@ def _check_computed(words: str, *, source: Source) -> None:
     if _CONTRAST_REMOVED.search(words):
         return
     if _MATERIAL.search(words):
-        raise source.refuse(
-            "it is a map of a material, such as iodine: its values are not HU",
-            expected="the usual CT image",
-            advice=_ADVICE,
-        )
+        raise _no_hu(source)
     energy = _kev(words)
     if energy is not None and not MONOENERGETIC_KEV[0] <= energy <= MONOENERGETIC_KEV[1]:
         raise source.refuse(
@@ -178,7 +188,7 @@ def _check_computed(words: str, *, source: Source) -> None:
 def reconstruction_of(dataset: Dataset) -> Reconstruction:
     """Caveats of a slice that `check_kind` lets pass."""
     image_type, description = _coded(dataset), _description(dataset)
-    computed = _is_computed(dataset)
+    computed = is_computed(dataset)
     axial = "AXIAL" in text(dataset, "ImageType").split("\\")
     caveats = []
     removed = bool(
@@ -226,7 +236,7 @@ def _description(dataset: Dataset) -> str:
     return _spaced(text(dataset, "SeriesDescription"))
 
 
-def _is_computed(dataset: Dataset) -> bool:
+def is_computed(dataset: Dataset) -> bool:
     """Whether ImageType says that the image was derived from others."""
     kinds = text(dataset, "ImageType").split("\\")
     return "DERIVED" in kinds[:1] or "SECONDARY" in kinds[1:2]

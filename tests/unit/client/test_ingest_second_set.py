@@ -133,6 +133,24 @@ def test_unspecified_units_of_a_classic_ct_are_taken_for_hu_and_said(tmp_path: P
     assert any("RescaleType" in text for text in patient.warnings)
 
 
+@pytest.mark.parametrize(
+    "image_type",
+    [
+        ["DERIVED", "PRIMARY", "PERFUSION"],
+        ["DERIVED", "SECONDARY", "AXIAL", "SUBTRACTION"],
+        ["DERIVED", "PRIMARY", "OTHER"],
+    ],
+)
+def test_unspecified_units_of_a_computed_image_are_refused(tmp_path: Path, image_type: list[str]) -> None:
+    """A map of blood flow has no HU, whatever range its numbers have."""
+
+    def computed(dataset: Dataset) -> None:
+        dataset.ImageType, dataset.RescaleType = image_type, "US"
+
+    with pytest.raises(PatientError):
+        _patient(tmp_path, {}, change=computed)
+
+
 @pytest.mark.parametrize("words", ["Leber topogr.-gesteuert Surview 5mm", "Abdomen SCOUT based low DOSE"])
 def test_words_say_nothing_where_imagetype_says_axial(tmp_path: Path, words: str) -> None:
     """A centre that names all of its series so gets no warning for each of its patients."""
