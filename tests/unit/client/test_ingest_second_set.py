@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stic_client.ingest.manifest import read_manifest
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.ingest.scan import scan
 from stic_client.ingest.source import Source, locate
+from stic_client.preparation.prepare import prepare
 from stic_core.config import ImageConfig
 from stic_core.data.ct import window
 from stic_core.errors import DataError, PatientError
@@ -25,8 +27,10 @@ from support.ingest_files import (
     body,
     ct_dataset,
     manifest_row,
+    prepare_config,
     row_of,
     save,
+    write_hospital,
     write_manifest,
 )
 from support.volume_files import write_nifti
@@ -237,3 +241,26 @@ def test_grey_values_with_noise_are_no_hu() -> None:
     tight = body()  # the field of view lies within the patient: honest, and no air
     tight[tight < -300] = -95
     check_hu((tight + rng.normal(0, 4, tight.shape)).astype(np.float32), source=source)
+
+
+def test_a_scan_says_where_patients_share_a_folder(tmp_path: Path) -> None:
+    """Rows that name one folder of two patients would both be refused."""
+    for subject in ("one", "two"):
+        for phase in PHASES:
+            for z in (0.0, 5.0):
+                dataset = ct_dataset(body(phase), phase=phase, z=z, subject=subject, SeriesDescription=phase)
+                save(dataset, tmp_path / f"{subject}-{phase}-{z}.dcm")
+    notes = [patient.notes for patient in scan(tmp_path, root=tmp_path).patients]
+    assert [any("share a folder" in note for note in of) for of in notes] == [True, True]
+
+
+def test_used_patients_are_counted_after_they_were_compared(tmp_path: Path) -> None:
+    """A patient who is there twice is quarantined, and not counted as prepared as well."""
+    write_hospital(tmp_path / "data")
+    with (tmp_path / "data" / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    write_manifest(tmp_path / "data", [*rows, {**rows[-1], "subject_id": "again"}])
+    for counted in ((9, 0), (0, 9)):
+        summary = prepare(prepare_config(tmp_path), workers=1)
+        assert (summary.prepared, summary.reused) == counted
+        assert len(summary.quarantined) == 1
