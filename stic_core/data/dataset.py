@@ -129,17 +129,14 @@ class SiteDataset:
             [self.row_digests[row] for row in rows], splits=[self.splits[row] for row in rows]
         )
 
-    def require(self, task: Task, *, every_class: bool = False) -> None:
-        """Check that this site has patients for a task.
-
-        Args:
-            every_class: of each class, not of any.
+    def require(self, task: Task) -> None:
+        """Check that this site has patients for a task: of one class at least, since sites may lack the others.
 
         Raises:
             DataError: it has none.
         """
         empty = [name for name in task.classes if name not in self.labels]
-        if len(empty) == len(task.classes) or (every_class and empty):
+        if len(empty) == len(task.classes):
             labels = ", ".join(sorted(set(self.labels) - {""})) or "none"
             raise DataError(
                 f"this site has no patients of a class of task {task.name}",

@@ -25,6 +25,7 @@ from stic_core.phantom import CENTRES, GENERATOR_VERSION, members
 from stic_core.phantom.prepared import write_prepared
 from stic_core.protocol.messages import Describe, TrainLocal
 from stic_core.system.terminal import Terminal
+from stic_core.tasks import TASKS
 from stic_core.tensors.flat import digest
 from stic_server.cli.app import app
 from stic_server.federation.plan import training_of
@@ -115,7 +116,7 @@ def _datasets(folder: Path, *, n: int = 2, counts: dict | None = None) -> list[P
 def test_dealt_datasets_hold_every_patient_once_with_all_that_is_theirs(tmp_path: Path) -> None:
     """Image, clinical values, label and split go along; fingerprints are of the new content."""
     given_ = prepared_sites(_datasets(tmp_path))
-    dealt = dealt_out(given_, tmp_path / "dealt", sites=2, alpha=1.0, seed=0)
+    dealt = dealt_out(given_, tmp_path / "dealt", task=TASKS["malignant"], sites=2, alpha=1.0, seed=0)
     assert list(dealt) == ["site1", "site2"]
     where = [subject for dataset in dealt.values() for subject in dataset.subjects]
     assert sorted(where) == sorted(f"{n}/{s}" for n, d in given_.items() for s in d.subjects)
@@ -130,6 +131,14 @@ def test_dealt_datasets_hold_every_patient_once_with_all_that_is_theirs(tmp_path
             assert np.array_equal(dataset.clinical[row], source.clinical[before])
             assert dataset.labels[row] == source.labels[before]
             assert dataset.splits[row] == source.splits[before]
+
+
+def test_only_a_tasks_patients_are_dealt_out(tmp_path: Path) -> None:
+    """Else a site might get many patients, and none who takes part."""
+    given_ = prepared_sites(_datasets(tmp_path, counts={"train": 12, "val": 12, "test": 12}))
+    dealt = dealt_out(given_, tmp_path / "dealt", task=TASKS["hcc-icc"], sites=2, alpha=10.0, seed=0)
+    assert {label for dataset in dealt.values() for label in dataset.labels} == {"HCC", "ICC"}
+    assert sum(map(len, dealt.values())) == 48
 
 
 def test_the_union_is_all_training_and_validation_patients_and_no_other(tmp_path: Path) -> None:

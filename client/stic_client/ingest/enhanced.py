@@ -16,6 +16,7 @@ from stic_client.ingest.grouping import Plane
 from stic_client.ingest.hounsfield import check_unless_empty
 from stic_client.ingest.kinds import (
     ENHANCED_CT,
+    as_classic,
     check_kind,
     check_reconstruction,
     reconstruction_of,
@@ -23,7 +24,7 @@ from stic_client.ingest.kinds import (
 )
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.series import assemble
-from stic_client.ingest.source import Source, quiet
+from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack
 from stic_core.tensors.array_types import HUSlice
 
@@ -70,7 +71,7 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             """A functional group: the frame's own, else the shared one."""
             return elements.first(own, keyword) or elements.first(shared, keyword) or Dataset()
 
-        about = _as_classic(dataset, group("CTImageFrameTypeSequence"), group("CTReconstructionSequence"))
+        about = as_classic(dataset, frame=own)
         check_reconstruction(about, source=source)
         slope, intercept = dicom.rescale(group("PixelValueTransformationSequence"), source=source)
         orientation = elements.numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", count=6)
@@ -115,21 +116,3 @@ def read_enhanced(source: Source, *, phases: Sequence[str]) -> list[Stack]:
             )
         )
     return assemble(planes, phases=phases, source=source, phantom=elements.is_phantom(dataset))
-
-
-def _as_classic(dataset: Dataset, frame_type: Dataset, reconstruction: Dataset) -> Dataset:
-    """What a frame's functional groups say of its kind, where a classic header would say it."""
-    about = Dataset()
-    texts = (
-        ("SeriesDescription", dataset),
-        ("ConvolutionKernel", reconstruction),
-        ("VolumeBasedCalculationTechnique", frame_type),
-    )
-    with quiet():
-        for keyword, group in texts:
-            if (value := elements.value(group, keyword)) is not None:
-                setattr(about, keyword, value)
-        kind = elements.value(frame_type, "FrameType") or elements.value(dataset, "ImageType")
-        if kind is not None:
-            about.ImageType = kind
-    return about

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from stic_client.ingest.elements import known, numbers, text
-from stic_client.ingest.source import Source
+from stic_client.ingest.elements import first, known, numbers, text, value
+from stic_client.ingest.source import Source, quiet
 from stic_core.errors import PatientError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -162,6 +162,32 @@ def _no_hu(source: Source) -> PatientError:
         expected="the usual CT image",
         advice=_ADVICE,
     )
+
+
+def as_classic(dataset: Dataset, *, frame: Dataset) -> Dataset:
+    """What an enhanced file says of a frame's kind and plane, where a classic header would say it.
+
+    Args:
+        frame: the frame's own functional groups; those that it lacks are shared.
+    """
+    shared = first(dataset, "SharedFunctionalGroupsSequence") or Dataset()
+    about = Dataset()
+    with quiet():
+        for keyword, sequence in (
+            ("SOPClassUID", ""),
+            ("Modality", ""),
+            ("SeriesDescription", ""),
+            ("ImageType", ""),
+            ("ConvolutionKernel", "CTReconstructionSequence"),
+            ("VolumeBasedCalculationTechnique", "CTImageFrameTypeSequence"),
+            ("FrameType", "CTImageFrameTypeSequence"),
+            ("ImageOrientationPatient", "PlaneOrientationSequence"),
+        ):
+            group = (first(frame, sequence) or first(shared, sequence)) if sequence else dataset
+            found = None if group is None else value(group, keyword)
+            if found is not None:
+                setattr(about, "ImageType" if keyword == "FrameType" else keyword, found)
+    return about
 
 
 def _check_computed(words: str, *, source: Source) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -11,7 +12,14 @@ from pydicom.dataset import Dataset
 from stic_client.ingest import elements
 from stic_client.ingest.dicom import check_header
 from stic_client.ingest.exam import exam_of
-from stic_client.ingest.kinds import ENHANCED_CT, SEGMENTATION, check_kind, sop_class
+from stic_client.ingest.kinds import (
+    ENHANCED_CT,
+    SEGMENTATION,
+    as_classic,
+    check_kind,
+    reconstruction_of,
+    sop_class,
+)
 from stic_client.ingest.proposal import CTFile, Proposal, Segmentation, Study, propose
 from stic_client.ingest.source import Source, files_of
 from stic_core.data.ct import PHASES
@@ -73,8 +81,13 @@ def _ct_file(dataset: Dataset, *, file: Source, root: Path) -> CTFile:
         PatientError: `prepare` would refuse it.
     """
     enhanced = sop_class(dataset) in ENHANCED_CT
+    exam = exam_of(dataset)
     if enhanced:
         check_kind(dataset, source=file)
+        frame = elements.first(dataset, "PerFrameFunctionalGroupsSequence") or Dataset()
+        about = as_classic(dataset, frame=frame)
+        check_kind(about, source=file)
+        exam = replace(exam, reconstruction=reconstruction_of(about))
     else:
         check_header(dataset, source=file)
     return CTFile(
@@ -82,7 +95,7 @@ def _ct_file(dataset: Dataset, *, file: Source, root: Path) -> CTFile:
         series=elements.text(dataset, "SeriesInstanceUID"),
         enhanced=enhanced,
         time_s=elements.acquired(dataset),
-        exam=exam_of(dataset),
+        exam=exam,
         patient_id=elements.shown(dataset, "PatientID"),
         accession=elements.shown(dataset, "AccessionNumber"),
         date=elements.shown(dataset, "StudyDate"),

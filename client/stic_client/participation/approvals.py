@@ -28,13 +28,13 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
 
     Raises:
         PlanRefusedError: it goes beyond the site's policy.
-        DataError: the prepared dataset lacks a class of the task, was prepared otherwise, or is damaged.
+        DataError: the prepared dataset has no patient of the task, was prepared otherwise, or is damaged.
     """
     check_plan(plan, config.policy)
     if not (config.dataset.prepared / SUMMARY_FILE).exists():
         return "not prepared yet, so not compared with the plan"
     dataset = load_dataset(config.dataset.prepared)
-    dataset.require(plan.task, every_class=True)
+    dataset.require(plan.task)
     if dataset.image != plan.image:
         raise DataError(
             "the site's images were not prepared as the plan asks",
@@ -47,6 +47,8 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
         f"{split} {sum(of_split.values())} ({', '.join(f'{name} {n}' for name, n in of_split.items())})"
         for split, of_split in counts.items()
     ]
+    if empty := [name for name in plan.task.classes if name not in dataset.labels]:
+        told.append(f"none of {', '.join(empty)}")
     if left_out := dataset.left_out(plan.task):
         told.append(f"{left_out} of other classes left out")
     return "; ".join(told)

@@ -22,23 +22,39 @@ def held_out(
     sites: Sequence[str],
     classes: Sequence[str],
     readers: Mapping[str, StudyFigures],
+    evaluates: bool = False,
 ) -> dict[str, Any]:
     """All that the template shows of the evaluation, beside the document itself.
 
     Args:
         sites: of the record, for their colours.
         readers: reader studies by site, for their points on the ROC plots.
+        evaluates: the run evaluated a model that was trained before.
     """
     sets = evaluation.models["federated"].sets
     heading, *rows = held_out_table(evaluation)
     macros = {name: figures.pooled.auc_macro for name, figures in evaluation.models.items()}
     titles = auc_titles(classes)
+    several = len(macros) > 1
+    where = "of each model on all held-out patients" if several else "at each hospital"
+    caption = f"{'Together, or alone: ' if several else ''}{overall_auc(classes)} {where}"
+    aucs = macros if several else {name: figures.auc_macro for name, figures in sets.items()}
+    forest = _forest(
+        aucs,
+        what=overall_auc(classes),
+        strong="federated" if several else "pooled",
+        label=capitalise(caption),
+    )
     return {
         "blocks": sets,
         "heading": heading,
-        "groups": [(title_of(model), rows) for model, rows in _groups(rows)],
+        "groups": [
+            ("The model" if evaluates and model == "federated" else title_of(model), rows)
+            for model, rows in _groups(rows)
+        ],
         "macro": evaluation.pooled.auc_macro,
-        "models": _models_figure(macros, what=overall_auc(classes)),
+        "models": forest,
+        "models_caption": capitalise(caption),
         "bounds": [
             (name, auc.bounds)
             for name in titles
@@ -112,17 +128,18 @@ def _groups(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, 
     return list(groups.items())
 
 
-def _models_figure(macros: Mapping[str, AucFigure | Absent], *, what: str) -> str | None:
-    """The AUC of every model, pooled; no figure where there is nothing to compare."""
-    if isinstance(macros["federated"], Absent) or len(macros) < 2:
+def _forest(aucs: Mapping[str, AucFigure | Absent], *, what: str, strong: str, label: str) -> str | None:
+    """AUCs with their intervals, by model or by hospital; no figure where there is nothing to compare."""
+    if isinstance(aucs[strong], Absent) or len(aucs) < 2:
         return None
     rows = []
-    for name, auc in macros.items():
+    for name, auc in aucs.items():
         if isinstance(auc, AucFigure):
             low, high = (None, None) if isinstance(auc.interval, NotEstimable) else auc.interval
-            strong = name == "federated"
-            rows.append({"name": name, "value": auc.value, "low": low, "high": high, "strong": strong})
-    return plots.models(rows, what=what, label=f"{capitalise(what)} of each model on all held-out patients")
+            rows.append(
+                {"name": name, "value": auc.value, "low": low, "high": high, "strong": name == strong}
+            )
+    return plots.models(rows, what=what, label=label)
 
 
 def _roc_figure(

@@ -105,7 +105,7 @@ def render(
             patients=patients,
             facts=facts,
             lead=taking_part.lead(facts, patients),
-            model_name="the model" if evaluates else "federated",
+            the_model="the model" if evaluates else "the federated model",
             verdict="This run has not been evaluated on held-out patients."
             if evaluation is None
             else verdict(evaluation, evaluates=evaluates),
@@ -119,7 +119,7 @@ def render(
             evaluation=evaluation,
             held_out=None
             if evaluation is None
-            else held_out(evaluation, sites=sites, classes=classes, readers=studies),
+            else held_out(evaluation, sites=sites, classes=classes, readers=studies, evaluates=evaluates),
             confusion=None
             if evaluation is None
             else confusion_view(evaluation.models["federated"].sets, classes=classes),

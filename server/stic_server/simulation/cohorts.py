@@ -13,6 +13,7 @@ from stic_core.data.dataset import SUMMARY_FILE, SiteDataset, load_dataset, writ
 from stic_core.errors import UsageError
 from stic_core.phantom import DEMO_COUNTS, FULL_COUNTS, GENERATOR_VERSION
 from stic_core.phantom.prepared import write_prepared
+from stic_core.tasks import Task
 from stic_server.simulation.dirichlet_partition import dirichlet_partition
 
 Datasets: TypeAlias = Mapping[str, SiteDataset]
@@ -86,17 +87,25 @@ def prepared_sites(folders: Sequence[Path]) -> Datasets:
     return dict(sorted(found.items()))
 
 
-def dealt_out(datasets: Datasets, folder: Path, *, sites: int, alpha: float, seed: int) -> Datasets:
-    """All patients dealt out to new sites by class; each keeps its split, and is at one site alone.
+def dealt_out(
+    datasets: Datasets, folder: Path, *, task: Task, sites: int, alpha: float, seed: int
+) -> Datasets:
+    """All patients of a task dealt out to new sites by class; each keeps its split, and is at one site alone.
 
     Args:
         folder: of the new datasets.
+        task: patients of other classes are left out, so that no site gets them instead of others.
         sites, alpha, seed: see `dirichlet_partition`.
 
     Raises:
         UsageError: see `dirichlet_partition`.
     """
-    rows = [(name, row) for name, dataset in datasets.items() for row in range(len(dataset))]
+    rows = [
+        (name, row)
+        for name, dataset in datasets.items()
+        for row, label in enumerate(dataset.labels)
+        if label in task.classes
+    ]
     dealt = dirichlet_partition(
         [datasets[name].labels[row] for name, row in rows],
         [datasets[name].splits[row] for name, row in rows],

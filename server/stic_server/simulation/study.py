@@ -208,14 +208,21 @@ def _one_seed(
     else:
         # Features are cached in a dataset's folder: here in the simulation's, never in a hospital's.
         sites = {name: replace(dataset, folder=work / name) for name, dataset in given.items()}
-    if study.split == "dirichlet":
-        observer.stage("distributing patients to sites")
-        sites = dealt_out(sites, work / "sites", sites=study.sites, alpha=study.alpha, seed=seed)
     for name, dataset in sites.items():
         try:
             dataset.require(study.federation.task)  # a site may lack a class, not all of them
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
+    if study.split == "dirichlet":
+        observer.stage("distributing patients to sites")
+        sites = dealt_out(
+            sites,
+            work / "sites",
+            task=study.federation.task,
+            sites=study.sites,
+            alpha=study.alpha,
+            seed=seed,
+        )
     federation = study.federation.model_copy(update={"seed": seed, "runs": out / "runs" / f"seed-{seed}"})
     run, scores = train_compared_models(
         federation,

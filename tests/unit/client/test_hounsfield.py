@@ -92,6 +92,7 @@ NOT_HU: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     ),
     "raw values without the intercept": lambda hu: hu + 1024,
     "the intercept twice": lambda hu: hu - 1024,
+    "an organ's outline, around it 0": lambda hu: np.where((hu > 20) & (hu < 90), hu, 0),
     "constant": lambda hu: np.full_like(hu, -1024),
 }
 

@@ -13,7 +13,7 @@ from stic_client.ingest.proposal import write_proposal
 from stic_client.ingest.scan import scan
 from stic_client.ingest.words import guess_phase
 from stic_core.errors import DataError
-from support.ingest_files import PHASES, body, ct_dataset, save, write_series
+from support.ingest_files import PHASES, body, ct_dataset, enhanced_dataset, save, write_series
 
 
 @pytest.mark.parametrize(
@@ -206,3 +206,24 @@ def test_studies_with_equal_uids_are_told_apart(tmp_path: Path) -> None:
         "x/e/thick/nc",
     ]
     assert all(any("one study UID" in note for note in patient.notes) for patient in patients)
+
+
+def test_enhanced_files_are_judged_by_their_frames(tmp_path: Path) -> None:
+    """A projection and a coronal view say so in functional groups, and are not proposed."""
+    for number, (name, description) in enumerate(_NAMED.items()):
+        dataset = enhanced_dataset((name,))
+        dataset.SeriesDescription, dataset.SeriesInstanceUID = description, f"1.2.{number + 1}"
+        save(dataset, tmp_path / "x" / f"{name}.dcm")
+        shared, kind = dataset.SharedFunctionalGroupsSequence[0], Dataset()
+        if name == "art":
+            kind.FrameType = ["DERIVED", "PRIMARY", "VOLUME", "MAX_IP"]
+            shared.CTImageFrameTypeSequence = [kind]
+        else:
+            shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        dataset.SeriesInstanceUID = f"1.2.{number + 7}"
+        save(dataset, tmp_path / "x" / f"a-{name}.dcm")
+    proposal = scan(tmp_path, root=tmp_path)
+    (patient,) = proposal.patients
+    assert [patient.row[f"{phase}_path"] for phase in PHASES] == [f"x/{phase}.dcm" for phase in PHASES]
+    assert patient.row["layout"] == "dicom_enhanced"
+    assert sum(proposal.skipped.values()) == 3
