@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
 from stic_client.ingest.dicom import read_single
 from stic_client.ingest.hounsfield import check_hu
 from stic_client.ingest.manifest import read_manifest
+from stic_client.ingest.masks import read_mask
 from stic_client.ingest.patient import PreparedPatient, prepare_patient
 from stic_client.ingest.scan import scan
 from stic_client.ingest.source import Source, locate
@@ -264,3 +265,32 @@ def test_used_patients_are_counted_after_they_were_compared(tmp_path: Path) -> N
         summary = prepare(prepare_config(tmp_path), workers=1)
         assert (summary.prepared, summary.reused) == counted
         assert len(summary.quarantined) == 1
+
+
+def test_a_warning_of_the_manifests_values_goes_when_they_are_corrected(tmp_path: Path) -> None:
+    """The patient's prepared image is reused only while what it was compared with stays."""
+    write_hospital(tmp_path / "data")
+    for phase in PHASES:
+        path = tmp_path / "data" / "P8" / f"{phase}.dcm"
+        dataset = dcmread(path)
+        dataset.PatientSex = "F"
+        dataset.save_as(path)
+    with (tmp_path / "data" / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for gender, noted in (("male", True), ("female", False)):
+        rows[8]["gender"] = gender
+        write_manifest(tmp_path / "data", rows)
+        warnings = prepare(prepare_config(tmp_path), workers=1).warnings
+        assert ("P8", "the manifest's gender is not that of the images") in warnings or not noted
+        assert bool([subject for subject, text in warnings if "gender" in text]) == noted
+
+
+def test_the_part_that_is_largest_in_space_chooses_the_slice(tmp_path: Path) -> None:
+    """A slip of the brush on one slice may cover more of it than the lesion does of any."""
+    inside = np.zeros((7, SIZE, SIZE), dtype=np.uint8)
+    inside[1:4, 40:50, 22:32] = 1
+    inside[2, 50, 22:32] = 1
+    inside[6, 60:75, 60:75] = 1
+    write_nifti(tmp_path / "mask.nii", inside)
+    mask = read_mask(locate("mask.nii", subject="A", root=tmp_path.resolve()), kind="nifti")
+    assert mask.largest() is mask.planes[1]
