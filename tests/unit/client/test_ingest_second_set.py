@@ -21,6 +21,7 @@ from stic_client.preparation.prepare import prepare
 from stic_core.config import ImageConfig
 from stic_core.data.ct import window
 from stic_core.errors import DataError, PatientError
+from stic_core.system import command_errors
 from support.ingest_files import (
     PHASES,
     SIZE,
@@ -294,3 +295,29 @@ def test_the_part_that_is_largest_in_space_chooses_the_slice(tmp_path: Path) -> 
     write_nifti(tmp_path / "mask.nii", inside)
     mask = read_mask(locate("mask.nii", subject="A", root=tmp_path.resolve()), kind="nifti")
     assert mask.largest() is mask.planes[1]
+
+
+@pytest.mark.parametrize("stands_there", ["a file", "a link to nothing"])
+def test_what_stands_where_the_prepared_folder_should_be_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], stands_there: str
+) -> None:
+    """No traceback for a path of the configuration that names something else."""
+    write_hospital(tmp_path / "data")
+    if stands_there == "a file":
+        (tmp_path / "prepared").write_text("x", encoding="utf-8")
+    else:
+        (tmp_path / "prepared").symlink_to("nowhere/at/all")
+
+    def command(*, standalone_mode: bool) -> None:
+        prepare(prepare_config(tmp_path), workers=1)
+
+    with pytest.raises(SystemExit) as ended:
+        command_errors.run(command, name="stic-client")
+    assert ended.value.code == 1
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_a_path_that_cannot_be_written_in_this_locale_is_that_patients_fault(tmp_path: Path) -> None:
+    """It would end the preparation of all."""
+    with pytest.raises(PatientError, match="LC_ALL"):
+        locate("P\ud800/nc.dcm", subject="A", root=tmp_path.resolve())
