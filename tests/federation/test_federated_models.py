@@ -23,7 +23,7 @@ def _run(tmp_path: Path, *, model: dict, rounds: int = 2, training: dict | None 
         {
             "model": {"backbone": "tiny"} | model,
             "rounds": rounds,
-            "training": {"views": 1, "batch_size": 4} | (training or {}),
+            "training": {"views": 1, "batch_size": 4, "local_epochs": 1} | (training or {}),
             "runs": tmp_path / "runs",
             "local_only": False,
         }

@@ -28,6 +28,7 @@ from stic_core.protocol.messages import (
     WEIGHTS_KEY,
     Describe,
     Failure,
+    Refusal,
     RunPlan,
     SiteDescription,
     TrainRound,
@@ -114,7 +115,7 @@ def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     """From the pinned CA, but issued to somebody else's name."""
     make_certificates(tmp_path, names=["127.0.0.1"])
     _reissue(tmp_path, names=["elsewhere.example"])
-    with pytest.raises(UntrustedServerError, match="not trusted"):
+    with pytest.raises(UntrustedServerError, match="not for this name"):
         _connect(tmp_path, tmp_path / "ca.crt")
 
 
@@ -136,16 +137,23 @@ def _plan(**changes: object) -> RunPlan:
     return training_of(federation).plan
 
 
-@pytest.mark.parametrize(
-    "task", ["benign-malignant", {"name": "malignant", "classes": ["CIRRHOSIS", "NONE"]}]
-)
-def test_a_task_without_patients_here_is_refused(tmp_path: Path, task: object) -> None:
+def test_a_task_without_patients_here_is_refused(tmp_path: Path) -> None:
     """No patient of any of its classes: nothing is computed, and only the kind of error travels."""
     site = participant(tmp_path / SITE, site=SITE, seed=1)
-    report, weights = site.answer(Describe(run_id="r", plan=_plan(task=task)), None)
+    report, weights = site.answer(Describe(run_id="r", plan=_plan(task="benign-malignant")), None)
     assert weights is None
     assert isinstance(report, Failure)
     assert report.code == "DataError"
+
+
+def test_a_known_task_of_other_classes_is_refused(tmp_path: Path) -> None:
+    """What a task's name means is the same everywhere, or an operator approves something else."""
+    site = participant(tmp_path / SITE, site=SITE, seed=1)
+    task = {"name": "malignant", "classes": ["CIRRHOSIS", "NONE"]}
+    report, weights = site.answer(Describe(run_id="r", plan=_plan(task=task)), None)
+    assert weights is None
+    assert isinstance(report, Refusal)
+    assert "classes of task malignant" in report.reason
 
 
 class Bomb:

@@ -44,7 +44,7 @@ def _federation(tmp_path: Path, **changes: object) -> FederationConfig:
             "name": "test",
             "model": {"backbone": "tiny"},
             "rounds": 3,
-            "training": {"views": 1, "batch_size": 4},
+            "training": {"views": 1, "batch_size": 4, "local_epochs": 1},
             "runs": tmp_path / "runs",
             **changes,
         }

@@ -7,6 +7,7 @@ count where ImageType says that the image was computed from others; elsewhere th
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -186,7 +187,8 @@ def as_classic(dataset: Dataset, *, frame: Dataset) -> Dataset:
             group = (first(frame, sequence) or first(shared, sequence)) if sequence else dataset
             found = None if group is None else value(group, keyword)
             if found is not None:
-                setattr(about, "ImageType" if keyword == "FrameType" else keyword, found)
+                with suppress(ValueError, TypeError):  # a broken element is a missing one
+                    setattr(about, "ImageType" if keyword == "FrameType" else keyword, found)
     return about
 
 
