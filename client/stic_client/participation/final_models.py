@@ -77,7 +77,7 @@ class FinalModels:
     def run_of(self, model_digest: str) -> str | None:
         """The run that trained a model, where it is on this disk; None where it is not."""
         for run_id in self.here():
-            expected = self._expected(self._folder / run_id)
+            expected = self.expected(run_id)
             if expected is None or expected.plan.evaluates is not None:
                 continue
             try:
