@@ -68,6 +68,12 @@ def run(command: Callable[..., object], *, name: str) -> None:
         say_error("interrupted", program=name, exit_code=code)
     except BrokenPipeError:
         code = 1
+    except ModuleNotFoundError as error:
+        lacking = (error.name or "").partition(".")[0]
+        if lacking.startswith("stic_"):
+            raise
+        code = UsageError.exit_code
+        say_error(str(_not_installed(lacking, program=name)), program=name, exit_code=code)
     except OSError as error:
         known = explained(error)
         if known is None:
@@ -79,6 +85,15 @@ def run(command: Callable[..., object], *, name: str) -> None:
     with suppress(OSError):
         streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _not_installed(module: str, *, program: str) -> UsageError:
+    """Each side's libraries are an extra of the one distribution, whose commands are both there without them."""
+    return UsageError(
+        f"{module} is not installed",
+        expected=f"what {program} needs",
+        advice=f"Run pip install 'stic-federated[{program.removeprefix('stic-')}]'.",
+    )
 
 
 def _called(command: Callable[..., object]) -> object:
