@@ -61,6 +61,7 @@ _FINISH_ROOM_S = 120.0
 _SEND_AGAIN_S = 60.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
+_ADMITTED_S = 0.5  # between looks at who is admitted
 _GONE_AFTER_LOOKS = 10
 
 # Flower's ErrorCode: the message or its reply is gone, because the site restarted or went away.
@@ -109,7 +110,9 @@ def run_federation(
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
     folder = path.resolve().parent / "sites"
-    proposal = propose(federation, evaluate=evaluate, sites=public_keys(folder))
+    proposal = propose(
+        federation, evaluate=evaluate, sites=enough_admitted(folder, federation, observer=observer)
+    )
     if proposal.note:
         observer.note(proposal.note)
     run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
@@ -138,6 +141,38 @@ def run_federation(
         write_model_card(run.path)
         run.update_record(report="written")
     return run
+
+
+def enough_admitted(
+    folder: Path, federation: config.FederationConfig, *, observer: RunObserver
+) -> dict[str, str]:
+    """The admitted sites' keys by name, once they are as many as a run needs.
+
+    The plan names them for the whole run: a site that it does not name is excluded, and in a plan that
+    names none, no site can tell whose own model it is asked to evaluate.
+
+    Raises:
+        FederationError: too few were admitted in `join_timeout_s`.
+        UsageError: a file in the folder is not a site's public key.
+    """
+    began, told = time.monotonic(), False
+    while (count := len(keys := public_keys(folder))) < federation.min_sites:
+        if not told:
+            told = True
+            observer.stage("waiting until enough sites are admitted")
+            observer.note(
+                f"too few sites are admitted for a plan; got {count}, expected at least {federation.min_sites} "
+                "(min_sites). Admit every site that is to take part: stic-server admit SITE SITE.pub"
+            )
+        if time.monotonic() - began > federation.join_timeout_s:
+            raise FederationError(
+                "too few sites are admitted for a plan",
+                got=f"{count} in {federation.join_timeout_s:g} s",
+                expected=f"at least {federation.min_sites} (min_sites)",
+                advice="Admit every site that is to take part: stic-server admit SITE SITE.pub",
+            )
+        time.sleep(_ADMITTED_S)
+    return keys
 
 
 def send_final_model(grid: Grid, path: Path, *, run: RunFolder, observer: RunObserver) -> RunFolder:
