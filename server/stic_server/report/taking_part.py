@@ -22,11 +22,21 @@ def lead(facts: RunFacts, patients: Mapping[str, Any]) -> str:
         return f"{_evaluated(facts, patients)} Nothing was trained in this run. {origin(facts.origin)}"
     if not facts.rounds:
         return f"No round has been averaged yet; {_named(facts.sites)} signed up."
-    unknown = [site for site in facts.trained_by if site in patients["unknown"]]
+    unknown = [site for site in facts.in_the_model if site in patients["unknown"]]
     without = f", without those of {listed(unknown)}, which the record lacks" if unknown else " in all"
     return (
-        f"{_named(facts.trained_by)} trained one model together over {_rounds(facts.rounds)}, "
+        f"{_named(facts.in_the_model)} trained one model together over {_rounds(facts.rounds)}, "
         f"on {thousands(patients['trained_on'])} training patients{without}."
+        + (f" {too_late(facts)}" if facts.trained_too_late else "")
+    )
+
+
+def too_late(facts: RunFacts) -> str:
+    """Who trained and is not in the model."""
+    late = facts.trained_too_late
+    return (
+        f"{listed(late)} trained only after round {facts.kept_round}, whose model was kept: nothing that "
+        f"{'it' if len(late) == 1 else 'they'} contributed is in it."
     )
 
 
@@ -58,7 +68,17 @@ def changes(facts: RunFacts) -> Iterator[Cue]:
         yield Cue(
             f"{site} left before the end",
             f"{site} trained {'round' if len(rounds) == 1 else 'rounds'} {spans(rounds)} of {facts.rounds} and took "
-            "no part in the held-out evaluation; what it contributed stays in the model.",
+            "no part in the held-out evaluation; "
+            + (
+                "nothing that it contributed is in the model that was kept."
+                if site in facts.trained_too_late
+                else "what it contributed stays in the model."
+            ),
+        )
+    if facts.trained_too_late:
+        late = listed(facts.trained_too_late)
+        yield Cue(
+            f"{late} {'is' if len(facts.trained_too_late) == 1 else 'are'} not in the model", too_late(facts)
         )
     if facts.kind == "training" and facts.rounds:
         for site in facts.joined_for_the_evaluation:
