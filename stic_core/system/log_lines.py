@@ -34,7 +34,7 @@ _LEVELS = {logging.INFO: "info", logging.WARNING: "warning"}
 
 
 def plain(text: str) -> str:
-    r"""A text as one line: what another side sent can neither begin a line, move a terminal's cursor, nor turn text round.
+    r"""A text as one line: what another side sent can't begin a line, move a cursor or turn text round.
 
     Example:
         >>> plain("refused\n2026-01-01 all is well")

@@ -16,8 +16,8 @@ from stic_core.protocol.messages import SplitCounts
 def patients_of(facts: RunFacts) -> dict[str, Any]:
     """`sites` (counts by hospital and split, those of classes where they are not suppressed), `totals`, `all`.
 
-    `trained_on` and `evaluated_on` count the patients from whom the model learned and on whom it was evaluated. `unknown` names hospitals whose counts
-    the run does not record; they are in none of the others.
+    `trained_on` and `evaluated_on` count the patients from whom the model learned and on whom it was evaluated.
+    `unknown` names hospitals whose counts the run does not record; they are in none of the others.
 
     Raises:
         UsageError: a hospital's counts are not what a run writes.
