@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stic_core.evaluation import listed
@@ -27,16 +27,15 @@ def lead(facts: RunFacts, patients: Mapping[str, Any]) -> str:
     return (
         f"{_named(facts.in_the_model)} trained one model together over {_rounds(facts.rounds)}, "
         f"on {thousands(patients['trained_on'])} training patients{without}."
-        + (f" {too_late(facts)}" if facts.trained_too_late else "")
+        + (f" {too_late(facts.trained_too_late, kept=facts.kept_round)}" if facts.trained_too_late else "")
     )
 
 
-def too_late(facts: RunFacts) -> str:
-    """Who trained and is not in the model."""
-    late = facts.trained_too_late
+def too_late(sites: Sequence[str], *, kept: int | None) -> str:
+    """Who trained and is not in the model; `kept` is the round that it is of."""
     return (
-        f"{listed(late)} trained only after round {facts.kept_round}, whose model was kept: nothing that "
-        f"{'it' if len(late) == 1 else 'they'} contributed is in it."
+        f"{listed(sites)} trained only after round {kept}, whose model was kept: nothing that "
+        f"{'it' if len(sites) == 1 else 'they'} contributed is in it."
     )
 
 
@@ -75,11 +74,8 @@ def changes(facts: RunFacts) -> Iterator[Cue]:
                 else "what it contributed stays in the model."
             ),
         )
-    if facts.trained_too_late:
-        late = listed(facts.trained_too_late)
-        yield Cue(
-            f"{late} {'is' if len(facts.trained_too_late) == 1 else 'are'} not in the model", too_late(facts)
-        )
+    for site in facts.trained_too_late:
+        yield Cue(f"{site} is not in the model", too_late([site], kept=facts.kept_round))
     if facts.kind == "training" and facts.rounds:
         for site in facts.joined_for_the_evaluation:
             yield Cue(
