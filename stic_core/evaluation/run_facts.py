@@ -68,6 +68,7 @@ class RunFacts:
             wrote it down.
         starts: how often a server was started for it.
         origin: of the evaluated model; None where the run trained one.
+        kept_round: after which the model was as it was kept; None where the run trained none, or is not that far.
     """
 
     kind: Literal["training", "evaluation"]
@@ -76,11 +77,23 @@ class RunFacts:
     seconds: float | None
     starts: int
     origin: ModelOrigin | None = None
+    kept_round: int | None = None
 
     @property
     def trained_by(self) -> tuple[str, ...]:
         """Hospitals whose weights are in at least one round's average."""
         return tuple(site for site, part in self.sites.items() if part.rounds)
+
+    @property
+    def in_the_model(self) -> tuple[str, ...]:
+        """Hospitals whose weights are in the average that was kept, or in one that it came from."""
+        last = self.rounds if self.kept_round is None else self.kept_round
+        return tuple(site for site in self.trained_by if self.sites[site].rounds[0] <= last)
+
+    @property
+    def trained_too_late(self) -> tuple[str, ...]:
+        """Hospitals that trained only after the round whose model was kept."""
+        return tuple(site for site in self.trained_by if site not in self.in_the_model)
 
     @property
     def evaluated_by(self) -> tuple[str, ...]:
@@ -129,6 +142,7 @@ def facts_of(
         seconds=record.get("wall_seconds"),
         starts=max(1, len(sessions)),
         origin=_origin(record),
+        kept_round=record.get("best_round") or None,
     )
 
 
@@ -166,5 +180,5 @@ def origin_of(model: Path) -> ModelOrigin:
     if facts.origin is not None:
         return facts.origin
     return ModelOrigin(
-        told.digest, record["run_id"], told.best_round, facts.rounds, facts.trained_by, phantom=told.phantom
+        told.digest, record["run_id"], told.best_round, facts.rounds, facts.in_the_model, phantom=told.phantom
     )

@@ -23,9 +23,9 @@ def read_record(run: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as JSON", got=type(error).__name__) from None
     if not isinstance(found, dict):
-        raise UsageError(
-            f"{path} is not in the format that a run writes", got=type(found).__name__, expected="an object"
-        )
+        raise _other_format(path, found, expected="an object")
+    if not (isinstance(found.get("run_id"), str) and isinstance(found.get("sites"), dict)):
+        raise _other_format(path, found, expected="an object with run_id and sites")
     return found
 
 
@@ -39,6 +39,20 @@ def read_rounds(run: Path) -> tuple[dict[str, Any], ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         # A line without its end was being written when the server stopped.
-        return tuple(json.loads(line) for line in lines if line.endswith("\n"))
+        found = tuple(json.loads(line) for line in lines if line.endswith("\n"))
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as JSON lines", got=type(error).__name__) from None
+    for line in found:
+        if not (
+            isinstance(line, dict)
+            and isinstance(line.get("round"), int)
+            and isinstance(line.get("sites"), list)
+        ):
+            raise _other_format(path, line, expected="an object per line, with round and sites")
+    return found
+
+
+def _other_format(path: Path, found: object, *, expected: str) -> UsageError:
+    return UsageError(
+        f"{path} is not in the format that a run writes", got=type(found).__name__, expected=expected
+    )

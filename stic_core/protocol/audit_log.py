@@ -204,7 +204,7 @@ class AuditLog:
         try:
             line = json.loads(text)
             stated = line.pop("hash")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise self._tampered(number, "it is not a line of this log") from None
         if line.get("number") != number or line.get("previous") != previous:
             raise self._tampered(number, "it does not follow the line before it")

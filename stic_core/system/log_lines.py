@@ -27,13 +27,14 @@ AS_JSON: ContextVar[bool] = ContextVar("AS_JSON", default=False)
 _LONGEST = 8_000
 """Characters of a line; what is longer is cut, so that the file stays within its bound."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls, line ends, marks that turn the direction of writing round, and what stands for bytes of no text."""
 
 _LEVELS = {logging.INFO: "info", logging.WARNING: "warning"}
 
 
 def plain(text: str) -> str:
-    r"""A text as one line: what another side sent can neither begin a line nor move a terminal's cursor.
+    r"""A text as one line: what another side sent can't begin a line, move a cursor or turn text round.
 
     Example:
         >>> plain("refused\n2026-01-01 all is well")

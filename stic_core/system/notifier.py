@@ -126,6 +126,8 @@ class Notifier:
             )
         except OSError as error:
             return f"the command cannot be started ({error.strerror})"
+        except ValueError:
+            return "the command cannot be started (it contains a NUL character)"
         try:
             process.communicate(content, timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
@@ -136,12 +138,24 @@ class Notifier:
         return None if process.returncode == 0 else f"the command ended with exit code {process.returncode}"
 
     def _post(self, content: bytes) -> str | None:
-        """Send to the webhook; why it failed, without its address, which may hold a secret."""
+        """Send to the webhook; why it failed, without its address, which may hold a secret.
+
+        The socket's own limit is one of each wait, and of none for a name: an answer that drips would never end.
+        """
         if self._webhook is None:
             return None
+        webhook, why = self._webhook, list[str | None]()
+        thread = threading.Thread(
+            target=lambda: why.append(self._posted(webhook, content)), daemon=True, name="webhook"
+        )
+        thread.start()
+        thread.join(self._timeout_s)
+        return why[0] if why else f"the webhook took more than {self._timeout_s:g} s"
+
+    def _posted(self, webhook: str, content: bytes) -> str | None:
         opener = urllib.request.build_opener(_NoRedirect)
         request = urllib.request.Request(  # noqa: S310 - https alone passes the configuration
-            self._webhook, data=content, headers={"Content-Type": "application/json"}
+            webhook, data=content, headers={"Content-Type": "application/json"}
         )
         try:
             with opener.open(request, timeout=self._timeout_s):

@@ -380,7 +380,8 @@ class Participant:
         if kept is not None:
             self.observer.note(f"the final model is in {self._models.path(question.run_id)}")
         self.observer.note(f"run {question.run_id} is {question.status}")
-        if self._run is None or self._run.run_id == question.run_id:  # else it is an earlier one's model
+        present = self._preparation or self._run
+        if present is None or present.run_id == question.run_id:  # else it is an earlier one's model
             what = "run-over" if question.status == "complete" else "run-failed"
             self.observer.event(what, f"run {question.run_id} is {question.status}", run=question.run_id)
             self.finished = question.status

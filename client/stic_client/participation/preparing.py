@@ -25,6 +25,7 @@ class Preparation:
     """
 
     def __init__(self, question: Describe, load: Callable[[Progress], LocalRun]) -> None:
+        self.run_id = question.run_id
         self._of, self._load = (question.run_id, question.plan.digest), load
         self._steps = (0, 0)
         self._given_up = False

@@ -81,6 +81,17 @@ class Joining:
         self.declined: dict[str, str] = {}
         """Why, by site; these are not asked again."""
         self._told: set[tuple[str, str]] = set()
+        self._heard: set[tuple[str, str]] = set()
+        """What undecided sites waited for, in words."""
+        self._backbones = {site: description.backbone_digest for site, description in known.items()}
+        """Digests by site, of all that described themselves."""
+        self._outvoted: set[str] = set()
+        """Sites that were declined for their backbone."""
+        self._begun = bool(known)
+
+    def begin(self) -> None:
+        """The run begins: from now on its backbone is settled."""
+        self._begun = True
 
     def waiting(self, *, among: Collection[str]) -> dict[str, Undecided]:
         """The undecided of some sites."""
@@ -155,7 +166,9 @@ class Joining:
         if (why := _why(answer)) is None:
             return
         words = self._words(why, answer)
-        moved = before is None or before.why != why or (why == "preparing" and before.words != words)
+        # What was said before is no progress: neither one and the same step, nor going back and forth.
+        moved = (site, words) not in self._heard
+        self._heard.add((site, words))
         pauses = before.pauses + 1 if before is not None and before.why == why else 0
         # A person is waited for evenly: nobody who approved should wonder why nothing happens.
         factor = 1 if why == "approval" else min(2**pauses, LONGEST_PAUSE)
@@ -216,10 +229,9 @@ class Joining:
     def _fitting(self, accepted: Mapping[str, SiteDescription]) -> dict[str, SiteDescription]:
         """Those whose data are their own and as before, and whose image preparation and backbone are the run's.
 
-        The backbone is that of the sites that took part before, or the majority's.
+        The backbone is that of the sites that took part before; until the run begins it is the majority's.
         """
-        digests = [one.backbone_digest for one in (self.known or accepted).values()]
-        common = max(sorted(set(digests)), key=digests.count, default="")
+        common = self._common_backbone(accepted)
         fitting: dict[str, SiteDescription] = {}
         for site, description in sorted(accepted.items()):
             why = self._misfit(site, description, common=common) or self._twin(
@@ -232,6 +244,33 @@ class Joining:
                 fitting[site] = description
         return fitting
 
+    def _common_backbone(self, accepted: Mapping[str, SiteDescription]) -> str:
+        """The digest that all need; whoever came first with another one must not keep out all that follow."""
+        self._backbones |= {site: description.backbone_digest for site, description in accepted.items()}
+        here = [one.backbone_digest for one in self.known.values()]
+        if self._begun:
+            return here[0]
+        digests = sorted(self._backbones.values())
+        common = max(sorted(set(digests)), key=lambda one: (digests.count(one), one in here), default="")
+        for site in [site for site, one in self.ready.items() if one.backbone_digest != common]:
+            self.declined[site] = (why := self._other_backbone(site, common=common)).removeprefix(
+                f"{site} is "
+            )
+            self._observer.note(why)
+            del self.ready[site], self.known[site]
+        for site in [site for site in self.declined if self._backbones.get(site) == common]:
+            if site in self._outvoted:
+                self._outvoted.discard(site)
+                del self.declined[site]  # it is asked again
+        return common
+
+    def _other_backbone(self, site: str, *, common: str) -> str:
+        self._outvoted.add(site)
+        return (
+            f"{site} is excluded: its backbone has digest {self._backbones[site][:12]}, "
+            f"the others' {common[:12]}; install the same weights file there"
+        )
+
     def _misfit(self, site: str, description: SiteDescription, *, common: str) -> str:
         """Why a site cannot take part; "" where it can."""
         if self._plan.sites and site not in self._plan.sites:
@@ -239,10 +278,7 @@ class Joining:
         if site in self.known and not _same(self.known[site], description):
             return f"{site} is excluded: it came back with different data or weights than it started with"
         if description.backbone_digest != common:
-            return (
-                f"{site} is excluded: its backbone has digest {description.backbone_digest[:12]}, "
-                f"the others' {common[:12]}; install the same weights file there"
-            )
+            return self._other_backbone(site, common=common)
         if description.image != self._plan.image:
             return (
                 f"{site} is excluded: its images were prepared with {description.image}, "

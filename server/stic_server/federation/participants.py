@@ -99,6 +99,7 @@ class Participants:
             self.observer.note(f"the run begins without {site}, which {one.words}; it joins when it is ready")
         if len(joining.ready) < limits.min_sites:
             raise self._too_few()
+        joining.begin()
 
     def admit_late_sites(self) -> None:
         """Before a round: wait where too few sites are there, and take in those that have become ready.

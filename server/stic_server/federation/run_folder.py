@@ -126,15 +126,12 @@ class RunFolder:
             DataError: there is none, or it is damaged.
         """
         try:
-            return json.loads((self.path / "record.json").read_text())
+            record = self._read_json("record.json")
         except FileNotFoundError:
             raise DataError(f"{self.path} is not a run: it has no record.json") from None
-        except ValueError:
-            raise DataError(
-                f"{self.path / 'record.json'} is damaged",
-                advice="Restore the run's folder from a backup, or move it away: "
-                "the next start then begins a new run.",
-            ) from None
+        if not (isinstance(record.get("status"), str) and isinstance(record.get("sites"), dict)):
+            raise self._damaged("record.json")
+        return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """`record.json`."""
@@ -179,11 +176,7 @@ class RunFolder:
                 for site, facts in self.read_record()["sites"].items()
             }
         except ValidationError:
-            raise DataError(
-                f"{self.path / 'record.json'} is damaged",
-                advice="Restore the run's folder from a backup, or move it away: "
-                "the next start then begins a new run.",
-            ) from None
+            raise self._damaged("record.json") from None
 
     def keep_descriptions(self, descriptions: Mapping[str, SiteDescription]) -> None:
         """Add what sites described to the record; nobody who was there before is forgotten."""
@@ -198,11 +191,21 @@ class RunFolder:
             self.write_record(record | {"sites": sites, "phantom": phantom})
 
     def read_rounds(self) -> list[dict[str, Any]]:
-        """`rounds.jsonl`, one value per round."""
+        """`rounds.jsonl`, one value per round.
+
+        Raises:
+            DataError: it is damaged elsewhere than at its end.
+        """
         path = self.path / "rounds.jsonl"
         # A line without its end was being written when the server was killed.
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError:
+            raise self._damaged(path.name) from None
+        if not all(isinstance(row, dict) and row.keys() >= {"round", "sites", "val"} for row in rows):
+            raise self._damaged(path.name)
+        return rows
 
     def keep_rounds(self, last: int) -> None:
         """Drop rounds after `last`: those that a resumed run does again."""
@@ -241,12 +244,40 @@ class RunFolder:
         return written.digest
 
     def read_evaluation(self) -> dict[str, Any]:
-        """`evaluation.json`."""
-        return json.loads((self.path / "evaluation.json").read_text())
+        """`evaluation.json`.
+
+        Raises:
+            DataError: it is not there any more, or damaged.
+        """
+        try:
+            return self._read_json("evaluation.json")
+        except FileNotFoundError:
+            raise self._damaged("evaluation.json") from None
 
     def write_evaluation(self, document: Mapping[str, Any]) -> None:
         """`evaluation.json`."""
         self._write_json("evaluation.json", document)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        """A file that holds one object.
+
+        Raises:
+            DataError: it does not.
+        """
+        try:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except ValueError:
+            raise self._damaged(name) from None
+        if not isinstance(found, dict):
+            raise self._damaged(name)
+        return found
+
+    def _damaged(self, name: str) -> DataError:
+        return DataError(
+            f"{self.path / name} is damaged",
+            advice="Restore the run's folder from a backup, or move it away: "
+            "the next start then begins a new run.",
+        )
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         text = json.dumps(value, indent=2, allow_nan=False) + "\n"

@@ -73,7 +73,7 @@ def render_card(
         evaluation=evaluation,
         facts=facts,
         origin=taking_part.origin(facts.origin),
-        trained_by=listed(facts.trained_by),
+        trained_by=listed(facts.in_the_model),
         verdict=verdict(evaluation, evaluates=facts.kind == "evaluation"),
         notices=notices_of(record, facts=facts, rounds=rounds, evaluation=evaluation),
         kept=kept(record, rounds=rounds),

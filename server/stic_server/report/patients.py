@@ -16,8 +16,8 @@ from stic_core.protocol.messages import SplitCounts
 def patients_of(facts: RunFacts) -> dict[str, Any]:
     """`sites` (counts by hospital and split, those of classes where they are not suppressed), `totals`, `all`.
 
-    `trained_on` and `evaluated_on` count the patients whom the run used so. `unknown` names hospitals whose counts
-    the run does not record; they are in none of the others.
+    `trained_on` and `evaluated_on` count the patients from whom the model learned and on whom it was evaluated.
+    `unknown` names hospitals whose counts the run does not record; they are in none of the others.
 
     Raises:
         UsageError: a hospital's counts are not what a run writes.
@@ -44,6 +44,6 @@ def patients_of(facts: RunFacts) -> dict[str, Any]:
         "unknown": [site for site in facts.sites if site not in table],
         "totals": totals,
         "all": sum(totals.values()),
-        "trained_on": total("train", facts.trained_by),
+        "trained_on": total("train", facts.in_the_model),
         "evaluated_on": total("test", facts.evaluated_by),
     }

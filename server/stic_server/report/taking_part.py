@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stic_core.evaluation import listed
@@ -22,11 +22,20 @@ def lead(facts: RunFacts, patients: Mapping[str, Any]) -> str:
         return f"{_evaluated(facts, patients)} Nothing was trained in this run. {origin(facts.origin)}"
     if not facts.rounds:
         return f"No round has been averaged yet; {_named(facts.sites)} signed up."
-    unknown = [site for site in facts.trained_by if site in patients["unknown"]]
+    unknown = [site for site in facts.in_the_model if site in patients["unknown"]]
     without = f", without those of {listed(unknown)}, which the record lacks" if unknown else " in all"
     return (
-        f"{_named(facts.trained_by)} trained one model together over {_rounds(facts.rounds)}, "
+        f"{_named(facts.in_the_model)} trained one model together over {_rounds(facts.rounds)}, "
         f"on {thousands(patients['trained_on'])} training patients{without}."
+        + (f" {too_late(facts.trained_too_late, kept=facts.kept_round)}" if facts.trained_too_late else "")
+    )
+
+
+def too_late(sites: Sequence[str], *, kept: int | None) -> str:
+    """Who trained and is not in the model; `kept` is the round that it is of."""
+    return (
+        f"{listed(sites)} trained only after round {kept}, whose model was kept: nothing that "
+        f"{'it' if len(sites) == 1 else 'they'} contributed is in it."
     )
 
 
@@ -58,8 +67,15 @@ def changes(facts: RunFacts) -> Iterator[Cue]:
         yield Cue(
             f"{site} left before the end",
             f"{site} trained {'round' if len(rounds) == 1 else 'rounds'} {spans(rounds)} of {facts.rounds} and took "
-            "no part in the held-out evaluation; what it contributed stays in the model.",
+            "no part in the held-out evaluation; "
+            + (
+                "nothing that it contributed is in the model that was kept."
+                if site in facts.trained_too_late
+                else "what it contributed stays in the model."
+            ),
         )
+    for site in facts.trained_too_late:
+        yield Cue(f"{site} is not in the model", too_late([site], kept=facts.kept_round))
     if facts.kind == "training" and facts.rounds:
         for site in facts.joined_for_the_evaluation:
             yield Cue(

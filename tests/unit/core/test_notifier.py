@@ -7,6 +7,7 @@ import ssl
 import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def test_a_command_gets_the_event_without_a_shell(tmp_path: Path) -> None:
     [
         (["/nowhere/at-all"], "the command cannot be started (No such file or directory)"),
         ([sys.executable, "-c", "raise SystemExit(3)"], "the command ended with exit code 3"),
+        (["/bin/true", "a\0b"], "the command cannot be started (it contains a NUL character)"),
         (["/bin/sh", "-c", "sleep 60 & sleep 60"], "the command took more than 0.2 s"),
     ],
 )
@@ -130,6 +132,22 @@ def test_a_webhook_that_is_not_there_names_no_secret(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NO_PROXY", "*")
     failures = _told(Notifier(side="server", name="liver", webhook="https://127.0.0.1:1/s3cret"))
     assert failures == ["notification failed: the webhook cannot be reached (ConnectionRefusedError)"]
+
+
+def test_a_webhook_whose_answer_drips_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's limit is one of each wait, and a name that is looked up has none: the whole is bounded."""
+    over = threading.Event()
+
+    def drip(*_: object, **__: object) -> None:
+        over.wait(30)
+        raise TimeoutError
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", drip)
+    notifier = Notifier(side="server", name="liver", webhook="https://chat.example/s3cret", timeout_s=0.05)
+    began = time.monotonic()
+    assert _told(notifier) == ["notification failed: the webhook took more than 0.05 s"]
+    assert time.monotonic() - began < 10
+    over.set()
 
 
 def test_a_terminal_tells_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,20 @@ def test_a_log_file_is_private_bounded_and_names_no_patient(tmp_path: Path) -> N
     log.close()
 
 
+@pytest.mark.parametrize(
+    "sent", ["a\nb", "a\x1b[2Jb", "a\u202egnp.exe", "a\u2066b", "name\udcff.dcm", "a\u2028b"]
+)
+def test_what_another_side_sent_is_one_plain_line(sent: str, tmp_path: Path) -> None:
+    """No line is begun, no cursor moved, no text turned round; and bytes of no text can be written at all."""
+    path = tmp_path / "client.log"
+    log = LogFile(path, max_bytes=2_000, keep=1)
+    log.handle(record_of(sent, source="center1"))
+    log.close()
+    (line,) = path.read_bytes().decode("ascii").split("\n")[:-1]
+    assert line.isprintable()
+    assert re.fullmatch(rf"{TIME} center1: (a|name)\\.*", line)
+
+
 @pytest.mark.parametrize("fault", ["a folder", "no folder"])
 def test_a_log_file_that_cannot_be_written_stops_nothing(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
