@@ -71,3 +71,26 @@ def test_a_confusion_beside_others_class_counts_gives_no_rates() -> None:
         }
     )
     assert set(figures.sensitivity.values()) == set(figures.specificity.values()) == {few}
+
+
+def test_bins_that_say_nothing_give_no_auc() -> None:
+    """One bin with all patients leaves the AUC anywhere from 0 to 1: no figure is made up for it."""
+    model = scores(FEDERATED_SKILL, seed=1, splits=SPLITS)
+    report = reports(model, policy=PolicyConfig(min_cell=1))["center1"]
+    assert isinstance(report.histograms, dict)
+    one_bin = {
+        name: bins.model_copy(
+            update={
+                "starts": (0,),
+                **{
+                    part: (sum(getattr(bins, part)),)
+                    for part in ("positives", "negatives", "sums", "probabilities")
+                },
+            }
+        )
+        for name, bins in report.histograms.items()
+    }
+    few = Suppressed("this site's policy")
+    coarse = report.model_copy(update={"histograms": one_bin, "auc": dict.fromkeys(CLASSES, few)})
+    assert not any(isinstance(auc, NotEstimable) for auc in pool({"center1": report}).auc.values())
+    assert all(isinstance(auc, NotEstimable) for auc in pool({"center1": coarse}).auc.values())
