@@ -1,8 +1,10 @@
 # make demo    the main job on a fresh machine: two phantom centres, real server, real clients, report
 # make test    lint, types, import contracts and tests, two at a time (JOBS=4 for more)
 # make coverage  which lines and branches the tests run
+# make deploy-test   what takes minutes: stock Flower
 # make install only the virtual environment
 # make dist    wheel and sdist, in dist/
+# make bundle  one archive that installs a client without a network (SIDE=server, CUDA=cpu, PLATFORM=linux-aarch64)
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(name))))
@@ -11,7 +13,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check coverage install lock dist clean
+.PHONY: demo test check coverage install lock dist bundle deploy-test clean
 
 demo: $(VENV)/.complete
 	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full)
@@ -29,6 +31,9 @@ test: $(VENV)/.complete
 
 coverage: $(VENV)/.complete
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
+
+deploy-test: $(VENV)/.complete
+	$(BIN)/python -m pytest -m deploy tests/deploy
 
 check: $(VENV)/.complete
 	$(BIN)/ruff check .
@@ -54,6 +59,12 @@ lock:
 dist: $(VENV)/.complete
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
+
+SIDE ?= client
+CUDA ?= cu13
+PLATFORM ?= linux-x86_64
+bundle: $(VENV)/.complete
+	$(BIN)/python scripts/make_bundle.py --side $(SIDE) --accelerator $(CUDA) --platform $(PLATFORM) --out dist
 
 clean:
 	rm -rf $(VENV) .stic dist

@@ -7,6 +7,7 @@ from pathlib import Path
 from stic_core.config import FederationConfig, NotifyConfig, SiteConfig
 from stic_core.system.log_lines import LogFile
 from stic_core.system.notifier import Notifier
+from stic_core.system.service_manager import ServiceManager
 from stic_core.system.terminal import Terminal
 
 
@@ -24,6 +25,7 @@ def service_terminal(config: FederationConfig | SiteConfig, *, folder: Path) -> 
         prefix=config.site if isinstance(config, SiteConfig) else "",
         log=log,
         notifier=None if config.notify is None else _notifier(config, config.notify),
+        manager=ServiceManager(),
     )
 
 

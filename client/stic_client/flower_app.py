@@ -1,7 +1,8 @@
 """The hospital's Flower ClientApp: takes a message apart, lets the participant answer, packs the answer.
 
 `stic-client` makes an app for its participant. On a stock SuperNode runs `app`, whose node
-configuration names the site's configuration file under `site-config`.
+configuration names the site's configuration file under `site-config`; each message may start
+a process of its own there, so what a site keeps of a run is on its disk.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _register(app: ClientApp, participant_of: Callable[[Context], Participant]) 
 
 @cache
 def _participant_at(path: str) -> Participant:
-    return Participant(config_files.load(Path(path), config.SiteConfig))
+    return Participant(config_files.load(Path(path), config.SiteConfig), one_message=True)
 
 
 _register(app, lambda context: _participant_at(str(context.node_config["site-config"])))

@@ -137,7 +137,9 @@ class FleetLink:
         """
         with self._node_state.locked():
             self._observer.note(f"connecting to https://{self._address}")
+            self._observer.ready()
             while not ready():
+                self._observer.alive()
                 self._stop.wait(self._intervals.idle_poll)
             try:
                 self._sign_on()
@@ -190,6 +192,7 @@ class FleetLink:
         last_message = time.monotonic()
         held: Message | None = None
         while not until():
+            self._observer.alive()
             try:
                 able = ready()
                 message = held if held is not None and able else self._receive(take=able and held is None)

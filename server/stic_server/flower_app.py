@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp: a session's questions as Flower messages over any Grid.
 
 `stic-server start` calls `run_federation`. On a stock SuperLink runs `app`, whose run configuration
-names the federation's file under `federation`.
+names the federation's file under `federation` (docs/flower.md).
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ _FINISH_ROOM_S = 120.0
 _SEND_AGAIN_S = 60.0
 _KIND = re.compile(r"[A-Za-z]{1,64}")
 _LOOK_S = 1.0  # between looks at who is online
+_ADMITTED_S = 0.5  # between looks at who is admitted
 _GONE_AFTER_LOOKS = 10
 
 # Flower's ErrorCode: the message or its reply is gone, because the site restarted or went away.
@@ -80,17 +81,25 @@ def main(grid: Grid, context: Context) -> None:
         Path(str(context.run_config["federation"])),
         observer=RunObserver(),
         evaluate=Path(str(evaluate)) if evaluate else None,
+        processes=True,
     )
 
 
 def run_federation(
-    grid: Grid, path: Path, *, observer: RunObserver, evaluate: Path | None = None
+    grid: Grid,
+    path: Path,
+    *,
+    observer: RunObserver,
+    evaluate: Path | None = None,
+    processes: bool = False,
 ) -> RunFolder:
     """Run a federation over a Grid, or go on with the run that was interrupted.
 
     Args:
         path: of federation.yaml.
         evaluate: folder of a model that is evaluated; nothing is trained then.
+        processes: each message starts a process at the site, which answers once all is loaded: the
+            description of a site takes as long as its features do, and is waited for.
 
     Returns:
         The run's folder, with its evaluation.
@@ -101,7 +110,9 @@ def run_federation(
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
     folder = path.resolve().parent / "sites"
-    proposal = propose(federation, evaluate=evaluate, sites=public_keys(folder))
+    proposal = propose(
+        federation, evaluate=evaluate, sites=enough_admitted(folder, federation, observer=observer)
+    )
     if proposal.note:
         observer.note(proposal.note)
     run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
@@ -115,7 +126,9 @@ def run_federation(
             join_timeout_s=federation.join_timeout_s,
             round_timeout_s=federation.round_timeout_s,
             grace_s=federation.join_grace_s,
-            describe_s=_DESCRIBE_S * max(1.0, scale),  # a client's own 3 s do not shrink either
+            describe_s=federation.round_timeout_s
+            if processes
+            else _DESCRIBE_S * max(1.0, scale),  # a client's own 3 s do not shrink either
             ask_again_s=_ASK_AGAIN_S * scale,
             finish_room_s=_FINISH_ROOM_S * scale,
             max_patients=federation.max_patients,
@@ -128,6 +141,38 @@ def run_federation(
         write_model_card(run.path)
         run.update_record(report="written")
     return run
+
+
+def enough_admitted(
+    folder: Path, federation: config.FederationConfig, *, observer: RunObserver
+) -> dict[str, str]:
+    """The admitted sites' keys by name, once they are as many as a run needs.
+
+    The plan names them for the whole run: a site that it does not name is excluded, and in a plan that
+    names none, no site can tell whose own model it is asked to evaluate.
+
+    Raises:
+        FederationError: too few were admitted in `join_timeout_s`.
+        UsageError: a file in the folder is not a site's public key.
+    """
+    began, told = time.monotonic(), False
+    while (count := len(keys := public_keys(folder))) < federation.min_sites:
+        if not told:
+            told = True
+            observer.stage("waiting until enough sites are admitted")
+            observer.note(
+                f"too few sites are admitted for a plan; got {count}, expected at least {federation.min_sites} "
+                "(min_sites). Admit every site that is to take part: stic-server admit SITE SITE.pub"
+            )
+        if time.monotonic() - began > federation.join_timeout_s:
+            raise FederationError(
+                "too few sites are admitted for a plan",
+                got=f"{count} in {federation.join_timeout_s:g} s",
+                expected=f"at least {federation.min_sites} (min_sites)",
+                advice="Admit every site that is to take part: stic-server admit SITE SITE.pub",
+            )
+        time.sleep(_ADMITTED_S)
+    return keys
 
 
 def send_final_model(grid: Grid, path: Path, *, run: RunFolder, observer: RunObserver) -> RunFolder:

@@ -40,6 +40,10 @@ def is_blank(text: str) -> bool:
     return _folded(text).lower() in _BLANK
 
 
+_COMPACT_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+"""20210403: no marker is measured to eight digits."""
+
+
 def number_readings(
     text: str, *, decimal: Decimal | None = None, units: Mapping[str, str] | None = None
 ) -> tuple[Reading, ...]:
@@ -61,7 +65,7 @@ def number_readings(
         [2.345, 2345.0]
     """
     match = _NUMBER.fullmatch(_folded(text).lstrip("*↑↓! "))
-    if match is None:
+    if match is None or _COMPACT_DATE.fullmatch(match["number"] + match["rest"].strip()):
         return ()
     power, unit = _after(match["rest"].strip(), units=units or {})
     if power is None:

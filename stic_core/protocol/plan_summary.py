@@ -68,7 +68,9 @@ def _training(plan: RunPlan) -> dict[str, str]:
 def _work(plan: RunPlan) -> str:
     training = plan.training
     each = (
-        f"{training.local_steps} steps" if training.local_steps else f"{training.local_epochs} local epochs"
+        f"{training.local_steps} steps"
+        if training.local_steps
+        else f"{training.local_epochs} local epoch{'s' * (training.local_epochs != 1)}"
     )
     return f"at most {plan.rounds} rounds of {each}"
 

@@ -55,11 +55,6 @@ def run(command: Callable[..., object], *, name: str) -> None:
     try:
         code = _called(command)
         streams.flush_stdout()
-    except SticError as error:
-        if verbose:
-            logging.getLogger(name).exception("where the error came from")
-        code = error.exit_code
-        say_error(str(error), program=name, exit_code=code)
     except click.ClickException as error:
         code = UsageError.exit_code
         _say_mistyped(error, name=name)
@@ -68,8 +63,8 @@ def run(command: Callable[..., object], *, name: str) -> None:
         say_error("interrupted", program=name, exit_code=code)
     except BrokenPipeError:
         code = 1
-    except OSError as error:
-        known = explained(error)
+    except (SticError, ModuleNotFoundError, OSError) as error:
+        known = _in_our_words(error, program=name)
         if known is None:
             raise
         if verbose:
@@ -79,6 +74,23 @@ def run(command: Callable[..., object], *, name: str) -> None:
     with suppress(OSError):
         streams.flush_stdout()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_our_words(error: Exception, *, program: str) -> SticError | None:
+    """What to tell the user; None for what is a fault of this program."""
+    if isinstance(error, SticError):
+        return error
+    if isinstance(error, OSError):
+        return explained(error)
+    lacking = (getattr(error, "name", None) or "").partition(".")[0]
+    if lacking.startswith("stic_"):
+        return None
+    # Each side's libraries are an extra of the one distribution, whose commands are both there without them.
+    return UsageError(
+        f"{lacking} is not installed",
+        expected=f"what {program} needs",
+        advice=f"Run pip install 'stic-federated[{program.removeprefix('stic-')}]'.",
+    )
 
 
 def _called(command: Callable[..., object]) -> object:

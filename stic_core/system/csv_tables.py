@@ -88,6 +88,14 @@ def read_table(path: Path, *, what: str, known: Collection[str]) -> Table:
             expected="CSV: a text that holds separators or quotes stands in quotes, its own quotes doubled",
             advice="Save it again as CSV UTF-8.",
         ) from None
+    for number, record in records:
+        if any(_holds_rows(cell, separator=separator) for cell in record):
+            raise DataError(
+                f"a cell of {what} holds whole rows",
+                got=f"a quotation mark that closes in line {number} and opens in a line before it",
+                expected="quotes around single texts",
+                advice="Remove the quotation mark, or save it again as CSV UTF-8.",
+            )
     spelled = {name.lower(): name for name in known}
     columns = [spelled.get(name.strip().lower(), name.strip()) for name in records[0][1]] if records else []
     while columns and not columns[-1]:
@@ -97,6 +105,11 @@ def read_table(path: Path, *, what: str, known: Collection[str]) -> Table:
         tuple(name for name in columns if name),
         tuple((number, _cells(columns, record)) for number, record in records[1:]),
     )
+
+
+def _holds_rows(cell: str, *, separator: str) -> bool:
+    """Whether a quoted cell swallowed what follows it: a line break alone may be a text's own."""
+    return any(line.count(separator) > 1 for line in cell.splitlines()[1:])
 
 
 def _refused(what: str, *, got: str) -> DataError:

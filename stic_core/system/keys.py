@@ -49,7 +49,7 @@ def read_private(path: Path, *, missing: str) -> bytes:
         raise UsageError(f"no private key at {path}", advice=missing) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read", got=error.strerror) from None
-    if mode & 0o077:
+    if mode & 0o077 and not _is_credential(path):
         raise UsageError(
             f"{path} can be read by others",
             got=f"mode {mode:04o}",
@@ -57,6 +57,12 @@ def read_private(path: Path, *, missing: str) -> bytes:
             advice=f"Run chmod 600 {path}.",
         )
     return content
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd gave this file to this service alone; an ACL may then look like a mode for the group."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.resolve().is_relative_to(Path(folder).resolve())
 
 
 def make_key_pair(private: Path) -> Path:

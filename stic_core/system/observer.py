@@ -18,6 +18,12 @@ class Observer:
     def progress(self, what: str, done: int, total: int) -> None:
         """How far a piece of work is."""
 
+    def ready(self) -> None:
+        """The program serves from now on."""
+
+    def alive(self) -> None:
+        """The work goes on; called where it is done, at least every few minutes."""
+
     def event(self, what: str, text: str, **facts: object) -> None:
         """Something that somebody who does not look at a screen wants to know; see `notifier`.
 

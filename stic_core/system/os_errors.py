@@ -9,6 +9,11 @@ from types import MappingProxyType
 from stic_core.errors import SticError
 from stic_core.system.room import RUN_AGAIN
 
+_STANDS_THERE = SticError(
+    "a file stands where a folder is expected, or a folder where a file is",
+    advice="Compare the paths of the configuration and of the command with what is on the disk; --verbose names it.",
+)
+
 _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
     {
         errno.ENOSPC: SticError("no space left on the disk", advice=RUN_AGAIN),
@@ -24,27 +29,24 @@ _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
             "the disk cannot be read or written",
             advice="dmesg and smartctl -a DEVICE show whether it is failing.",
         ),
+        **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), _STANDS_THERE),
+        **dict.fromkeys(
+            (errno.EMFILE, errno.ENFILE),
+            SticError(
+                "too many files are open",
+                advice="Raise the limit (ulimit -n 4096; LimitNOFILE of a service), or use fewer --workers.",
+            ),
+        ),
+        errno.ESTALE: SticError(
+            "a network share was unmounted or replaced",
+            advice="Mount it again, and run the same command again.",
+        ),
         errno.EROFS: SticError(
             "the disk is mounted read-only", advice="Have it mounted for writing, or find out why it is not."
         ),
         errno.EACCES: SticError(
             "this user may not read or write a file or folder",
             advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
-        ),
-        errno.EISDIR: SticError(
-            "a folder has the name of a file that is read or written here",
-            advice="Move it away; --verbose names it.",
-        ),
-        errno.ENOTDIR: SticError(
-            "a file has the name of a folder that is needed here", advice="Move it away; --verbose names it."
-        ),
-        errno.ELOOP: SticError("a link leads back to itself", advice="Delete it; --verbose names the file."),
-        errno.ESTALE: SticError(
-            "a file's network share is not reached as before", advice="Have it mounted again."
-        ),
-        errno.EMFILE: SticError(
-            "this process has too many files open",
-            advice="Raise the limit (ulimit -n; LimitNOFILE of a service), and run the same command again.",
         ),
     }
 )

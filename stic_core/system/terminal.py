@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from stic_core.system.log_lines import AS_JSON, LogFile, plain, record_of, stderr_lines
 from stic_core.system.notifier import Notifier
 from stic_core.system.observer import Observer
+from stic_core.system.service_manager import ServiceManager
 
 _PLAIN_EVERY_S = 5.0
 
@@ -35,6 +36,7 @@ class Terminal(Observer):
         quiet: show nothing at all.
         log: a file that takes every line as well.
         notifier: is told of events.
+        manager: is told that the program lives, and what it does.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Terminal(Observer):
         quiet: bool = False,
         log: LogFile | None = None,
         notifier: Notifier | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
+        self._manager = manager or ServiceManager("")
         self._prefix, self._quiet, self._log, self._notifier = prefix, quiet, log, notifier
         self._console = Console(
             file=sys.stderr, highlight=False, quiet=quiet, soft_wrap=True, emoji=False, markup=False
@@ -75,6 +79,7 @@ class Terminal(Observer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._manager.stopping()
         if self._live:
             self._progress.stop()
         if self._notifier is not None:
@@ -89,6 +94,14 @@ class Terminal(Observer):
     def error(self, text: str, *, program: str, exit_code: int) -> None:
         """How the program ends, said by the program itself."""
         self._write(text, source=program, level=logging.ERROR, exit_code=exit_code)
+
+    def ready(self) -> None:
+        """See `Observer`."""
+        self._manager.ready()
+
+    def alive(self) -> None:
+        """See `Observer`."""
+        self._manager.alive()
 
     def event(self, what: str, text: str, **facts: object) -> None:
         """See `Observer`: the notifier is told; a line of its own is said by whoever saw it."""
@@ -106,6 +119,7 @@ class Terminal(Observer):
     def stage(self, text: str) -> None:
         """What is being done from now on; a bar appears once `progress` says how much there is."""
         self._what, self._pace = text, Pace()
+        self._manager.alive(text)
         self._last_plain = time.monotonic()
         if self._live:
             self._show(text)
@@ -116,6 +130,7 @@ class Terminal(Observer):
         """What is being done for the moment, on the live line; where there is none, no line is written for it."""
         if text != self._what:
             self._what, self._pace = text, Pace()
+            self._manager.alive(text)
             if self._live:
                 self._show(text)
 
@@ -124,6 +139,7 @@ class Terminal(Observer):
         if what != self._what:
             self.stage(what)
         count = self._pace.counted(done, total, now=time.monotonic())
+        self._manager.alive(f"{what}: {done} of {total}")
         if self._live:
             self._progress.update(self._task, completed=done, total=total, count=count)
         elif done == total or time.monotonic() - self._last_plain > _PLAIN_EVERY_S:
@@ -132,6 +148,7 @@ class Terminal(Observer):
 
     def detail(self, text: str) -> None:
         """More about the current stage, such as whom it waits for."""
+        self._manager.alive()
         if self._live:
             self._progress.update(self._task, description=self._described(f"{self._what}: {text}"))
         elif time.monotonic() - self._last_plain > _PLAIN_EVERY_S:

@@ -65,6 +65,30 @@ def test_wheel_and_sdist_hold_the_packages_and_nothing_of_tests(built: Path) -> 
     assert {"pyproject.toml", "README.md", "LICENSE", "requirements.lock", *of_git} <= names
 
 
+def test_a_command_whose_extra_is_not_installed_names_it(commands: dict[str, Path], tmp_path: Path) -> None:
+    """The server's command in a client's environment: one line with what to install, exit code 2."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = commands["client"] / "stic-server"
+    made = subprocess.run(
+        [program, "init"],
+        env=environment | {"STIC_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr  # what needs no library of the server works
+    done = subprocess.run(
+        [program, "start"],
+        env=environment | {"STIC_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "stic-federated[server]" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_federation_from_the_wheel(commands: dict[str, Path], tmp_path: Path) -> None:
     """Each side from its own extra alone: init, enroll, admit, prepare of DICOM, start and join end with a report."""
     environment = {

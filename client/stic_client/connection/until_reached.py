@@ -58,6 +58,7 @@ class _Outage:
 
     def failed(self, state: RetryCallState) -> None:
         """One more try failed."""
+        self._observer.alive()
         reason = str(state.outcome.exception()) if state.outcome else ""
         wait = state.next_action.sleep if state.next_action else 0.0
         now = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import combinations
 
 from stic_client.ingest import elements
@@ -15,19 +16,32 @@ from stic_client.ingest.exam import Exam, exam_of
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack
 from stic_client.ingest.words import PHASE_NAMES
+from stic_core.data.clinical_texts import read_age, read_gender
 from stic_core.data.ct import PHASES
+from stic_core.errors import DataError
 
 _YEAR_DAYS = 365.25
 _SLACK_YEARS = 2
 """Ages and dates of birth may differ by this much beside the time between the exams: dates are shifted and
 rounded, and an age is written down on another day than the scan's."""
 
+_MANIFEST_YEARS = 5
+"""The manifest's age may be that of another day, and either may be rounded."""
+
 _SAME_SESSION_S = 12 * 3600.0
 """Phases of one exam lie minutes apart; a night examination passes midnight."""
 
 
-def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None = None) -> list[str]:
+def check_belonging(
+    stacks: Mapping[str, Stack],
+    *,
+    segmentation: Source | None = None,
+    clinical: Mapping[str, str] | None = None,
+) -> list[str]:
     """Compare identity, exam, date, words and kind of the phases, and of a DICOM SEG.
+
+    Args:
+        clinical: the manifest's texts by variable; gender and age are compared with the phases'.
 
     Returns:
         Warnings.
@@ -57,7 +71,13 @@ def check_belonging(stacks: Mapping[str, Stack], *, segmentation: Source | None 
                 expected=PHASE_NAMES[phase],
                 advice="Name the CT series of the phase.",
             )
-    return _dates(stacks) + _words(exams) + _caveats(exams) + _statements(exams, mask=mask)
+    return (
+        _dates(stacks)
+        + _words(exams)
+        + _caveats(exams)
+        + _statements(exams, mask=mask)
+        + _manifest(exams, clinical=clinical or {})
+    )
 
 
 def _statements(exams: Mapping[str, Exam], *, mask: Exam | None) -> list[str]:
@@ -74,6 +94,22 @@ def _statements(exams: Mapping[str, Exam], *, mask: Exam | None) -> list[str]:
     frames = {exam.frame for exam in exams.values()}
     if mask is not None and mask.frame and frames and "" not in frames and mask.frame not in frames:
         warnings.append("the mask was drawn in another frame of reference than the phases")
+    return warnings
+
+
+def _manifest(exams: Mapping[str, Exam], *, clinical: Mapping[str, str]) -> list[str]:
+    """Gender and age of a row that were shifted against its images; what cannot be read is refused elsewhere."""
+    sexes = {exam.sex for exam in exams.values()} - {""}
+    ages = [exam.age for exam in exams.values() if exam.age is not None]
+    warnings = []
+    with suppress(DataError):
+        sex = "M" if read_gender(clinical.get("gender", "")) else "F"
+        if sexes and sex not in sexes:
+            warnings.append("the manifest's gender is not that of the images")
+    with suppress(DataError):
+        age = read_age(clinical.get("age", ""))
+        if ages and min(abs(age - other) for other in ages) > _MANIFEST_YEARS:
+            warnings.append("the manifest's age is not that of the images")
     return warnings
 
 

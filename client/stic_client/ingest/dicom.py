@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from stic_client.ingest.elements import acquired, is_phantom, numbers, open_dataset, text, value
 from stic_client.ingest.exam import Exam, exam_digest, exam_of
 from stic_client.ingest.hounsfield import check_unless_empty
-from stic_client.ingest.kinds import ENHANCED_CT, check_kind, sop_class
+from stic_client.ingest.kinds import CT, ENHANCED_CT, UNSPECIFIED, check_kind, is_computed, sop_class
 from stic_client.ingest.pixels import check_pixels, decode, to_hu
 from stic_client.ingest.source import Source
 from stic_client.ingest.stack import Stack
@@ -141,7 +141,9 @@ def rescale(dataset: Dataset, *, source: Source) -> tuple[float, float]:
             advice="Export the original CT series.",
         )
     kind = text(dataset, "RescaleType")
-    if kind not in {"", "HU"}:
+    # Of an original image the unit is known; maps of blood flow are computed, and enhanced frames name theirs.
+    unsaid = kind == UNSPECIFIED and sop_class(dataset) == CT and not is_computed(dataset)
+    if kind not in {"", "HU"} and not unsaid:
         raise source.refuse(
             "unsupported rescale type", got="another value", expected="HU", advice="Export the CT in HU."
         )

@@ -36,6 +36,9 @@ _FILL_BORDER, _FILL_AREA = 0.2, 0.02
 _WINDOW_HU, _CUT_SHARE = (-158.0, 240.0), 0.001
 """What a cut must leave whole to change no grey value; more of a volume than this has its outermost value."""
 
+_PILED_UP_HU = 1.0
+"""The lowest values of a slice of tissue spread over more by noise alone; those of a window pile up."""
+
 _BELOW_FILL_HU = 50.0
 """HU go at least this far below a fill that is not air (fat does); interpolated grey values do not."""
 
@@ -202,7 +205,7 @@ def _check_scale(hu: HUSlice, *, source: Source) -> None:
     elif fill is not None and fill > NO_AIR_HU and not _is_crop(hu, fill=fill):
         got = f"{fill:.4g} all around, and no air"
     elif (
-        low_end - low < 0.01
+        low_end - low < _PILED_UP_HU
         and low > NO_AIR_HU
         and float(inside.min()) > low - _BELOW_FILL_HU
         and not _is_drawn(inside)

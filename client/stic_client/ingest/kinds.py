@@ -15,12 +15,16 @@ from pydicom.dataset import Dataset
 
 from stic_client.ingest.elements import first, known, numbers, text, value
 from stic_client.ingest.source import Source, quiet
+from stic_core.errors import PatientError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88"
+
+UNSPECIFIED = "US"
+"""The RescaleType that names no unit; some scanners and archives write it beside HU."""
 
 MONOENERGETIC_KEV = (60, 80)
 """Virtual monoenergetic images in this range look like the usual 120 kV; at 40 keV iodine is twice as bright."""
@@ -46,6 +50,9 @@ _MATERIAL = re.compile(
     r"IODINE|\bIODMAP\b|MAT (SPECIFIC|FRACTIONAL|VALUE)|ATOMIC NUM|\bZ ?EFF\b|EFFECTIVE Z|ELECTRON DENSITY|\bRHO ?Z\b"
     r"|PERFUSION MAP|BLOOD (FLOW|VOLUME)|FAT (FRACTION|MAP)"
 )
+_MAP_CODE = re.compile(r"\b(PERFUSION|SUBTRACT(ION|ED)?|CBF|CBV|MTT|TTP|PBV)\b")
+"""Values of ImageType alone: a description may say that the exam was one of perfusion."""
+
 _MONOENERGETIC = re.compile(r"\bVMI\b|\bMONO ?(E|PLUS|\+)|MONOENERG|MONOCHROMATIC|\d ?KEV\b")
 _KEV = re.compile(r"(\d{2,3}) ?KEV\b")
 
@@ -143,9 +150,19 @@ def check_reconstruction(dataset: Dataset, *, source: Source) -> None:
         raise source.refuse(
             "it is a dose report or a screen save", expected="an axial CT slice", advice=_ADVICE
         )
+    if _MAP_CODE.search(image_type):
+        raise _no_hu(source)
     _check_computed(image_type, source=source)
-    if _is_computed(dataset) or _MONOENERGETIC.search(image_type):
+    if is_computed(dataset) or _MONOENERGETIC.search(image_type):
         _check_computed(_description(dataset), source=source)
+
+
+def _no_hu(source: Source) -> PatientError:
+    return source.refuse(
+        "it is a map of a material, such as iodine, or of blood flow: its values are not HU",
+        expected="the usual CT image",
+        advice=_ADVICE,
+    )
 
 
 def as_classic(dataset: Dataset, *, frame: Dataset) -> Dataset:
@@ -185,11 +202,7 @@ def _check_computed(words: str, *, source: Source) -> None:
     if _CONTRAST_REMOVED.search(words):
         return
     if _MATERIAL.search(words):
-        raise source.refuse(
-            "it is a map of a material, such as iodine: its values are not HU",
-            expected="the usual CT image",
-            advice=_ADVICE,
-        )
+        raise _no_hu(source)
     energy = _kev(words)
     if energy is not None and not MONOENERGETIC_KEV[0] <= energy <= MONOENERGETIC_KEV[1]:
         raise source.refuse(
@@ -203,7 +216,8 @@ def _check_computed(words: str, *, source: Source) -> None:
 def reconstruction_of(dataset: Dataset) -> Reconstruction:
     """Caveats of a slice that `check_kind` lets pass."""
     image_type, description = _coded(dataset), _description(dataset)
-    computed = _is_computed(dataset)
+    computed = is_computed(dataset)
+    axial = "AXIAL" in text(dataset, "ImageType").split("\\")
     caveats = []
     removed = bool(
         _CONTRAST_REMOVED.search(image_type) or (computed and _CONTRAST_REMOVED.search(description))
@@ -218,12 +232,14 @@ def reconstruction_of(dataset: Dataset) -> Reconstruction:
             (_PROJECTION, "a projection (MIP)"),
             (_CONTRAST_REMOVED, "a virtual non-contrast image"),
             (_MATERIAL, "a map of a material, such as iodine"),
-            (_LOCALIZER, "a localizer"),
+            *(() if axial else ((_LOCALIZER, "a localizer"),)),
             (_DOSE_REPORT, "a dose report"),
         ):
             negated = re.search(rf"\b(NO|W/?O|WITHOUT|OHNE)\W+(?:{words.pattern})", description)
             if words.search(description) and not negated:
                 caveats.append(f"described as {name}, although ImageType does not say so")
+    if text(dataset, "RescaleType") == UNSPECIFIED:
+        caveats.append("RescaleType says 'unspecified', so its values are taken for HU")
     kernel = text(dataset, "ConvolutionKernel")
     sharp = (
         any(_SHARP_KERNEL.search(part) for part in kernel.split("\\")) if kernel else "LUNG" in description
@@ -248,7 +264,7 @@ def _description(dataset: Dataset) -> str:
     return _spaced(text(dataset, "SeriesDescription"))
 
 
-def _is_computed(dataset: Dataset) -> bool:
+def is_computed(dataset: Dataset) -> bool:
     """Whether ImageType says that the image was derived from others."""
     kinds = text(dataset, "ImageType").split("\\")
     return "DERIVED" in kinds[:1] or "SECONDARY" in kinds[1:2]

@@ -49,9 +49,9 @@ class MaskPlane:
 
     @property
     def middle_mm(self) -> tuple[float, float]:
-        """Middle of the largest part's bounding box, patient y and x."""
+        """Median row and column of the largest part, patient y and x: a thin line drawn by a slip moves it little."""
         rows, cols = np.nonzero(self.lesion)
-        middle = self.grid.to_mm(((rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2))
+        middle = self.grid.to_mm((np.median(rows), np.median(cols)))
         return float(middle[0]), float(middle[1])
 
     @property
@@ -60,6 +60,11 @@ class MaskPlane:
         rows, cols = _box(self.lesion)
         sides = (rows.stop - rows.start, cols.stop - cols.start)
         return max(side * step for side, step in zip(sides, self.grid.spacing_mm, strict=True))
+
+    def apart_mm(self, mm: np.ndarray) -> float:
+        """Distance of a point (y, x), mm, from its nearest pixel."""
+        pixels = np.stack(np.nonzero(self.inside), axis=-1)
+        return float(np.linalg.norm(self.grid.to_mm(pixels) - mm, axis=-1).min())
 
     def at(self, mm: np.ndarray) -> np.ndarray:
         """Whether points (y, x), mm, shape (..., 2), lie inside; nearest pixel."""
@@ -87,8 +92,14 @@ class Mask:
     lattice: tuple[Grid, tuple[float, ...]] | None = None
 
     def largest(self) -> MaskPlane:
-        """The plane on which one part has the largest area."""
-        return max(self.planes, key=lambda plane: plane.area_mm2)
+        """The plane on which the part that is largest in space has its largest area."""
+        numbers, count = self._in_space()
+        if count < 2:
+            return max(self.planes, key=lambda plane: plane.area_mm2)
+        sizes = sum(np.bincount(of.ravel(), minlength=count + 1) for of in numbers)
+        main = int(np.argmax(np.asarray(sizes)[1:])) + 1
+        areas = [int((of == main).sum()) for of in numbers]
+        return self.planes[int(np.argmax(areas))]
 
     def near(self, z_mm: float) -> MaskPlane | None:
         """The plane at a height, None where the mask has nothing there."""
@@ -127,7 +138,7 @@ class Mask:
             stack: the phase that it was drawn on.
         """
         notes = []
-        count = max(self._lesions(), on.parts)
+        count = max(self._in_space()[1], on.parts)
         if count > 1:
             share = 1 - on.lesion.sum() / on.inside.sum()
             notes.append(
@@ -156,17 +167,24 @@ class Mask:
         far = float(max(*apart, abs(heights[0] - stack.z_mm[0]), abs(heights[-1] - stack.z_mm[-1])))
         return far if far > max(*grid.spacing_mm, self.step_mm) else 0.0
 
-    def _lesions(self) -> int:
-        """Separate parts in space; parts with up to two voxels between them are one."""
+    def _in_space(self) -> tuple[list[np.ndarray], int]:
+        """Separate parts in space, numbered from 1: the number at each pixel of each plane, and how many there are.
+
+        Parts with up to two voxels between them are one; so is all of a mask whose planes differ in their grids.
+        """
         if any(plane.grid != self.planes[0].grid for plane in self.planes):
-            return 1
+            return [plane.inside.astype(np.int32) for plane in self.planes], 1
         shape = self.planes[0].inside.shape
         heights = [round((plane.z_mm - self.planes[0].z_mm) / self.step_mm) for plane in self.planes]
         rows, cols = _box(np.any([plane.inside for plane in self.planes], axis=0))
         volume = np.zeros((heights[-1] + 1, *np.empty(shape, dtype=bool)[rows, cols].shape), dtype=bool)
         for height, plane in zip(heights, self.planes, strict=True):
             volume[height] |= plane.inside[rows, cols]
-        return _parts(volume)[1]
+        numbers, count = _parts(volume)
+        return [
+            np.where(plane.inside[rows, cols], numbers[height], 0)
+            for height, plane in zip(heights, self.planes, strict=True)
+        ], count
 
 
 def _parts(inside: np.ndarray) -> tuple[np.ndarray, int]:

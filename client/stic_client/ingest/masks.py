@@ -65,12 +65,13 @@ def _read_nrrd(source: Source, *, label: str) -> tuple[Volume, np.ndarray]:
         return volume, volume.values == named[0].value
     if len(file.layers) > 1 or (file.segments and not label.isdecimal()):
         raise source.refuse(
-            "the segmentation has no such segment" if label else "the segmentation has several segments",
+            "the segmentation has several segments" if named else "the segmentation has no such segment",
             got=f"{len(named)} of {len(file.segments)} segments",
-            expected="mask_label: a segment's number or label",
+            expected="mask_label: a segment's name, or a label value that no other segment has",
             advice="Correct mask_label.",
         )
-    return _chosen(turned(file.layers[0], source=source), source=source, label=label)
+    layer = next(iter(file.layers))
+    return _chosen(turned(layer, source=source), source=source, label=label)
 
 
 def _chosen(volume: Volume, *, source: Source, label: str) -> tuple[Volume, np.ndarray]:

@@ -37,7 +37,16 @@ MIN_ENHANCEMENT_HU = 15.0
 """A liver gains more than this from non-contrast to portal venous, or phases are swapped."""
 
 LESION_HU = (-150.0, 350.0)
-"""A lesion's median lies in here unless its mask lies elsewhere."""
+"""A lesion's median lies in here unless its mask or position lies elsewhere."""
+
+SQUARE = 1.02
+"""Pixels whose sides differ by no more than this factor are square."""
+
+AROUND_MM = 5.0
+"""Radius around a position within which its tissue is judged."""
+
+APART_FROM_MASK_MM = 20.0
+"""A position farther than this from the lesion's mask contradicts it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +99,9 @@ def prepare_patient(
     mask, liver = _masks(row, root=root)
     seg = row.mask_path if row.mask_type == "seg" else ""
     segmentation = locate(seg, subject=row.subject, root=root) if seg else None
-    warnings = compare_phases(stacks, row=row) + check_belonging(stacks, segmentation=segmentation)
+    warnings = compare_phases(stacks, row=row) + check_belonging(
+        stacks, segmentation=segmentation, clinical=row.clinical
+    )
     aligned = align(stacks, row=row, mask=mask)
     if row.layout not in PICTURES:
         for phase in PHASES:
@@ -105,8 +116,9 @@ def prepare_patient(
         )
     if liver is not None:
         warnings += _liver_notes(aligned, liver=liver)
-    if mask is not None and not mask.is_liver:
-        warnings += _lesion_notes(aligned, mask=mask, stack=stacks[row.mask_phase], crop_mm=image.crop_mm)
+    warnings += _lesion_notes(
+        aligned, row=row, mask=mask, stack=stacks[row.mask_phase], crop_mm=image.crop_mm
+    )
     if checkerboards:
         for phase in PHASES[1:]:
             path = checkerboards / f"{row.subject}-{phase}.png"
@@ -211,23 +223,51 @@ def compare_phases(stacks: Mapping[str, Stack], *, row: PatientRow) -> list[str]
     known = comparable(time for phase in PHASES if (time := stacks[phase].time_s) is not None)
     if len(known) == len(PHASES) and known != sorted(known):
         warnings.append("phases look swapped: acquisition times are not in the order NC, ART, PV")
+    oblong = [
+        phase.upper()
+        for phase in PHASES
+        if max(stacks[phase].grid.spacing_mm) > SQUARE * min(stacks[phase].grid.spacing_mm)
+    ]
+    if oblong:
+        warnings.append(f"{', '.join(oblong)}: the pixels are not square, as a scanner's are")
     heights = [stack.z_mm[0] for stack in stacks.values() if len(stack) == 1 and stack.has_geometry]
     if not row.registered and heights and max(heights) - min(heights) > MAX_APART_MM:
         warnings.append(f"slices of the phases are {max(heights) - min(heights):.0f} mm apart")
     return warnings
 
 
-def _lesion_notes(aligned: Aligned, *, mask: Mask, stack: Stack, crop_mm: float | None) -> list[str]:
-    """What to look at in a lesion's mask, and where it lies."""
-    plane = mask.near(aligned.z_on_phase)
-    if plane is None:  # the manifest names slice and place
-        return []
-    notes = mask.notes(on=plane, stack=stack)
+def _lesion_notes(
+    aligned: Aligned, *, row: PatientRow, mask: Mask | None, stack: Stack, crop_mm: float | None
+) -> list[str]:
+    """What to look at in a lesion's mask and position, and where they lie."""
+    # No plane: there is no mask, or the manifest names slice and place.
+    plane = mask.near(aligned.z_on_phase) if mask is not None and not mask.is_liver else None
+    notes = []
+    if row.lesion is not None and row.layout not in PICTURES:
+        notes += _position_notes(aligned, plane=plane)
+    if mask is None or plane is None:
+        return notes
+    notes += mask.notes(on=plane, stack=stack)
     under = aligned.slices[aligned.mask_phase][_under(aligned, plane=plane)]
     if under.size and not LESION_HU[0] <= (median := float(np.median(under))) <= LESION_HU[1]:
         notes.append(f"the lesion mask does not lie on soft tissue: {median:.0f} HU")
     if crop_mm is not None and plane.extent_mm > crop_mm:
         notes.append(f"the lesion is {plane.extent_mm:.0f} mm across, more than the crop of {crop_mm:.0f} mm")
+    return notes
+
+
+def _position_notes(aligned: Aligned, *, plane: MaskPlane | None) -> list[str]:
+    """What to look at in the position that the manifest gives; `plane` is of the lesion's mask, if there is one."""
+    assert aligned.place is not None
+    notes = []
+    middle = aligned.grid.to_mm(aligned.place)
+    rows, cols = np.mgrid[: aligned.grid.shape[0], : aligned.grid.shape[1]]
+    away = np.linalg.norm(aligned.grid.to_mm(np.stack([rows, cols], axis=-1)) - middle, axis=-1)
+    median = float(np.median(aligned.slices[aligned.mask_phase][away <= max(AROUND_MM, float(away.min()))]))
+    if not LESION_HU[0] <= median <= LESION_HU[1]:
+        notes.append(f"lesion_row and lesion_col do not point at soft tissue: {median:.0f} HU")
+    if plane is not None and (apart := plane.apart_mm(aligned.to_mask_phase(middle))) > APART_FROM_MASK_MM:
+        notes.append(f"lesion_row and lesion_col lie {apart:.0f} mm from the lesion mask; they are used")
     return notes
 
 

@@ -111,13 +111,21 @@ def _by_time_alone(series: Sequence[SeriesFound]) -> dict[str, SeriesFound]:
     return dict(zip(PHASES, ordered, strict=True))
 
 
-def notes_on(chosen: Mapping[str, SeriesFound], *, series: Sequence[SeriesFound]) -> list[str]:
-    """What a person should look at in the chosen series."""
+def notes_on(
+    chosen: Mapping[str, SeriesFound], *, series: Sequence[SeriesFound], in_folder: int
+) -> list[str]:
+    """What a person should look at in the chosen series.
+
+    Args:
+        in_folder: series in the fullest of their folders, those of other studies too.
+    """
     notes = [f"{phase}: {caveat}" for phase, one in chosen.items() for caveat in one.caveats]
     if len({one.layout for one in chosen.values()}) > 1:
         notes.append("the phases have different layouts")
     if any(not one.alone for one in chosen.values()):
-        shared = len({one.path for one in chosen.values()}) == 1 and len(series) == len(chosen) == len(PHASES)
+        shared = len({one.path for one in chosen.values()}) == 1 and len(series) == len(
+            chosen
+        ) == in_folder == len(PHASES)
         if not shared:
             notes.append("series share a folder: move each phase into a folder of its own")
     return notes

@@ -147,6 +147,8 @@ def decode(dataset: Dataset, *, frames: int, source: Source) -> tuple[np.ndarray
     values = _signed(whole & ((1 << bits) - 1), bits=bits) if signed else whole & ((1 << bits) - 1)
     padding = _declared_padding(dataset, whole=whole, values=values, bits=bits)
     if bits < 16:
+        if signed:
+            _check_sign(values, bare=(values < 0) & (whole >> bits == 0) & ~padding, bits=bits, source=source)
         extra = _bits_above(whole, values, bits=bits, signed=bool(signed)) & ~padding
         _check_width(extra, values, bits=bits, source=source)
     if syntax.is_compressed:
@@ -237,6 +239,37 @@ def _bits_above(whole: np.ndarray, values: np.ndarray, *, bits: int, signed: boo
     return np.where(negative, ~full & ((above != 0) | extends), above != 0)
 
 
+def _steps(values: np.ndarray, *, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Differences between neighbours, and which of these lie at the edge of a pattern; both flat."""
+    steps = [np.abs(np.diff(values, axis=axis)).ravel() for axis in (1, 2)]
+    edges = [(np.diff(of.astype(np.int8), axis=axis) != 0).ravel() for axis in (1, 2)]
+    return np.concatenate(steps), np.concatenate(edges)
+
+
+def _check_sign(values: np.ndarray, *, bare: np.ndarray, bits: int, source: Source) -> None:
+    """Refuse unsigned values that PixelRepresentation calls signed: bone would turn into air.
+
+    Where the bits above a negative value are 0, nothing but the picture tells it from a large positive one:
+    the right reading is the one that jumps less where these pixels end.
+
+    Args:
+        values: read as signed.
+        bare: negative values without a sign in the bits above.
+
+    Raises:
+        PatientError: read as unsigned, the picture is smoother.
+    """
+    signed, edges = _steps(values, of=bare)
+    unsigned, _ = _steps(values & ((1 << bits) - 1), of=bare)
+    if edges.any() and np.median(unsigned[edges]) < np.median(signed[edges]):
+        raise source.refuse(
+            "stored values are unsigned, although PixelRepresentation says signed",
+            got=f"{np.mean(bare):.1%} of the pixels would turn negative",
+            expected="PixelRepresentation 0",
+            advice="Export the original series again.",
+        )
+
+
 def _check_width(extra: np.ndarray, values: np.ndarray, *, bits: int, source: Source) -> None:
     """Refuse values that need more bits than BitsStored; an overlay in the bits above is none of the value.
 
@@ -253,11 +286,10 @@ def _check_width(extra: np.ndarray, values: np.ndarray, *, bits: int, source: So
     """
     if not extra.any():
         return
-    steps = [np.abs(np.diff(values, axis=axis)) for axis in (1, 2)]
-    edges = [np.diff(extra.astype(np.int8), axis=axis) != 0 for axis in (1, 2)]
-    usual = float(np.median(np.concatenate([step.ravel() for step in steps])))
-    jumps = np.concatenate([step[edge] for step, edge in zip(steps, edges, strict=True)])
-    if jumps.size == 0 or np.median(jumps) > max(_OVERLAY_STEP, _OVERLAY_STEPS * usual):
+    steps, edges = _steps(values, of=extra)
+    if not edges.any() or np.median(steps[edges]) > max(
+        _OVERLAY_STEP, _OVERLAY_STEPS * float(np.median(steps))
+    ):
         raise source.refuse(
             "stored values need more bits than BitsStored states",
             got=f"bits above them in {np.mean(extra):.1%} of the pixels",

@@ -131,7 +131,8 @@ def propose(studies: Sequence[Study], *, segmentations: Sequence[Segmentation]) 
         exam = study.files[0].exam
         series = _series_of(study, in_folder=in_folder)
         chosen, confidence, notes = assign_phases(series)
-        notes += notes_on(chosen, series=series)
+        fullest = max((len(in_folder[Path(one.path)]) for one in chosen.values()), default=0)
+        notes += notes_on(chosen, series=series, in_folder=fullest)
         # A number that every file has is an anonymiser's, and says nothing.
         others = [other for other in same_patient[exam.patient] if other != subject]
         if exam.patient and 0 < len(others) <= 2 and len(others) + 1 < len(studies):

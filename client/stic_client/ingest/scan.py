@@ -37,15 +37,25 @@ def scan(folder: Path, *, root: Path) -> Proposal:
         DataError: the folder is not inside the root, or has no CT in it.
     """
     root, folder = root.resolve(), folder.resolve()
-    if not folder.is_relative_to(root) or not folder.is_dir():
+    if not folder.is_relative_to(root):
         raise DataError(
             "the folder to scan is not inside dataset.root",
             advice="Set dataset.root to a folder that holds it.",
         )
+    if not folder.is_dir():
+        raise DataError(
+            "what is to be scanned is no folder",
+            expected="a folder of DICOM files",
+            advice="Name the folder.",
+        )
     skipped: Counter[str] = Counter()
     files: list[CTFile] = []
     segmentations: list[Segmentation] = []
-    for file in files_of(Source("scan", "scan", folder, root)):
+    try:
+        found = files_of(Source("scan", "scan", folder, root))
+    except PatientError as error:  # of no patient yet
+        raise DataError(error.what, expected=error.expected, advice=error.advice) from None
+    for file in found:
         try:
             dataset = elements.open_dataset(file, pixels=False)
             if sop_class(dataset) in SEGMENTATION:

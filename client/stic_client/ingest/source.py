@@ -80,6 +80,10 @@ def locate(text: str, *, subject: str, root: Path) -> Source:
         raise refuse("a path is not relative to the dataset's root", "Write it relative to dataset.root.")
     try:
         path = _as_spelled(root, text).resolve(strict=False)
+    except UnicodeEncodeError:
+        raise refuse(
+            "a path has letters that this session cannot write", "Set LC_ALL=C.UTF-8 and run it again."
+        ) from None
     except (OSError, RuntimeError):
         raise refuse("a path cannot be resolved", "Remove the links it goes through.") from None
     if not path.is_relative_to(root):

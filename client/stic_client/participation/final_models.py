@@ -35,6 +35,7 @@ class Expected(BaseModel):
     Args:
         backbone_digest: of what is frozen.
         phantom: the site's patients are phantoms.
+        fingerprint: of the prepared dataset that the site began the run with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class Expected(BaseModel):
     plan: RunPlan
     backbone_digest: Digest
     phantom: bool
+    fingerprint: Digest | None = None
 
 
 class FinalModels:
@@ -75,7 +77,7 @@ class FinalModels:
     def run_of(self, model_digest: str) -> str | None:
         """The run that trained a model, where it is on this disk; None where it is not."""
         for run_id in self.here():
-            expected = self._expected(self._folder / run_id)
+            expected = self.expected(run_id)
             if expected is None or expected.plan.evaluates is not None:
                 continue
             try:
@@ -116,7 +118,7 @@ class FinalModels:
         try:
             return read_model(folder).description.digest
         except DataError:  # none, or one that cannot be read
-            expected = self._expected(folder)
+            expected = self.expected(question.run_id)
         if expected is None:
             return None
         plan = expected.plan
@@ -151,9 +153,10 @@ class FinalModels:
         """Of a run's model."""
         return self._folder / run_id
 
-    def _expected(self, folder: Path) -> Expected | None:
+    def expected(self, run_id: str) -> Expected | None:
+        """What was noted at the beginning of a run; None for a run that the site took no part in."""
         try:
-            return Expected.model_validate_json((folder / EXPECTED_FILE).read_bytes())
+            return Expected.model_validate_json((self._folder / run_id / EXPECTED_FILE).read_bytes())
         except (FileNotFoundError, ValidationError):  # never, or by another version
             return None
 

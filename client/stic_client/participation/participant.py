@@ -72,13 +72,20 @@ class Participant:
         config: of the site.
         observer: receives progress events.
         plans: which plans the site's operator approved.
+        one_message: this process answers one message, as a stock SuperNode's do: it waits until the run
+            is loaded, and takes up the run of a process before it from the disk.
     """
 
-    prompt_s = 3.0
+    prompt_s: float | None = 3.0
     """After which a site that is still getting ready says so, seconds: the server asks the others only then."""
 
     def __init__(
-        self, config: SiteConfig, observer: Observer | None = None, *, plans: PlanStore | None = None
+        self,
+        config: SiteConfig,
+        observer: Observer | None = None,
+        *,
+        plans: PlanStore | None = None,
+        one_message: bool = False,
     ) -> None:
         self.config, self.observer = config, observer or Observer()
         self.device = pick_device(config.device)
@@ -91,6 +98,9 @@ class Participant:
         self._models = FinalModels(config.models)
         self.disk = SiteDisk(config, self.observer)
         self._audit = AuditLog(config.audit, reserve=self.disk.log_reserve)
+        self._one_message = one_message
+        if one_message:
+            self.prompt_s = None
         self._announced = ""
         """The run that the operator was told of last."""
 
@@ -190,9 +200,12 @@ class Participant:
             case Finish():
                 return self._finish(instruction, weights), None
             case _:
-                if self._run is None or self._run.run_id != instruction.run_id:
+                run = self._run
+                if (run is None or run.run_id != instruction.run_id) and self._one_message:
+                    run = self._take_up(instruction.run_id)
+                if run is None or run.run_id != instruction.run_id:
                     return Unprepared(), None
-                return self._work(self._run, instruction, weights)
+                return self._work(run, instruction, weights)
 
     def _work(
         self, run: LocalRun, question: Work, weights: WireArray | None
@@ -244,10 +257,27 @@ class Participant:
         self._preparation = None
         self._run = run = preparation.result()
         digest, phantom = run.setup.backbone_digest, run.dataset.phantom
-        expected = Expected(plan=plan, backbone_digest=digest, phantom=phantom)
+        report = run.describe()
+        expected = Expected(
+            plan=plan, backbone_digest=digest, phantom=phantom, fingerprint=report.fingerprint
+        )
         self._models.expect(question.run_id, expected)
         lacking = [old for old in self._models.lacking() if old != question.run_id]
-        return run.describe().model_copy(update={"lacks_models": tuple(lacking)})
+        return report.model_copy(update={"lacks_models": tuple(lacking)})
+
+    def _take_up(self, run_id: str) -> LocalRun | None:
+        """The run of a process before this one, if the site still has the data that it began with.
+
+        The plan is checked as if the server had sent it: the policy or an approval may have changed.
+        """
+        noted = self._models.expected(run_id)
+        if noted is None or noted.fingerprint is None:
+            return None
+        self._describe(Describe(run_id=run_id, plan=noted.plan))
+        run = self._run
+        if run is None or run.describe().fingerprint != noted.fingerprint:
+            return None  # the server sends the plan again, and sees what changed
+        return run
 
     def _begin(self, question: Describe) -> Preparation:
         """Load a run beside the answering."""

@@ -38,8 +38,8 @@ class Preparation:
         """Whether this is what a question asks for, and was not given up."""
         return not self._given_up and self._of == (question.run_id, question.plan.digest)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the end, so long at most; whether it is there."""
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for the end, so long at most if not None; whether it is there."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 

@@ -93,6 +93,8 @@ def key_of(
         for name, value in dataclasses.asdict(dataclasses.replace(row, clinical={}, paths={})).items()
         if name not in {"subject", "split", "label", "label_source", "clinical", "paths"}
     }
+    # No pixel depends on these two, but the warning that they are not the images' own does.
+    fields["compared"] = [row.clinical.get(name, "") for name in ("age", "gender")]
     digest = hashlib.sha256(
         json.dumps([SPEC_VERSION, image.model_dump(mode="json"), fields, sorted(row.paths)]).encode()
     )

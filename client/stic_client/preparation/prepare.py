@@ -52,7 +52,7 @@ class PrepareSummary:
         dataset: the prepared dataset.
         counts: patients by split and label.
         quarantined: patients who could not be used.
-        prepared, reused: patients worked on, and taken from the run before.
+        prepared, reused: of the patients that are used, those worked on and those taken from the run before.
         missing: share of patients without a value (or with one that settles nothing), by
             clinical variable.
         without_place: patients whose whole slice is used although a crop is configured.
@@ -163,8 +163,8 @@ def prepare(
             for split in SPLITS
         },
         quarantined=tuple(refused),
-        prepared=len(images.keys) - images.reused,
-        reused=images.reused,
+        prepared=sum(row.subject not in images.reused for row in cohort.rows),
+        reused=sum(row.subject in images.reused for row in cohort.rows),
         missing=_missing([cohort.levels[row.subject] for row in cohort.rows]),
         without_place=0
         if settings.image.crop_mm is None
@@ -184,12 +184,12 @@ class _Images:
 
     Args:
         keys: of the prepared images on the disk, by subject.
-        reused: how many were taken from the run before.
+        reused: subjects of those that were taken from the run before.
         refused: those that could not be prepared.
     """
 
     keys: Mapping[str, str]
-    reused: int
+    reused: frozenset[str]
     refused: list[QuarantineEntry]
 
 
@@ -203,7 +203,7 @@ def _prepare_images(
     """
     keys: dict[str, str] = {}
     refused: list[QuarantineEntry] = []
-    reused = 0
+    reused: set[str] = set()
     known = patient_cache.load_known(folder)
     if progress:
         progress(0)
@@ -218,14 +218,14 @@ def _prepare_images(
                 refused.append(outcome.refusal)
             else:
                 keys[subject] = outcome.key
-                reused += outcome.reused
+                reused |= {subject} if outcome.reused else set()
                 known.update(outcome.known or {})
             if progress:
                 progress(done)
     finally:
         patient_cache.save_known(folder, known=known)
     patient_cache.forget(folder, keep=[task.row.subject for task in tasks])
-    return _Images(keys, reused, refused)
+    return _Images(keys, frozenset(reused), refused)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,6 +37,7 @@ class ConsoleObserver(RunObserver):
 
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """Whom we wait for."""
+        self._terminal.alive()
         if sites:
             self._terminal.detail(f"waiting for {', '.join(sites)}, {seconds:.0f} s")
 

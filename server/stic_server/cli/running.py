@@ -220,6 +220,7 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
         server.watch(folder / "sites")
         server.start()
         terminal.note(f"listening on https://{listen.host}:{listen.port}")
+        terminal.ready()
         try:
             with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
                 return server.execute(lambda grid: work(grid, observer))

@@ -121,21 +121,21 @@ def _lead(compared: Mapping[str, Comparison]) -> str:
         side = favours(accuracy)
         sets = [pair for pair in found.sites.values() if isinstance(pair, PairFigures)]
         kept = any(isinstance(pair.accuracy, Suppressed) for pair in sets)
-        of = f" of the {found.pooled.n} patients whose hospitals say so" if kept else ""
-        text = f"{spoken(other)} ({accuracy.b} to {accuracy.c}{of}, {p_text(accuracy.p)})"
+        of = f" of the {found.pooled.n} patients whose hospitals released these counts" if kept else ""
+        text = f"{spoken(other)} ({accuracy.b} patients to {accuracy.c}{of}; {p_text(accuracy.p)})"
         (settled if side > 0 else worse if side < 0 else open_ones).append(text)
     if not (settled or worse or open_ones):
         return ""
     parts = []
     if settled:
-        parts.append(f"it is ahead of {listed(settled)}")
+        parts.append(f"the federated model is ahead of {listed(settled)}")
     if worse:
-        parts.append(f"it is behind {listed(worse)}")
+        parts.append(f"the federated model is behind {listed(worse)}")
     if open_ones:
-        parts.append(f"these patients do not settle it against {listed(open_ones)}")
+        parts.append(f"no difference is shown from {listed(open_ones)}")
     return (
-        f"Counting the patients that only one of two models got right, {'; '.join(parts)} "
-        "(McNemar's test; p values not corrected for their number)."
+        f"In accuracy, {'; '.join(parts)}. The counts are of patients whom only one of the two models got right "
+        "(McNemar's test, p values not corrected for their number)."
     )
 
 

@@ -104,7 +104,7 @@ def test_prone_and_mirrored_slices_are_turned(tmp_path: Path) -> None:
 REFUSALS = {
     "slope": ({"RescaleSlope": None}, "no slope or intercept"),
     "intercept": ({"RescaleIntercept": None}, "no slope or intercept"),
-    "rescale type": ({"RescaleType": "US"}, "rescale type"),
+    "rescale type": ({"RescaleType": "HU_MOD"}, "rescale type"),
     "8 bits": ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "bits per pixel"),
     "secondary capture": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture"),
     "truncated": ({"PixelData": b"\0\0" * 4000}, "cut short"),

@@ -39,7 +39,7 @@ def test_numbers_as_exports_write_them(text: str, reading: Reading) -> None:
 
 @pytest.mark.parametrize("text", [
     "", "abc", ">", "1.2.3", "--5", "-5", "+5", "12 mg of Dr. Smith", "1,2,3", "1,23,456", "0,605,123", "nan", "inf", ">>5",
-    "5-7", "1.5–2.0", "2024-03-05", "05.03.2024", "3/5/2024", "1.Feb", "12 34", "5.", "~5", "6.5 (normal)", "150 109/L", "5 mg", "¹²",
+    "5-7", "1.5–2.0", "2024-03-05", "20240305", "05.03.2024", "3/5/2024", "1.Feb", "12 34", "5.", "~5", "6.5 (normal)", "150 109/L", "5 mg", "¹²",
 ])  # fmt: skip
 def test_texts_that_are_no_numbers(text: str) -> None:
     """Words, ranges, dates, units that are not known here: nothing is guessed."""
