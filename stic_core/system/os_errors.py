@@ -48,21 +48,6 @@ _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
             "this user may not read or write a file or folder",
             advice="Use ls -l to see who owns the files under STIC_HOME; --verbose names the file.",
         ),
-        errno.EISDIR: SticError(
-            "a folder has the name of a file that is read or written here",
-            advice="Move it away; --verbose names it.",
-        ),
-        errno.ENOTDIR: SticError(
-            "a file has the name of a folder that is needed here", advice="Move it away; --verbose names it."
-        ),
-        errno.ELOOP: SticError("a link leads back to itself", advice="Delete it; --verbose names the file."),
-        errno.ESTALE: SticError(
-            "a file's network share is not reached as before", advice="Have it mounted again."
-        ),
-        errno.EMFILE: SticError(
-            "this process has too many files open",
-            advice="Raise the limit (ulimit -n; LimitNOFILE of a service), and run the same command again.",
-        ),
     }
 )
 """The file's name may be a patient's: not said."""

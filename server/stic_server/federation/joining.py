@@ -278,7 +278,11 @@ class Joining:
         if site in self.known and not _same(self.known[site], description):
             return f"{site} is excluded: it came back with different data or weights than it started with"
         if description.backbone_digest != common:
-            return self._other_backbone(site, common=common)
+            self._outvoted.add(site)
+            return (
+                f"{site} is excluded: its backbone has digest {description.backbone_digest[:12]}, "
+                f"the others' {common[:12]}; install the same weights file there"
+            )
         if description.image != self._plan.image:
             return (
                 f"{site} is excluded: its images were prepared with {description.image}, "

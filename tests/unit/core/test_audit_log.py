@@ -69,6 +69,9 @@ def _edit(line: str) -> str:
         (lambda _: [], "line 1: lines were removed"),
         (lambda lines: [*lines, lines[-1]], "line 6: it does not follow"),
         (lambda lines: [*lines[:4], lines[4][:40]], "line 5: it is not a line"),
+        (lambda lines: ["[]\n", *lines], "line 1: it is not a line"),
+        (lambda lines: [*lines, '["hash"]\n'], "line 6: it is not a line"),
+        (lambda lines: [*lines, "\n"], "line 6: it is not a line"),
     ],
 )
 def test_tampering_is_found(tmp_path: Path, log: AuditLog, tamper: Callable, message: str) -> None:
