@@ -56,7 +56,7 @@ notify:
 | `approval-waiting` | a site; the server | a plan waits for its operator; a site has not approved the plan |
 | `site-gone`, `site-back` | the server | a site is offline for ten seconds or longer; it is back |
 | `run-over` | both | a run is complete |
-| `run-failed` | both | a run failed; or the site's client ended with an error, of which only the kind is sent |
+| `run-failed` | both | a run failed, or the site's client ended with an error: only its kind is sent |
 
 This is all that is sent:
 

@@ -60,17 +60,29 @@ def figure(value: Proportion | AucFigure | Absent) -> str:
     return f"{value.value:.3f} ({low:.3f}-{high:.3f})"
 
 
+def patients_behind(value: Proportion | AucFigure | Absent) -> int | None:
+    """How many patients a figure is of: a pooled one is of the sites that release theirs. None: it does not say."""
+    if isinstance(value, Proportion):
+        return value.total
+    if isinstance(value, AucFigure) and value.positives is not None and value.negatives is not None:
+        return value.positives + value.negatives
+    return None
+
+
+def _of_fewer(value: Proportion | AucFigure | Absent, *, n: int, interval: bool = True) -> str:
+    """A figure, and of how many patients it is where these are not all of its row."""
+    behind, text = patients_behind(value), figure(value) if interval else _short(figure(value))
+    return text + ("" if behind in {None, n} else f" of {behind}")
+
+
 def _rows(model: str, figures: ModelFigures, *, classes: Sequence[str], intervals: bool) -> list[Row]:
     return [
         (
             model,
             name,
             str(found.n),
-            figure(found.accuracy),
-            *(
-                _short(text) if not intervals else text
-                for text in (figure(found.auc[label]) for label in _of_classes(classes))
-            ),
+            _of_fewer(found.accuracy, n=found.n),
+            *(_of_fewer(found.auc[label], n=found.n, interval=intervals) for label in _of_classes(classes)),
             figure(found.auc_macro),
         )
         for name, found in figures.sets.items()

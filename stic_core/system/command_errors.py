@@ -11,7 +11,7 @@ from types import TracebackType
 
 import click
 
-from stic_core.errors import SticError, UsageError
+from stic_core.errors import DataError, SticError, UsageError
 from stic_core.system import streams
 from stic_core.system.interrupts import INTERRUPTED
 from stic_core.system.log_lines import AS_JSON, StderrHandler
@@ -63,7 +63,7 @@ def run(command: Callable[..., object], *, name: str) -> None:
         say_error("interrupted", program=name, exit_code=code)
     except BrokenPipeError:
         code = 1
-    except (SticError, ModuleNotFoundError, OSError) as error:
+    except (SticError, ModuleNotFoundError, OSError, RecursionError) as error:
         known = _in_our_words(error, program=name)
         if known is None:
             raise
@@ -82,6 +82,10 @@ def _in_our_words(error: Exception, *, program: str) -> SticError | None:
         return error
     if isinstance(error, OSError):
         return explained(error)
+    if isinstance(error, RecursionError):  # json's, of a file with brackets by the thousand
+        return DataError(
+            "a file is nested too deeply to be read", advice="--verbose shows which; restore it."
+        )
     lacking = (getattr(error, "name", None) or "").partition(".")[0]
     if lacking.startswith("stic_"):
         return None

@@ -37,6 +37,7 @@ _SURROUNDINGS: Mapping[int, SticError] = MappingProxyType(
                 advice="Raise the limit (ulimit -n 4096; LimitNOFILE of a service), or use fewer --workers.",
             ),
         ),
+        errno.ELOOP: SticError("a link leads back to itself", advice="Remove the link; --verbose names it."),
         errno.ESTALE: SticError(
             "a network share was unmounted or replaced",
             advice="Mount it again, and run the same command again.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_a_full_disk_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
         said
         == "stic-server: no space left on the disk. Free some space and run the same command again: it resumes.\n"
     )
+
+
+def test_json_nested_by_the_thousand_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that was altered, not a fault of ours."""
+
+    def command(*, standalone_mode: bool) -> None:
+        json.loads("[" * 100_000)
+
+    with pytest.raises(SystemExit) as ended:
+        command_errors.run(command, name="stic-server")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("stic-server: a file is nested too deeply to be read.")
 
 
 def test_another_fault_of_the_system_is_not_hidden() -> None:

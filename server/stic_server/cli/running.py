@@ -14,7 +14,7 @@ import typer
 
 from stic_core import config_files
 from stic_core.config import FederationConfig
-from stic_core.errors import SticError, UsageError
+from stic_core.errors import UsageError
 from stic_core.service import service_terminal
 from stic_server.cli.options import ConfigOption, app, federation_file, model_folder, run_folder
 from stic_server.cli.results import show_evaluation, show_notices
@@ -233,8 +233,9 @@ def _told(work: Callable[[], RunFolder], observer: RunObserver) -> RunFolder:
     try:
         run = work()
     except Exception as error:
-        why = str(error) if isinstance(error, SticError) else type(error).__name__
-        observer.event("run-failed", why, error=type(error).__name__)
+        # Of the message only the kind: it may name a file of this machine.
+        kind = type(error).__name__
+        observer.event("run-failed", f"the run ended with {kind}; the server's log says why", error=kind)
         raise
     observer.event("run-over", f"run {run.run_id} is complete", run=run.run_id)
     return run

@@ -9,6 +9,7 @@ from stic_core.evaluation import Evaluation, auc_titles, held_out_table, listed,
 from stic_core.evaluation.document import Calibration, Figures
 from stic_core.evaluation.figures import AucFigure, Proportion
 from stic_core.evaluation.readers.release import StudyFigures
+from stic_core.evaluation.table import patients_behind
 from stic_core.statistics import Absent, NotEstimable
 from stic_server.report import plots
 from stic_server.report.confusion import known_rates
@@ -195,6 +196,10 @@ def _reasons(sets: Mapping[str, Figures]) -> list[str]:
             overall_auc(list(figures.auc)): figures.auc_macro,
         }
         for what, value in kinds.items():
+            if (behind := patients_behind(value)) not in {None, figures.n}:
+                found.setdefault(
+                    f"{where}: of {behind} of {figures.n} patients, whose hospitals release it", []
+                ).append(what)
             if reason := absent(value):
                 found.setdefault(f"{where}: {reason}", []).append(what)
             elif isinstance(value, AucFigure) and (reason := absent(value.interval)):

@@ -373,6 +373,7 @@ def test_table_rows_are_strings() -> None:
         ("center1 alone", "pooled", "59"),
     ]
     assert rows[2][3] == "suppressed"
+    assert rows[3][3].endswith(") of 58")  # of whose accuracy is released, beside all the 59
     assert rows[2][4] == "not estimable"
     assert all(isinstance(cell, str) for row in rows for cell in row)
 
