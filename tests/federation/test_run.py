@@ -603,7 +603,7 @@ def test_nobody_waits_for_a_site_that_computes_its_features(
     """The run begins without it once the others are enough, says how far it is, and takes it in when it is ready."""
     third = participant(tmp_path / "center3", site="center3", seed=7)
     sites.participants["center3"] = third
-    session, run = _session(_federation(tmp_path), sites, recorder=(recorder := Recorder()))
+    session, run = _session(_federation(tmp_path, rounds=12), sites, recorder=(recorder := Recorder()))
     slow = _Slow(participant_module.assemble)
     answer = third.answer
     third.prompt_s = 0.05
@@ -628,7 +628,12 @@ def test_nobody_waits_for_a_site_that_computes_its_features(
     sites.ask = letting
     session()
     two, three = ["center1", "center2"], ["center1", "center2", "center3"]
-    assert [row["sites"] for row in run.read_rounds()] == [two, two, three]
+    rows = [row["sites"] for row in run.read_rounds()]
+    assert rows[:2] == [two, two]
+    assert rows == [two] * rows.count(two) + [three] * rows.count(
+        three
+    )  # once it is asked again, which is rarely
+    assert rows[-1] == three
     assert any(part.get("center3") == "is computing features, 3 of 40" for part in recorder.seen_parts)
     assert recorder.seen_parts[-1] == dict.fromkeys(three, "takes part")
     assert any(
