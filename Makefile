@@ -4,7 +4,7 @@
 # make deploy-test   what takes minutes: stock Flower
 # make install only the virtual environment
 # make dist    wheel and sdist, in dist/
-# make bundle  one archive that installs a client without a network (SIDE=server, CUDA=cpu, PLATFORM=linux-aarch64)
+# make bundle  one archive that installs a client without a network (SIDE=server, PLATFORM=linux-aarch64, CUDA=cpu INDEX=URL)
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
 	$(shell $(name) -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $(name))))
@@ -64,7 +64,7 @@ SIDE ?= client
 CUDA ?= cu13
 PLATFORM ?= linux-x86_64
 bundle: $(VENV)/.complete
-	$(BIN)/python scripts/make_bundle.py --side $(SIDE) --accelerator $(CUDA) --platform $(PLATFORM) --out dist
+	$(BIN)/python scripts/make_bundle.py --side $(SIDE) --accelerator $(CUDA) --platform $(PLATFORM) $(if $(INDEX),--index $(INDEX)) --out dist
 
 clean:
 	rm -rf $(VENV) .stic dist

@@ -34,6 +34,7 @@ from stic_core.statistics.multiclass import one_vs_rest
 from stic_core.tasks import TASKS
 from stic_core.training.batches import FeatureBatches, batches_of
 from stic_core.training.feature_cache import load_or_build
+from stic_core.training.schedules import should_stop
 from stic_core.training.trainer import Trainer, predict
 
 TASK = TASKS["malignant"]
@@ -74,7 +75,10 @@ def fit(
     kept = None
     trainer = None
     best, best_loss = {k: v.clone() for k, v in shared.state_dict().items()}, np.inf
+    losses: list[float] = []
     for number in range(rounds):
+        if should_stop(config, losses):
+            break
         if len(train) == 1:
             kept = kept or Trainer(shared, train[0], config=config, seed=[seed], device=DEVICE)
             kept.run(config.local_epochs)
@@ -95,6 +99,7 @@ def fit(
                 }
             )
         loss = log_loss_sum(predict(shared, val, device=DEVICE), labels=val.labels)
+        losses.append(loss)
         if loss < best_loss:
             best, best_loss = {k: v.clone() for k, v in shared.state_dict().items()}, loss
     shared.load_state_dict(best)
@@ -169,6 +174,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=2, help="heads a variant, averaged")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--local-epochs", type=int, default=2)
+    parser.add_argument("--early-stopping", type=int, help="rounds without a better loss; default: never")
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--full", action="store_true", help="cohorts of the paper's size")
     parser.add_argument(
@@ -181,7 +187,11 @@ def main() -> None:
 
     torch.set_num_threads(1)
     backbone = load_backbone("tiny", weights=arguments.weights)
-    config = TrainingConfig(views=arguments.views, local_epochs=arguments.local_epochs)
+    config = TrainingConfig(
+        views=arguments.views,
+        local_epochs=arguments.local_epochs,
+        early_stopping=arguments.early_stopping,
+    )
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in arguments.seeds:

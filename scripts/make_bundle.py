@@ -45,11 +45,14 @@ def main() -> None:
         "--accelerator",
         choices=("cu13", "cpu"),
         default="cu13",
-        help="cpu takes torch's wheels without CUDA from PyTorch's own index",
+        help="cpu takes torch's wheels without CUDA; --index says where from",
     )
+    parser.add_argument("--index", help="URL of the index with torch's wheels for --accelerator cpu")
     parser.add_argument("--python", default="3.11", help="the hospital's Python: 3.11, 3.12 or 3.13")
     parser.add_argument("--out", type=Path, default=TREE / "dist")
     arguments = parser.parse_args()
+    if (arguments.accelerator == "cpu") != (arguments.index is not None):
+        parser.error("--accelerator cpu needs --index, and nothing else takes it")
     target = (arguments.platform, arguments.accelerator, f"py{arguments.python}")
     name = "-".join((f"stic-{arguments.side}", stic_core.__version__, *target))
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -63,14 +66,14 @@ def main() -> None:
             extra=arguments.side,
             platform=arguments.platform,
             python=arguments.python,
-            accelerator=arguments.accelerator,
+            index=arguments.index,
         )
         _download(
             lock,
             wheels,
             platform=arguments.platform,
             python=arguments.python,
-            accelerator=arguments.accelerator,
+            index=arguments.index,
         )
         _keep_hashes_of(wheels, lock)
         run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
@@ -96,23 +99,22 @@ def main() -> None:
     print(json.dumps({"archive": str(archive), "bytes": archive.stat().st_size, "sha256": digest}))
 
 
-def _write_lock(path: Path, *, extra: str, platform: str, python: str, accelerator: str) -> None:
+def _write_lock(path: Path, *, extra: str, platform: str, python: str, index: str | None) -> None:
     run(
         *(UV, "pip", "compile", "--quiet", "--generate-hashes"),
         *("--no-annotate", "--no-header", "--no-emit-index-url", "--only-binary", ":all:"),
         *("--python-platform", PLATFORMS[platform], "--python-version", python),
-        *(("--torch-backend", "cpu") if accelerator == "cpu" else ()),
+        *(("--extra-index-url", index, "--index-strategy", "unsafe-best-match") if index else ()),
         *("--constraint", "requirements.lock", "--extra", extra, "pyproject.toml", "--output-file", path),
     )
 
 
-def _download(lock: Path, wheels: Path, *, platform: str, python: str, accelerator: str) -> None:
+def _download(lock: Path, wheels: Path, *, platform: str, python: str, index: str | None) -> None:
     machine = platform.removeprefix("linux-")
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(28, 4, -1)] + [f"manylinux2014_{machine}"]
-    # pip has no list of indexes by package: torch's own holds all wheels without CUDA.
-    index = ("--extra-index-url", "https://download.pytorch.org/whl/cpu") if accelerator == "cpu" else ()
+    also = ("--extra-index-url", index) if index else ()
     run(
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *index),
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *also),
         *("--require-hashes", "--no-deps", "--only-binary", ":all:", "--python-version", python),
         *("--implementation", "cp", *(part for tag in tags for part in ("--platform", tag))),
         *("--dest", wheels, "--requirement", lock),
@@ -120,11 +122,20 @@ def _download(lock: Path, wheels: Path, *, platform: str, python: str, accelerat
 
 
 def _keep_hashes_of(wheels: Path, lock: Path) -> None:
-    """Only what is in the bundle: no other file of the same version is accepted or listed in the bill of materials."""
+    """Only what is in the bundle: no other file of the same version is accepted or listed in the bill of materials.
+
+    Each must be a file that the tree's own lock names, but for torch's wheels without CUDA, which it has not.
+    """
     found: dict[str, str] = {}
+    known = (TREE / "requirements.lock").read_text(encoding="utf-8")
     for wheel in wheels.iterdir():
         name, version, *_ = parse_wheel_filename(wheel.name)
-        found[name] = f"{name}=={version} --hash=sha256:{_sha256(wheel)}\n"
+        digest = _sha256(wheel)
+        if digest not in known and not (name in {"torch", "torchvision"} and version.local == "cpu"):
+            sys.exit(
+                f"{wheel.name} is not the file that requirements.lock names; run make lock, and test, first"
+            )
+        found[name] = f"{name}=={version} --hash=sha256:{digest}\n"
     lock.write_text("".join(line for _, line in sorted(found.items())))
 
 

@@ -48,7 +48,6 @@ mkdir -p "$target/versions" "$target/bin"
 target=$(cd "$target" && pwd)
 place=$target/versions/$VERSION
 partial=$place.$$
-trap 'rm -rf "$partial"' EXIT
 trap 'exit 130' INT TERM
 
 echo "installing stic-$SIDE $VERSION into $target ..."

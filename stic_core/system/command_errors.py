@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -82,7 +83,10 @@ def _in_our_words(error: Exception, *, program: str) -> SticError | None:
         return error
     if isinstance(error, OSError):
         return explained(error)
-    if isinstance(error, RecursionError):  # json's, of a file with brackets by the thousand
+    if isinstance(error, RecursionError):
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if last.f_globals.get("__name__", "").partition(".")[0] != "json":
+            return None  # ours
         return DataError(
             "a file is nested too deeply to be read", advice="--verbose shows which; restore it."
         )

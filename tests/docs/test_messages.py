@@ -66,6 +66,16 @@ def test_json_nested_by_the_thousand_is_one_line(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith("stic-server: a file is nested too deeply to be read.")
 
 
+def test_a_recursion_of_our_own_is_not_hidden() -> None:
+    """It is no file's fault."""
+
+    def command(*, standalone_mode: bool) -> None:
+        command(standalone_mode=standalone_mode)
+
+    with pytest.raises(RecursionError):
+        command_errors.run(command, name="stic-server")
+
+
 def test_another_fault_of_the_system_is_not_hidden() -> None:
     """What is not known is a fault of ours, and shows where."""
 

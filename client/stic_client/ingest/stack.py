@@ -59,17 +59,3 @@ class Stack:
     def nearest(self, z_mm: float) -> int:
         """The slice that lies closest to a height."""
         return int(np.argmin(np.abs(np.array(self.z_mm) - z_mm)))
-
-    def check_one(self) -> None:
-        """Refuse a file of several slices where the layout has one a phase.
-
-        Raises:
-            PatientError: more than one slice.
-        """
-        if len(self) != 1:
-            raise self.source.refuse(
-                "a phase has more than one slice",
-                got=len(self),
-                expected="1 for this layout",
-                advice="Use layout dicom_series, dicom_enhanced or nifti.",
-            )
