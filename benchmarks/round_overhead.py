@@ -132,7 +132,7 @@ def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) ->
     """
     from flwr.serverapp import Grid
 
-    from stic_server import flower_app
+    from stic_server import flower_sites
     from stic_server.admission.certificates import make_certificates
     from stic_server.admission.registry import admit
     from stic_server.federation.participants import Participants
@@ -162,7 +162,7 @@ def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) ->
     run = RunFolder.begin(federation, plan)
 
     def train(grid: Grid) -> None:
-        reached = flower_app.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
+        reached = flower_sites.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
         limits = RunLimits(min_sites=sites, join_timeout_s=120, round_timeout_s=120)
         names_of = tuple(spec.name for spec in plan.tensors)
         audited = AuditedSites(reached, AuditLog(folder / "audit.jsonl"), tensors=lambda _: names_of)

@@ -26,12 +26,12 @@ from stic_client.flower_link import FleetLink
 from stic_core.errors import ProtocolError
 from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Acknowledged, Failure, Finish, encode
 from stic_core.system.keys import load_private, make_key_pair
-from stic_server import flower_app
+from stic_server import flower_sites
 from stic_server.admission.certificates import make_certificates
 from stic_server.admission.registry import admit
 from stic_server.federation.sites import Exchange
-from stic_server.flower_app import FlowerSites
 from stic_server.flower_link import FleetServer, Listen, LocalGrid
+from stic_server.flower_sites import FlowerSites
 from stic_server.reply_store import ReplyStore
 from support.federation_kit import Recorder, free_port
 from support.waiting import PATIENCE_S
@@ -332,7 +332,7 @@ def test_a_site_that_holds_its_answer_back_delays_nobody(
             return time.monotonic() + 2 * PATIENCE_S * late
 
     monkeypatch.setattr(LocalGrid, "pull_messages", pulled)
-    monkeypatch.setattr(flower_app, "time", Clock)
+    monkeypatch.setattr(flower_sites, "time", Clock)
     exchange, notes = federation.ask(doing)
     assert list(exchange.answers) == ["honest"]
     assert isinstance(exchange.answers["honest"].report, Acknowledged)

@@ -24,8 +24,8 @@ from stic_core.tensors.flat import FlatArray
 from stic_server.admission.registry import public_keys
 from stic_server.federation.plan import training_of
 from stic_server.federation.sites import RunObserver
-from stic_server.flower_app import FlowerSites
 from stic_server.flower_link import FleetServer, Listen
+from stic_server.flower_sites import FlowerSites
 from support.federation_kit import make_home, write_site_dataset
 from support.tracker import Tracker
 from support.waiting import PATIENCE_S

@@ -14,7 +14,6 @@ from stic_core.tensors.flat import digest
 from stic_server.federation.plan import training_of
 from support.federation_kit import participant, write_site_dataset
 
-
 PROPOSAL = training_of(
     FederationConfig.model_validate(
         {"model": {"backbone": "tiny"}, "rounds": 2, "training": {"views": 1, "batch_size": 4}}

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from stic_server.federation.sites import RunObserver
-from stic_server.flower_app import FlowerSites
+from stic_server.flower_sites import FlowerSites
 
 
 class Events(RunObserver):
