@@ -68,22 +68,17 @@ def test_wheel_and_sdist_hold_the_packages_and_nothing_of_tests(built: Path) -> 
 def test_a_command_whose_extra_is_not_installed_names_it(commands: dict[str, Path], tmp_path: Path) -> None:
     """The server's command in a client's environment: one line with what to install, exit code 2."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    program = commands["client"] / "stic-server"
-    made = subprocess.run(
-        [program, "init"],
-        env=environment | {"STIC_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment["STIC_HOME"] = str(tmp_path)
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        program = commands["client"] / "stic-server"
+        return subprocess.run(
+            [program, command], env=environment, capture_output=True, text=True, check=False
+        )
+
+    made = run("init")
     assert made.returncode == 0, made.stderr  # what needs no library of the server works
-    done = subprocess.run(
-        [program, "start"],
-        env=environment | {"STIC_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("start")
     assert done.returncode == 2
     assert "stic-federated[server]" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
