@@ -265,8 +265,19 @@ def test_a_site_without_room_for_its_log_takes_in_nothing(line: Line) -> None:
             raise NoRoomError("not even for this answer")  # asked again, and not answered with an error
         return Message(message.content, reply_to=message)
 
+    looks: list[bool] = []
+
+    def ready() -> bool:
+        looks.append(room.is_set())
+        return looks[-1]
+
+    def looks_again(times: int) -> None:
+        """Wait until the site has looked so often whether there is room, beginning now."""
+        so_far = len(looks)
+        until(lambda: len(looks) >= so_far + times, what="it looks whether there is room")
+
     served = threading.Thread(
-        target=lambda: link.serve(app, node_config={}, until=lambda: len(asked) == 3, ready=room.is_set)
+        target=lambda: link.serve(app, node_config={}, until=lambda: len(asked) == 3, ready=ready)
     )
     served.start()
     try:
@@ -277,8 +288,9 @@ def test_a_site_without_room_for_its_log_takes_in_nothing(line: Line) -> None:
         first = line.ask("first")
         until(lambda: line.grid.pull_messages([first]), what="it answers")
         room.clear()
+        looks_again(1)  # what it saw before it may still act upon
         second = line.ask("second")
-        time.sleep(0.3)  # some looks at the server: nothing happens that could be waited for
+        looks_again(5)
         assert asked == ["first"]
     finally:
         room.set()
