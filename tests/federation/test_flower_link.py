@@ -288,7 +288,7 @@ def test_a_site_without_room_for_its_log_takes_in_nothing(line: Line) -> None:
         first = line.ask("first")
         until(lambda: line.grid.pull_messages([first]), what="it answers")
         room.clear()
-        looks_again(1)  # what it saw before it may still act upon
+        looks_again(2)  # the first may have begun before
         second = line.ask("second")
         looks_again(5)
         assert asked == ["first"]
