@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from stic_server.federation.sites import RunObserver
 
 
+_SILENT_S = 900.0
+"""A run that shows no sign of life for so long hangs; the systemd unit's WatchdogSec is the same."""
+
+
 class ConfigKind(enum.StrEnum):
     """The configuration files."""
 
@@ -88,6 +92,16 @@ def schema(
 def start(config_file: ConfigOption = None) -> None:
     """Run the federation: wait for the sites, train, evaluate, write the report."""
     _federate(federation_file(config_file))
+
+
+@app.command()
+def health(config_file: ConfigOption = None) -> None:
+    """Ask the running server whether it serves (monitoring.health_port); exit code 1 if it does not."""
+    from stic_core.monitoring import ports
+
+    answer = ports.health(config_files.load(federation_file(config_file), FederationConfig).monitoring)
+    print(answer)
+    raise typer.Exit(0 if answer == "serving" else 1)
 
 
 @app.command()
@@ -229,6 +243,9 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
+        from prometheus_client import CollectorRegistry
+
+        from stic_core.monitoring.ports import monitoring_ports
         from stic_server.cli.console import ConsoleObserver
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
@@ -243,17 +260,23 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
                 key=folder / "server.key",
                 ca=folder / "ca.crt",
                 max_body_mb=listen.max_body_mb,
-                health_port=listen.health_port,
             ),
             note=terminal.note,
             interval_scale=interval_scale,
         )
+
+        def serving() -> bool:
+            return server.answers() and terminal.silent_s < _SILENT_S
+
         server.watch(folder / "sites")
         server.start()
-        terminal.note(f"listening on https://{listen.host}:{listen.port}")
-        terminal.ready()
         try:
-            with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
+            with (
+                monitoring_ports(federation.monitoring, serving=serving, registry=CollectorRegistry()),
+                StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer,
+            ):
+                terminal.note(f"listening on https://{listen.host}:{listen.port}")
+                terminal.ready()
                 return server.execute(lambda grid: work(grid, observer))
         finally:
             server.stop()
