@@ -65,6 +65,7 @@ runs: {runs}
 # log: {{file: server.log, max_mb: 5, keep: 4}}   # what start says; null as file: none
 # notify:                   # who is told when a site waits for an approval, is gone or back, and when a run ends
 #   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
+# tracking: {{mlflow: "sqlite:///mlflow.db", tensorboard: true}}   # who follows the figures of a run
 """
 
 
