@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    StrictBool,
     ValidationInfo,
     model_validator,
 )
@@ -57,6 +58,15 @@ def _https(address: SecretStr) -> SecretStr:
     if not re.fullmatch(r"https://[^\s/@]+(/\S*)?", address.get_secret_value()):
         raise ValueError("an address that begins with https://, with a host name and without a user")
     return address
+
+
+def _tracking_uri(uri: SecretStr) -> SecretStr:
+    """It may hold a password: no line that a program says has it, and no run keeps it."""
+    if not re.fullmatch(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://\S+", uri.get_secret_value()):
+        raise ValueError(
+            "MLflow's address, such as https://mlflow.example.org, or a database, such as sqlite:///mlflow.db"
+        )
+    return uri
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -265,6 +275,26 @@ class NotifyConfig(_Frozen):
         return self
 
 
+class TrackingConfig(_Frozen):
+    """Which programs follow a run, beside its folder: they get the report's figures by round and at the end.
+
+    Args:
+        mlflow: MLflow's tracking URI, a server or a database; it may contain a password, which no message
+            and no run keeps. The experiment is called like the federation.
+        tensorboard: true writes event files into the run's folder, under `tensorboard`; a folder gets one
+            subfolder per run.
+    """
+
+    mlflow: Annotated[SecretStr, AfterValidator(_tracking_uri)] | None = None
+    tensorboard: StrictBool | FilePath = False
+
+    @model_validator(mode="after")
+    def _somebody(self) -> TrackingConfig:
+        if self.mlflow is None and self.tensorboard is False:
+            raise ValueError("mlflow or tensorboard")
+        return self
+
+
 class FederationConfig(_Frozen):
     """`federation.yaml`: what the sites compute together, and how long the server waits.
 
@@ -297,6 +327,7 @@ class FederationConfig(_Frozen):
         log: the file that has everything that `start` and its like say.
         notify: who is told when a site waits for an approval, is gone or back, and when a run ends.
         monitoring: ports of this server that machines ask for its health and its metrics.
+        tracking: MLflow and TensorBoard, which follow a run and cannot disturb it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "stic"
@@ -323,6 +354,7 @@ class FederationConfig(_Frozen):
     log: Annotated[LogConfig, Field(exclude=True)] = LogConfig()
     notify: Annotated[NotifyConfig | None, Field(exclude=True)] = None
     monitoring: Annotated[MonitoringConfig, Field(exclude=True)] = MonitoringConfig()
+    tracking: Annotated[TrackingConfig | None, Field(exclude=True)] = None
 
 
 DecimalMark = Literal["comma", "point"]
