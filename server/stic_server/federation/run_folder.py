@@ -76,12 +76,9 @@ class RunFolder:
         Args:
             origin: of the model, where the plan evaluates one.
         """
-        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
-        if runs:
-            record = cls(runs[-1].parent).read_record()
-            unfinished = record["status"] == "running" or record.get("report") == "owed"
-            last = cls(runs[-1].parent)
-            before = last.read_plan() if unfinished else None
+        last = cls.unfinished(config)
+        if last is not None:
+            before = last.read_plan()
             if before is not None and before.model_copy(update={"sites": plan.sites}) == plan:
                 return last
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
@@ -112,6 +109,16 @@ class RunFolder:
         )
         return run
 
+    @classmethod
+    def unfinished(cls, config: FederationConfig) -> RunFolder | None:
+        """The last run, where its training, evaluation or report is not done."""
+        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
+        if not runs:
+            return None
+        last = cls(runs[-1].parent)
+        record = last.read_record()
+        return last if record["status"] == "running" or record.get("report") == "owed" else None
+
     def read_plan(self) -> RunPlan | None:
         """`plan.json`, the plan as the sites approved it; None where another version wrote it, or none did."""
         try:
@@ -123,7 +130,7 @@ class RunFolder:
         """`record.json`.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: there is none, it is damaged, or a newer version wrote it.
         """
         try:
             record = self._read_json("record.json")
@@ -131,6 +138,14 @@ class RunFolder:
             raise DataError(f"{self.path} is not a run: it has no record.json") from None
         if not (isinstance(record.get("status"), str) and isinstance(record.get("sites"), dict)):
             raise self._damaged("record.json")
+        schema = record.get("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise DataError(
+                f"{self.path / 'record.json'} was written by a newer version",
+                got=f"schema {schema}",
+                expected=f"{SCHEMA} or less",
+                advice="Install that version again, or move the run's folder away to begin a new run.",
+            )
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:
