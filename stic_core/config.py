@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    StrictBool,
     ValidationInfo,
     model_validator,
 )
@@ -57,6 +58,15 @@ def _https(address: SecretStr) -> SecretStr:
     if not re.fullmatch(r"https://[^\s/@]+(/\S*)?", address.get_secret_value()):
         raise ValueError("an address that begins with https://, with a host name and without a user")
     return address
+
+
+def _tracking_uri(uri: SecretStr) -> SecretStr:
+    """It may hold a password: no line that a program says has it, and no run keeps it."""
+    if not re.fullmatch(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://\S+", uri.get_secret_value()):
+        raise ValueError(
+            "MLflow's address, such as https://mlflow.example.org, or a database, such as sqlite:///mlflow.db"
+        )
+    return uri
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -193,14 +203,27 @@ class ListenConfig(_Frozen):
         port: TCP port; sites need this one and no other.
         names: host names and addresses that sites use; the certificate carries them.
         max_body_mb: a request with a larger body is refused, and a site whose unread answers are larger.
-        health_port: TCP port on 127.0.0.1 where `GET /health` says that the server is alive; none without.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8443
     names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     max_body_mb: Annotated[int, Field(ge=1, le=4096)] = 256
+
+
+class MonitoringConfig(_Frozen):
+    """Ports that machines ask for a program's health and metrics, without TLS; none is open by default.
+
+    Args:
+        host: address to bind; loopback by default. Whoever reaches it reads names of sites, versions and times.
+        health_port: TCP port of gRPC's health protocol (`grpc.health.v1`), which the command `health` asks; null
+            opens none.
+        metrics_port: TCP port of Prometheus metrics, with nothing of a patient; null opens none.
+    """
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class LogConfig(_Frozen):
@@ -252,6 +275,26 @@ class NotifyConfig(_Frozen):
         return self
 
 
+class TrackingConfig(_Frozen):
+    """Which programs follow a run, beside its folder: they get the report's figures by round and at the end.
+
+    Args:
+        mlflow: MLflow's tracking URI, a server or a database; it may contain a password, which no message
+            and no run keeps. The experiment is called like the federation.
+        tensorboard: true writes event files into the run's folder, under `tensorboard`; a folder gets one
+            subfolder per run.
+    """
+
+    mlflow: Annotated[SecretStr, AfterValidator(_tracking_uri)] | None = None
+    tensorboard: StrictBool | FilePath = False
+
+    @model_validator(mode="after")
+    def _somebody(self) -> TrackingConfig:
+        if self.mlflow is None and self.tensorboard is False:
+            raise ValueError("mlflow or tensorboard")
+        return self
+
+
 class FederationConfig(_Frozen):
     """`federation.yaml`: what the sites compute together, and how long the server waits.
 
@@ -283,6 +326,8 @@ class FederationConfig(_Frozen):
         runs: folder of the runs.
         log: the file that has everything that `start` and its like say.
         notify: who is told when a site waits for an approval, is gone or back, and when a run ends.
+        monitoring: ports of this server that machines ask for its health and its metrics.
+        tracking: MLflow and TensorBoard, which follow a run and cannot disturb it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] = "stic"
@@ -308,6 +353,8 @@ class FederationConfig(_Frozen):
     runs: FilePath = Path("runs")
     log: Annotated[LogConfig, Field(exclude=True)] = LogConfig()
     notify: Annotated[NotifyConfig | None, Field(exclude=True)] = None
+    monitoring: Annotated[MonitoringConfig, Field(exclude=True)] = MonitoringConfig()
+    tracking: Annotated[TrackingConfig | None, Field(exclude=True)] = None
 
 
 DecimalMark = Literal["comma", "point"]
@@ -412,6 +459,7 @@ class SiteConfig(_Frozen):
         held_out: what was told of the held-out patients, and which models a run showed.
         log: the file that has everything that the client says while it serves.
         notify: who is told when a plan waits for approval, and when a run ends.
+        monitoring: ports of this client that machines ask for its health and its metrics.
     """
 
     site: SiteName
@@ -430,3 +478,4 @@ class SiteConfig(_Frozen):
     held_out: FilePath = Path("held-out")
     log: SiteLogConfig = SiteLogConfig()
     notify: NotifyConfig | None = None
+    monitoring: MonitoringConfig = MonitoringConfig()
