@@ -51,7 +51,7 @@ def test_an_image_is_made_of_a_bundle_on_a_base_that_the_builder_names(side: str
     assert made[0] == ("ARG", "BASE=docker.io/library/python:3.11-slim-bookworm")
     assert [value for name, value in made if name == "FROM"] == ["${BASE} AS install", "${BASE}"]
     assert ("COPY", "--from=install /opt/stic /opt/stic") in made
-    assert not any(name == "ADD" or "http" in value for name, value in made if name != "HEALTHCHECK")
+    assert not any(name == "ADD" or "http" in value for name, value in made)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -101,10 +101,33 @@ def test_both_images_are_built_alike() -> None:
     assert parts[0] == parts[1]
 
 
-def test_the_server_is_asked_whether_it_is_well() -> None:
-    """At the port that docs/deploy.md has written into federation.yaml."""
-    assert "http://127.0.0.1:8081/health" in _only("server", "HEALTHCHECK")
-    assert "health_port: 8081" in (TREE / "docs" / "deploy" / "containers.md").read_text()
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(("code", "well"), [(0, True), (1, False), (2, True)])
+def test_only_a_program_that_does_not_serve_is_ill(side: str, code: int, well: bool, tmp_path: Path) -> None:
+    """The health check asks the program's own `health`; that no port is configured is no reason to kill it."""
+    command = re.search(r"CMD (/opt/stic/bin/.*)", _only(side, "HEALTHCHECK"))
+    assert command is not None
+    asked = tmp_path / f"stic-{side}"
+    asked.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    asked.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", command[1].replace("/opt/stic/bin", str(tmp_path))],
+        env={"PATH": "/usr/bin:/bin", "STIC_SITE": "center2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    words = done.stdout.split()
+    assert words == (["--site", "center2", "health"] if side == "client" else ["health"])
+    assert CliRunner().invoke(APPS[side], [*words, "--help"]).exit_code == 0
+    assert (done.returncode == 0) is well
+
+
+def test_the_site_to_ask_is_the_one_that_runs() -> None:
+    """Compose and Quadlet name it to the health check as to the program."""
+    assert _service("client")["environment"]["STIC_SITE"] == "${SITE:-}"
+    options = container_options(FILES / "quadlet" / QUADLETS["client"], instance="center2")
+    assert "--env=STIC_SITE=center2" in options
 
 
 @pytest.mark.parametrize("side", SIDES)

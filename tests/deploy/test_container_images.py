@@ -35,6 +35,8 @@ pytestmark = [pytest.mark.deploy, needs_containers, pytest.mark.timeout(7200)]
 TREE = Path(__file__).parents[2]
 SITES = ("center1", "center2")
 USER = 10001
+HEALTH_PORTS = {"server": 8081, "center1": 8082, "center2": 8083}
+"""Each another, because the test's containers share one network."""
 UNITS = {"server": "stic-server.container", "client": "stic-client@.container"}
 
 
@@ -116,8 +118,8 @@ class Place(ABC):
         """What is done with the site's key, once there is one."""
 
     @abstractmethod
-    def serving(self) -> None:
-        """Whoever starts the server waits until it serves, if anything can tell."""
+    def await_health(self, party: str) -> None:
+        """Wait until the party serves, if anything can tell."""
 
 
 class Processes(Place):
@@ -146,8 +148,8 @@ class Processes(Place):
     def enrolled(self, site: str) -> None:
         """It stays where it is."""
 
-    def serving(self) -> None:
-        """The clients try again until it does."""
+    def await_health(self, party: str) -> None:
+        """The clients try again until the server does."""
 
 
 class Containers(Place):
@@ -200,9 +202,9 @@ class Containers(Place):
         (folder / "site.key").unlink()
         self.edit(folder / "site.yaml", key="/run/secrets/site.key")
 
-    def serving(self) -> None:
+    def await_health(self, party: str) -> None:
         """The image's health check comes to say so."""
-        check = ("podman", "healthcheck", "run", "stic-server")
+        check = ("podman", "healthcheck", "run", f"stic-{party}")
         until(lambda: self._host.run(*check).returncode == 0, what="the health check")
 
 
@@ -214,7 +216,7 @@ def federate(place: Place) -> str:
     place.edit(
         server / "federation.yaml",
         rounds=2,
-        listen=federation["listen"] | {"health_port": 8081},
+        monitoring={"health_port": HEALTH_PORTS["server"]},
         training=federation["training"] | {"views": 1, "local_epochs": 1},
     )
     for site in SITES:
@@ -223,7 +225,7 @@ def federate(place: Place) -> str:
         shutil.copy(server / "ca.crt", place.home(site))
         address = ("--server", f"127.0.0.1:{place.port}", "--ca", str(home / "ca.crt"))
         place.run(site, "--site", site, "enroll", *address, "--data", str(data))
-        place.edit(folder / "site.yaml", device="cpu")
+        place.edit(folder / "site.yaml", device="cpu", monitoring={"health_port": HEALTH_PORTS[site]})
         place.enrolled(site)
         shutil.copy(folder / "site.pub", place.home("server"))
         place.run("server", "admit", site, str(place.names("server")[0] / "site.pub"))
@@ -234,15 +236,15 @@ def federate(place: Place) -> str:
         shutil.copy(place.home("server") / plan, place.home(site))
         place.run(site, "--site", site, "approve", str(place.names(site)[0] / plan), "--yes")
     with ExitStack() as stack:
-        serving = stack.enter_context(place.start("server", "start", "--log", "json"))
-        place.serving()
-        clients = [
-            stack.enter_context(place.start(site, "--site", site, "--once", "--log", "json"))
-            for site in SITES
-        ]
-        for process in (serving, *clients):
-            output, _ = process.communicate(timeout=PATIENCE_S)
-            assert process.returncode == 0, output
+        programs = [stack.enter_context(place.start("server", "start", "--log", "json"))]
+        place.await_health("server")
+        for site in SITES:
+            programs.append(stack.enter_context(place.start(site, "--site", site, "--once", "--log", "json")))
+            if site == SITES[0]:  # which waits for the other
+                place.await_health(site)
+        for program in programs:
+            output, _ = program.communicate(timeout=PATIENCE_S)
+            assert program.returncode == 0, output
     (run,) = (server / "runs").iterdir()
     assert (run / "report.html").exists()
     return read_model(run / "model").description.digest
@@ -301,7 +303,7 @@ def test_an_image_says_what_it_is_and_can_change_nothing(
     )
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit.stdout.strip()
     assert about["User"] == f"{USER}:{USER}"
-    assert ("HealthCheck" in about) is (side == "server")
+    assert about["HealthCheck"]["Test"][0] == "CMD-SHELL"
     run = ("podman", "run", "--rm", "--health-interval=disable", "--entrypoint=sh", images[side], "-c")
     assert host.must(*run, "find / -xdev -path /proc -prune -o -writable ! -type l -print").split() == [
         "/tmp",

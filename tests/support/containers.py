@@ -131,6 +131,7 @@ def container_options(unit: Path, *, instance: str = "") -> Sequence[str]:
         "ShmSize": lambda value: [f"--shm-size={value}"],
         "Secret": lambda value: [f"--secret={value}"],
         "Pull": lambda value: [f"--pull={value}"],
+        "Environment": lambda value: [f"--env={value}"],
         "PodmanArgs": lambda value: value.split(),
     }
     elsewhere = {"Image", "ContainerName", "Exec", "PidsLimit", "Volume", "PublishPort", "HealthOnFailure"}
