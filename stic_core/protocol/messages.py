@@ -139,12 +139,14 @@ class RunPlan(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON: what an operator approves.
 
-        FedAvg is left out of it, as in plans from before there was a choice: those stay approved,
-        and their runs can be resumed.
+        FedAvg is left out of it, and so is training without noise, as in plans from before there was a
+        choice: those stay approved, and their runs can be resumed.
         """
-        content = self.model_dump(
-            mode="json", exclude=None if self.algorithm != FedAvgConfig() else {"algorithm"}
-        )
+        content = self.model_dump(mode="json")
+        if self.algorithm == FedAvgConfig():
+            del content["algorithm"]
+        if self.training.privacy is None:
+            del content["training"]["privacy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
