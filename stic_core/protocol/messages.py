@@ -36,7 +36,7 @@ from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 4
+VERSION = 5
 """Raised with every change that the other side would notice."""
 
 MESSAGE_KEY = "stic"
@@ -64,7 +64,7 @@ FEDERATED, ENSEMBLE = "federated", "ensemble"
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[4] = VERSION
+    version: Literal[5] = VERSION
 
 
 class RunPlan(BaseModel):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stic_client.html import template
 from stic_client.privacy_audit.outcome import AuditOutcome
-from stic_client.privacy_audit.wording import named, patients, verdicts
+from stic_client.privacy_audit.wording import lower_by, named, patients, verdicts
 from stic_core.evaluation import p_text
 from stic_core.privacy.membership import Attack
 from stic_core.statistics import Estimate, NotEstimable
@@ -49,9 +49,7 @@ def render(outcome: AuditOutcome) -> str:
         row=ROW,
         named=[(name, named(found)) for name, found in outcome.attacks],
         known=None if isinstance(outcome.site_known, NotEstimable) else outcome.site_known,
-        interval=None
-        if isinstance(outcome.site_known, NotEstimable) or isinstance(outcome.site_known.ci95, NotEstimable)
-        else outcome.site_known.ci95,
+        by="" if isinstance(outcome.site_known, NotEstimable) else lower_by(outcome.site_known),
     )
 
 
@@ -59,7 +57,7 @@ def _bars(outcome: AuditOutcome) -> Iterator[Bar]:
     for name, found in outcome.attacks:
         title = f"By the {name}"
         if not isinstance(found, Attack):
-            yield Bar(title, False, None, None, None, None, None, found.reason)
+            yield Bar(title, False, None, None, None, None, None, "not measured: see below")
             continue
         yield _bar(title, found.within, null=0.5, noticed=found.noticed, p=f", {p_text(found.p)}")
         for of_class, auc in found.classes.items():

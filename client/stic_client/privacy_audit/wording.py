@@ -76,7 +76,7 @@ def _group(outcome: AuditOutcome) -> Verdict:
     found = outcome.site_known
     if isinstance(found, NotEstimable):
         return Verdict(question, "too few to tell", f"It cannot be measured here: {found.reason}.")
-    told = f"their loss is {_by(found)} than that of held-out patients of the same class ({p_text(found.p)})"
+    told = f"their loss is {lower_by(found)} than that of held-out patients of the same class ({p_text(found.p)})"
     if found.p < LEVEL:
         return Verdict(
             question,
@@ -89,7 +89,8 @@ def _group(outcome: AuditOutcome) -> Verdict:
     return Verdict(question, "not found", f"No sign of it: {told}.")
 
 
-def _by(found: Familiarity) -> str:
+def lower_by(found: Familiarity) -> str:
+    """Such as `0.10 (95 % CI 0.06 to 0.14) nats lower`."""
     sign = 1 if found.difference >= 0 else -1
     between = ""
     if not isinstance(found.ci95, NotEstimable):
