@@ -44,11 +44,22 @@ BatchNorm = Literal["average", "local", "frozen"]
 Normalise = Literal["none", "imagenet"]
 Transport = Literal["float32", "float16", "int8"]
 Release = Literal[
-    "training-loss", "validation", "accuracy", "auc", "confusion", "histograms", "calibration", "comparison"
+    "training-loss",
+    "validation",
+    "accuracy",
+    "auc",
+    "confusion",
+    "histograms",
+    "calibration",
+    "comparison",
+    "privacy-audit",
 ]
 """What a site may be asked to say of its patients, beside the weights and the numbers of patients."""
 
 RELEASES: tuple[Release, ...] = get_args(Release)
+
+ASKED: tuple[Release, ...] = tuple(kind for kind in RELEASES if kind != "privacy-audit")
+"""What a run asks for; the privacy audit's figures leave only if a site's operator wants them to."""
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
 """host:port"""
 
@@ -480,6 +491,7 @@ class PolicyConfig(_Frozen):
         max_rounds, max_local_epochs, max_local_steps: bounds on the work of one run.
         max_learning_rate, max_batch_size: bounds on the optimiser.
         release: what may be released about the patients; what is not listed is answered as suppressed.
+            `privacy-audit` is not listed by default: see `stic-client privacy-audit --release`.
         local_only: also train a model of its own for comparison; its weights leave as a round's.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
@@ -500,7 +512,7 @@ class PolicyConfig(_Frozen):
     max_local_steps: Annotated[int, Field(ge=1)] = 10_000
     max_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     max_batch_size: Annotated[int, Field(ge=1)] = 1024
-    release: tuple[Release, ...] = RELEASES
+    release: tuple[Release, ...] = ASKED
     local_only: bool = True
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10

@@ -33,6 +33,7 @@ from stic_core.evaluation import (
 )
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.privacy import looks
+from stic_core.privacy.audit_release import latest_release
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.release import class_counts, rounded, score_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
@@ -125,6 +126,7 @@ class LocalRun:
             test_fingerprint=self._test_fingerprint,
             image=self.dataset.image,
             phantom=self.dataset.phantom,
+            privacy_audit=latest_release(self.looks, held_out=self.held_out_patients, policy=self.policy),
             backbone_digest=self.setup.backbone_digest,
             device=self.setup.device.type,
             versions={
