@@ -212,12 +212,12 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
-        from prometheus_client import CollectorRegistry
-
+        from stic_core.monitoring.families import registry_of
         from stic_core.monitoring.ports import monitoring_ports
         from stic_server.cli.console import ConsoleObserver
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
+        from stic_server.status.metrics import Looks, ServerMetrics
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -237,12 +237,22 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
         def serving() -> bool:
             return server.answers() and terminal.silent_s < _SILENT_S
 
+        looks = Looks(
+            presence=server.presence,
+            serving=serving,
+            silent_s=lambda: terminal.silent_s,
+            refused_requests=server.guard.refused.copy,
+            refused_connections=server.entrance.refused.copy,
+        )
+        metrics = ServerMetrics(
+            ConsoleObserver(terminal), folder=folder, min_sites=federation.min_sites, looks=looks
+        )
         server.watch(folder / "sites")
         server.start()
         try:
             with (
-                monitoring_ports(federation.monitoring, serving=serving, registry=CollectorRegistry()),
-                StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer,
+                monitoring_ports(federation.monitoring, serving=serving, registry=registry_of(metrics)),
+                StatusFile(folder, metrics, presence=server.presence) as observer,
             ):
                 terminal.note(f"listening on https://{listen.host}:{listen.port}")
                 terminal.ready()
