@@ -36,6 +36,9 @@ ENDPOINTS = frozenset(
 CONTENT = "/v1/fleet/push-object"
 """The one request that carries content."""
 
+REFUSALS = (401, 404, 405, 411, 413, TAKEN_OVER, 429, 503)
+"""HTTP statuses with which a request is not let through; `Guard` says for what."""
+
 SMALL_BODY = 256 * 1024
 """Of every other request; ours have 2 kB at most."""
 

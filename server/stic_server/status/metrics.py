@@ -19,7 +19,9 @@ from prometheus_client.registry import Collector
 from stic_core.monitoring.families import build_info, counts, gauge, gauges
 from stic_server.admission.expiry import expiries
 from stic_server.admission.registry import Presence
-from stic_server.federation.sites import LeftOut, PartState, RunObserver, RunRelay
+from stic_server.federation.sites import LEFT_OUT, LeftOut, PartState, RunObserver, RunRelay
+from stic_server.http.listener import REFUSED
+from stic_server.http.request_guard import REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class ServerMetrics(RunRelay, Collector):
         """All of them as they are now."""
         presence, states = self._look.presence(), self._states
         now = time.time()
+        # What can be counted is there from the start, as 0: an increase from nothing is none to Prometheus.
+        requests, connections = self._look.refused_requests(), self._look.refused_connections()
         with self._lock:
             seconds, traffic, left_out = self._seconds.copy(), self._bytes.copy(), self._left_out.copy()
             done, planned, ended = self._done, self._planned, self._round_ended
@@ -156,19 +160,19 @@ class ServerMetrics(RunRelay, Collector):
             "stic_answers_left_out",
             "Answers of sites that were not used",
             ("site", "kind"),
-            left_out,
+            {(site, kind): left_out[site, kind] for site in {*presence, *states} for kind in LEFT_OUT},
         )
         yield counts(
             "stic_requests_refused",
             "Requests at the sites' port that were refused",
             ("status",),
-            {(str(status),): count for status, count in self._look.refused_requests().items()},
+            {(str(status),): requests.get(status, 0) for status in REFUSALS},
         )
         yield counts(
             "stic_connections_refused",
             "Connections at the sites' port that got no HTTP",
             ("reason",),
-            {(reason,): count for reason, count in self._look.refused_connections().items()},
+            {(reason,): connections.get(reason, 0) for reason in REFUSED},
         )
         yield gauges(
             "stic_certificate_end_timestamp_seconds",
