@@ -65,6 +65,7 @@ runs: {runs}
 # monitoring: {{health_port: 8081, metrics_port: 9464}}   # on 127.0.0.1, for stic-server health and Prometheus
 # notify:                   # who is told when a site waits for an approval, is gone or back, and when a run ends
 #   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
+# tracking: {{mlflow: "sqlite:///mlflow.db", tensorboard: true}}   # who follows the figures of a run
 """
 
 

@@ -29,13 +29,14 @@ from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
 from stic_core.evaluation.reliability import Reliability
+from stic_core.privacy.audit_release import ReleasedAudit
 from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
 from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 4
+VERSION = 5
 """Raised with every change that the other side would notice."""
 
 MESSAGE_KEY = "stic"
@@ -63,7 +64,7 @@ FEDERATED, ENSEMBLE = "federated", "ensemble"
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[4] = VERSION
+    version: Literal[5] = VERSION
 
 
 class RunPlan(BaseModel):
@@ -139,12 +140,14 @@ class RunPlan(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON: what an operator approves.
 
-        FedAvg is left out of it, as in plans from before there was a choice: those stay approved,
-        and their runs can be resumed.
+        FedAvg is left out of it, and so is training without noise, as in plans from before there was a
+        choice: those stay approved, and their runs can be resumed.
         """
-        content = self.model_dump(
-            mode="json", exclude=None if self.algorithm != FedAvgConfig() else {"algorithm"}
-        )
+        content = self.model_dump(mode="json")
+        if self.algorithm == FedAvgConfig():
+            del content["algorithm"]
+        if self.training.privacy is None:
+            del content["training"]["privacy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -271,6 +274,7 @@ class SiteDescription(_Message):
         phantom: the site's patients are phantoms.
         backbone_digest: of the frozen backbone's weights.
         lacks_models: earlier runs that it took part in and whose final model it does not have.
+        privacy_audit: the latest figures that the site's operator released of an audit of a model.
     """
 
     kind: Literal["site-description"] = "site-description"
@@ -287,6 +291,7 @@ class SiteDescription(_Message):
         Field(max_length=16),
     ]
     lacks_models: Annotated[tuple[RunId, ...], Field(max_length=8)] = ()
+    privacy_audit: ReleasedAudit | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

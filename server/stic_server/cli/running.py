@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,6 +153,13 @@ def plan(
     evaluate: Annotated[
         Path | None, typer.Option(help="Plan the evaluation of this model instead of training.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Show instead how wide the intervals of the results will be with so many held-out patients "
+            "in all, such as HCC=60,ICC=40,META=50.",
+        ),
+    ] = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
@@ -163,6 +170,9 @@ def plan(
 
     path = federation_file(config_file)
     federation = config_files.load(path, FederationConfig)
+    if precision is not None:
+        _show_precision(precision, classes=federation.task.classes)
+        return
     if out is not None:
         _check_not_lost(out)
     evaluate = None if evaluate is None else model_folder(evaluate, config_file)
@@ -172,6 +182,27 @@ def plan(
     if out is not None:
         write_atomically(out, proposal.plan.model_dump_json(indent=1) + "\n")
         print(f"{'written':21}{out}")
+
+
+def _show_precision(text: str, *, classes: Sequence[str]) -> None:
+    """One row per class and figure: the interval to expect at each value that may come out."""
+    from stic_core.evaluation.expected import HOPED_FOR, class_counts, expected_intervals
+    from stic_core.statistics import Absent
+
+    rows = expected_intervals(class_counts(text, classes=classes))
+    print("95 % intervals to expect in the report, if the figure is\n")
+    print(f"{'class':8}{'figure':14}{'patients':>10}" + "".join(f"{value:>18}" for value in HOPED_FOR))
+    for row in rows:
+        for figure, patients, intervals in (
+            ("AUC", f"{row.patients} / {row.others}", row.auc),
+            ("sensitivity", str(row.patients), row.sensitivity),
+            ("specificity", str(row.others), row.specificity),
+        ):
+            cells = (
+                "-" if isinstance(found, Absent) else f"{found[0]:.3f} to {found[1]:.3f}"
+                for found in intervals.values()
+            )
+            print(f"{row.name:8}{figure:14}{patients:>10}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def _check_not_lost(out: Path) -> None:
