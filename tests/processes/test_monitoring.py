@@ -56,7 +56,7 @@ def test_health_and_metrics_of_a_run(home: Home) -> None:
     log, site_log = home.path / "server.log", home.path / "client.log"
     client = ("stic-client", "--site", "center1")
     hangs = said("held-out set opened", signal.SIGSTOP)
-    with home.running("stic-server", "start", output=log) as server:
+    with home.running("stic-server", "start", "--stay", output=log) as server:
         until(lambda: ask("127.0.0.1", health) == "serving", what="the server serves", alive=server)
         answer = home.run("stic-server", "health")
         assert (answer.returncode, answer.stdout) == (0, "serving\n")
@@ -73,11 +73,22 @@ def test_health_and_metrics_of_a_run(home: Home) -> None:
             assert (answer.returncode, answer.stdout) == (1, "no answer\n")
             _check_figures(home, _scrape(metrics))
             site.send_signal(signal.SIGCONT)
-            assert server.wait(PATIENCE_S) == 0
-            until(lambda: ask("127.0.0.1", site_health) == "serving", what="the client goes on", alive=site)
+            until(
+                lambda: "is over; waiting to be stopped" in log.read_text(), what=log.read_text, alive=server
+            )
+            assert [ask("127.0.0.1", port) for port in (health, site_health)] == ["serving", "serving"]
             _check_answers(home, _scrape(site_metrics))
-        answer = home.run("stic-server", "health")
-        assert (answer.returncode, answer.stdout) == (1, "no answer\n")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE_S) == 130
+    answer = home.run("stic-server", "health")
+    assert (answer.returncode, answer.stdout) == (1, "no answer\n")
+    # What restarts every program that ends must not begin the same run again.
+    with home.running("stic-server", "start", "--stay", output=home.path / "again.log") as server:
+        again = home.path / "again.log"
+        until(
+            lambda: "is over; waiting to be stopped" in again.read_text(), what=again.read_text, alive=server
+        )
+        assert home.run_folder().name in again.read_text()
 
 
 def _check_figures(home: Home, found: Figures) -> None:
