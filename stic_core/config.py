@@ -252,6 +252,29 @@ AlgorithmConfig: TypeAlias = FedAvgConfig
 """How the sites' updates become the next global model, with the parameters of each algorithm."""
 
 
+class SecureAggregationConfig(_Frozen):
+    """The server learns the sum of the hospitals' updates, and none of them. `true` takes the defaults.
+
+    Args:
+        threshold: share of the plan's hospitals, above a half, that must be left after a round and agree on who is;
+            fewer, and the round is repeated. A larger share withstands more hospitals in league with the server.
+        clip: largest change of one value in a round; larger ones are clipped, and counted.
+        max_update_norm: largest norm of a site's update, times the norm of the model that the round began with; each
+            site scales its own down to it, since the server cannot see it.
+    """
+
+    threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.667
+    clip: Annotated[float, Field(gt=0, le=1000)] = 8.0
+    max_update_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+
+def _secure_aggregation_of(data: object) -> object:
+    return {True: {}, False: None}[data] if isinstance(data, bool) else data
+
+
+SecureAggregation = Annotated[SecureAggregationConfig | None, BeforeValidator(_secure_aggregation_of)]
+
+
 class ListenConfig(_Frozen):
     """Where the server listens, and what its certificate is for.
 
@@ -352,6 +375,15 @@ class TrackingConfig(_Frozen):
         return self
 
 
+def unmasked_part(transport: Transport, local_only: bool) -> str:  # noqa: FBT001 - two keys of a plan, in its words
+    """Why secure aggregation does not go with the rest of a configuration; "" where it does."""
+    if transport != "float32":
+        return f"secure_aggregation needs transport: float32; masked values cannot be sent as {transport}"
+    if local_only:
+        return "secure_aggregation needs local_only: false; each site's own model would leave its hospital without masks"
+    return ""
+
+
 class FederationConfig(_Frozen):
     """`federation.yaml`: what the sites compute together, and how long the server waits.
 
@@ -376,6 +408,8 @@ class FederationConfig(_Frozen):
         transport: how weights travel in a round. `float16` halves the bytes; `int8` sends what
             training changed in 8 bits per value with the rounding error carried over to the next
             round, and the global model as float16.
+        secure_aggregation: the server sees only the sum of the sites' updates; `true`, or the keys below.
+            Needs `local_only: false` and `transport: float32`; `max_update_ratio` does not apply.
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
             backbone trains, for the first global model.
@@ -404,6 +438,7 @@ class FederationConfig(_Frozen):
     determinism: bool = True
     local_only: bool = True
     transport: Transport = "float32"
+    secure_aggregation: SecureAggregation = None
     warm_start: FilePath | None = None
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
@@ -417,6 +452,12 @@ class FederationConfig(_Frozen):
     def _private_model(self) -> FederationConfig:
         if fault := check_private_model(self.model, self.training):
             raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _goes_with_masks(self) -> FederationConfig:
+        if self.secure_aggregation is not None and (why := unmasked_part(self.transport, self.local_only)):
+            raise ValueError(why)
         return self
 
 
@@ -493,6 +534,8 @@ class PolicyConfig(_Frozen):
         release: what may be released about the patients; what is not listed is answered as suppressed.
             `privacy-audit` is not listed by default: see `stic-client privacy-audit --release`.
         local_only: also train a model of its own for comparison; its weights leave as a round's.
+        secure_aggregation: `required` takes part only in plans with it; `optional` in both.
+        max_update_norm: the same as a plan's; the smaller one is kept to. None adds no bound.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
         held_out_models: how many models may ever be looked at on the same held-out patients, in all runs.
@@ -514,6 +557,8 @@ class PolicyConfig(_Frozen):
     max_batch_size: Annotated[int, Field(ge=1)] = 1024
     release: tuple[Release, ...] = ASKED
     local_only: bool = True
+    secure_aggregation: Literal["optional", "required"] = "optional"
+    max_update_norm: Annotated[float, Field(gt=0)] | None = None
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10
     held_out_models: Annotated[int, Field(ge=1)] = 40
