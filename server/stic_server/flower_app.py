@@ -155,6 +155,7 @@ def enough_admitted(
                 expected=f"at least {federation.min_sites} (min_sites)",
                 advice="Admit every site that is to take part: stic-server admit SITE SITE.pub",
             )
+        observer.alive()
         time.sleep(_ADMITTED_S)
     return keys
 

@@ -16,6 +16,7 @@ from typing import Any
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from stic_core.errors import UsageError
 from stic_core.monitoring.families import build_info, counts, gauge, gauges
 from stic_server.admission.expiry import expiries
 from stic_server.admission.registry import Presence
@@ -178,5 +179,12 @@ class ServerMetrics(RunRelay, Collector):
             "stic_certificate_end_timestamp_seconds",
             "Last moment at which a certificate is valid",
             ("certificate",),
-            {(one.name,): one.until.timestamp() for one in expiries(self._folder)},
+            self._certificate_ends(),
         )
+
+    def _certificate_ends(self) -> dict[tuple[str, ...], float]:
+        """Nothing while a certificate cannot be read: it is being replaced, and the rest is told all the same."""
+        try:
+            return {(one.name,): one.until.timestamp() for one in expiries(self._folder)}
+        except UsageError:
+            return {}

@@ -184,3 +184,15 @@ def test_the_clients_values() -> None:
     assert found["stic_client_answers_total", pending] == 1
     assert found[last] > time.time() - 3600
     assert read(ClientMetrics(Observer(), silent_s=lambda: 0.0))[last] == 0
+
+
+def test_certificates_that_cannot_be_read_hide_nothing_else(tmp_path: Path) -> None:
+    """One is missing or half written: the other metrics are told."""
+    looks = Looks(dict, lambda: True, lambda: 0.0, dict, dict)
+    metrics = ServerMetrics(RunObserver(), folder=tmp_path, min_sites=2, looks=looks)
+    for content in (None, "-----BEGIN CERT"):
+        if content is not None:
+            (tmp_path / "server.crt").write_text(content)
+        names = {name for name, _ in read(metrics)}
+        assert "stic_certificate_end_timestamp_seconds" not in names
+        assert "stic_rounds_done" in names
