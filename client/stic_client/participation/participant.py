@@ -139,6 +139,8 @@ class Participant:
             self.observer.note(f"no request is answered: the audit log cannot be written ({why})")
             raise
         self.disk.answered(report)
+        pending = isinstance(report, Refusal) and report.pending
+        self.observer.answered(instruction.kind, "pending" if pending else decision)
         return report, trained
 
     def _entry(
