@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from stic_core.config import FederationConfig
-from stic_core.protocol.messages import Instruction
-from stic_core.protocol.compression import WireArray
+from stic_core.models.saved import read_model
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
-from stic_server.federation.sites import Exchange, RunLimits
-from stic_core.models.saved import read_model
+from stic_server.federation.sites import RunLimits
 from support.federation_kit import InProcessSites, Recorder, participant
 from support.waiting import PATIENCE_S
 
@@ -42,7 +40,11 @@ def federation(tmp_path: Path, **changes: object) -> FederationConfig:
 @pytest.fixture
 def sites(tmp_path: Path) -> InProcessSites:
     """Three sites with random patients."""
-    counts = ({"train": 6, "val": 6, "test": 12}, {"train": 9, "val": 6, "test": 12}, {"train": 12, "val": 6, "test": 12})
+    counts = (
+        {"train": 6, "val": 6, "test": 12},
+        {"train": 9, "val": 6, "test": 12},
+        {"train": 12, "val": 6, "test": 12},
+    )
     return InProcessSites(
         {
             name: participant(tmp_path / name, site=name, seed=number, counts=counts[number])
@@ -78,4 +80,3 @@ def test_the_model_is_that_of_a_run_without_masks(tmp_path, sites):
     session()
     masked, expected = (read_model(one.path / "model").weights.astype(np.float64) for one in (run, plain))
     assert np.linalg.norm(masked - expected) < 1e-6 * np.linalg.norm(expected)
-

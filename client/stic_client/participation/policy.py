@@ -65,7 +65,9 @@ def _check_masks(plan: RunPlan, policy: PolicyConfig) -> None:
     if why := unmasked_part(plan.transport, plan.local_only):
         raise PlanRefusedError(why)
     if len(plan.sites) < 2:
-        raise PlanRefusedError("hospitals with secure aggregation", got=len(plan.sites), expected="at least 2")
+        raise PlanRefusedError(
+            "hospitals with secure aggregation", got=len(plan.sites), expected="at least 2"
+        )
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str] | None, *, key: str) -> None:
