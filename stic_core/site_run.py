@@ -34,6 +34,7 @@ from stic_core.evaluation import (
 )
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.privacy import looks
+from stic_core.privacy.audit_release import latest_release
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.release import class_counts, rounded, score_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
@@ -54,10 +55,11 @@ from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.head_check import check_columns, classifier_inputs, fault_of_scores
-from stic_core.training.objectives import Objective, objective_of
+from stic_core.training.private_training import TrainingPrivacy
 from stic_core.training.setup import TrainingSetup
 from stic_core.training.site_arrays import SiteArrays
-from stic_core.training.trainer import Trainer, fit, predict
+from stic_core.training.site_training import SiteTraining
+from stic_core.training.trainer import predict
 
 RESIDUAL = "residual"
 """Of what a site keeps between rounds: the rounding error of its last update."""
@@ -98,6 +100,7 @@ class LocalRun:
         observer: receives progress events.
         kept: what stays at the site from round to round.
         looks: what was told of the held-out patients before.
+        privacy: the ledger of training, and what noise comes from.
         judges_heads: False in a simulation, where nobody makes a model to learn of a patient.
         masker: where the plan has secure aggregation; None and it cannot train such a plan's rounds.
     """
@@ -111,10 +114,12 @@ class LocalRun:
     observer: Observer = field(default_factory=Observer)
     kept: SiteArrays = field(default_factory=SiteArrays)
     looks: HeldOutLooks = field(default_factory=HeldOutLooks)
+    privacy: TrainingPrivacy = field(default_factory=TrainingPrivacy)
     judges_heads: bool = True
     masker: Masker | None = None
 
     _fresh: FlatArray = field(init=False)
+    _training: SiteTraining = field(init=False)
 
     def __post_init__(self) -> None:
         if trainable_specs(self.setup.module) != self.plan.tensors:
@@ -124,6 +129,15 @@ class LocalRun:
                 expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
             )
         self._fresh = get_flat(self.setup.module)
+        self._training = SiteTraining(
+            self.site,
+            self.run_id,
+            self.plan,
+            self.dataset,
+            self.setup,
+            policy=self.policy,
+            kept=self.privacy,
+        )
 
     @property
     def training_patients(self) -> int:
@@ -139,6 +153,7 @@ class LocalRun:
             test_fingerprint=self._test_fingerprint,
             image=self.dataset.image,
             phantom=self.dataset.phantom,
+            privacy_audit=latest_release(self.looks, held_out=self.held_out_patients, policy=self.policy),
             backbone_digest=self.setup.backbone_digest,
             device=self.setup.device.type,
             versions={
@@ -235,25 +250,15 @@ class LocalRun:
 
     def _train_round(self, question: TrainRound, weights: FlatArray) -> tuple[RoundReport, WireArray | None]:
         began = time.perf_counter()
-        training = self.plan.training
         self.setup.load_weights(weights)
         validation = self._validation(self._predict("val"))
         loss, examples, steps = None, 0, 0
         if question.train and len(self.setup.batches["train"]):
-            objective = objective_of(
-                self.plan.algorithm,
-                self.setup.module,
-                self.setup.batches["train"].labels,
-                config=training,
-                device=self.setup.device,
-            )
-            outcome = self._trainer(salt=question.round, objective=objective).run(
-                training.local_epochs, steps=training.local_steps, learning_rate=question.learning_rate
-            )
+            outcome = self._training.round(question.round, weights, rate=question.learning_rate)
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
         sent = self._sent(question, base=weights, trained=examples > 0)
         self._note_round(question, loss)
-        tells = tells_mean("training-loss", n=examples, policy=self.policy)
+        tells = tells_mean("training-loss", n=examples, policy=self.policy) and not self._training.is_private
         report = RoundReport(
             round=question.round,
             validation=validation,
@@ -298,17 +303,6 @@ class LocalRun:
         else:
             self.observer.note(f"round {question.round} of {self.plan.rounds}: training loss {loss:.3f}")
 
-    def _trainer(self, *, salt: int, objective: Objective | None = None) -> Trainer:
-        """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
-        return Trainer(
-            self.setup.module,
-            self.setup.batches["train"],
-            config=self.plan.training,
-            seed=[self.plan.seed, salt, int.from_bytes(self.site.encode(), "big")],
-            device=self.setup.device,
-            objective=objective,
-        )
-
     def _own_loss(self) -> float | None:
         """Mean validation loss for this site's own eyes, whatever its policy releases."""
         labels = self.setup.batches["val"].labels
@@ -322,9 +316,8 @@ class LocalRun:
             )
         began = time.perf_counter()
         self.setup.load_weights(weights)
-        outcome = fit(
-            self._trainer(salt=0),
-            rounds=self.plan.rounds,
+        outcome = self._training.own_model(
+            weights,
             validate=self._own_loss,
             on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
         )

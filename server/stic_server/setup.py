@@ -54,7 +54,6 @@ listen:
   host: {host}
   port: {port}
   names: [{names}]          # host names and addresses that the sites use; they go into the certificate
-  # health_port: 8081       # GET http://127.0.0.1:8081/health, for a container's health check; no port without
 
 join_timeout_s: {join_timeout_s}       # how long to wait for min_sites
 join_grace_s: {join_grace_s}            # how much longer to wait for the other admitted sites
@@ -64,8 +63,10 @@ max_update_ratio: 100       # an update this many times larger than the other si
 runs: {runs}
 
 # log: {{file: server.log, max_mb: 5, keep: 4}}   # what start says; null as file: none
+# monitoring: {{health_port: 8081, metrics_port: 9464}}   # on 127.0.0.1, for stic-server health and Prometheus
 # notify:                   # who is told when a site waits for an approval, is gone or back, and when a run ends
 #   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
+# tracking: {{mlflow: "sqlite:///mlflow.db", tensorboard: true}}   # who follows the figures of a run
 """
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stic_core.config import RELEASES, PolicyConfig, Release, Transport
+from stic_core.config import ASKED, RELEASES, PolicyConfig, Release, Transport
 from stic_core.protocol.compression import wire_bytes
 from stic_core.protocol.mask_messages import MASKED_COUNTS
 from stic_core.protocol.messages import RunPlan
@@ -71,14 +71,15 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
         messages["local-report"] = 1
         weights["local-report"] = _weights(plan, messages=1, transport="float32")
     messages["held-out-answer"] = plan.held_out_models
-    kinds = RELEASES if policy is None else policy.release
+    kinds = ASKED if policy is None else policy.release
     # Two models are compared in figures that each of them has released.
     compares = trains and plan.local_only and bool({"accuracy", "auc"} & set(kinds))
-    figures: tuple[Release, ...] = tuple(
-        kind
-        for kind in RELEASES
-        if kind in kinds and (trains or kind not in _IN_TRAINING) and (kind != "comparison" or compares)
-    )
+    without = set() if trains else set(_IN_TRAINING)
+    if plan.training.privacy is not None:
+        without.add("training-loss")  # an exact figure of training patients, to which no noise was added
+    if not compares:
+        without.add("comparison")
+    figures: tuple[Release, ...] = tuple(kind for kind in RELEASES if kind in kinds and kind not in without)
     masks = trains and plan.secure_aggregation is not None
     return Leaving(messages, weights, figures, (*NO_FIGURES, *(MASKING if masks else ())))
 

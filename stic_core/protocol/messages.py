@@ -30,6 +30,7 @@ from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
 from stic_core.evaluation.reliability import Reliability
+from stic_core.privacy.audit_release import ReleasedAudit
 from stic_core.privacy.secure_aggregation.exchange import threshold_of
 from stic_core.protocol.fields import (
     VERSION,
@@ -134,14 +135,16 @@ class RunPlan(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON: what an operator approves.
 
-        FedAvg is left out of it, and so is secure aggregation where it is off, as in plans from before there
-        was a choice: those stay approved, and their runs can be resumed.
+        FedAvg is left out of it, and so are secure aggregation and noise in training where they are off, as in
+        plans from before there was a choice: those stay approved, and their runs can be resumed.
         """
-        usual = {
-            "algorithm": self.algorithm == FedAvgConfig(),
-            "secure_aggregation": not self.secure_aggregation,
-        }
-        content = self.model_dump(mode="json", exclude={name for name, is_usual in usual.items() if is_usual})
+        content = self.model_dump(mode="json")
+        if self.algorithm == FedAvgConfig():
+            del content["algorithm"]
+        if self.secure_aggregation is None:
+            del content["secure_aggregation"]
+        if self.training.privacy is None:
+            del content["training"]["privacy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -270,6 +273,7 @@ class SiteDescription(Message):
         phantom: the site's patients are phantoms.
         backbone_digest: of the frozen backbone's weights.
         lacks_models: earlier runs that it took part in and whose final model it does not have.
+        privacy_audit: the latest figures that the site's operator released of an audit of a model.
     """
 
     kind: Literal["site-description"] = "site-description"
@@ -286,6 +290,7 @@ class SiteDescription(Message):
         Field(max_length=16),
     ]
     lacks_models: Annotated[tuple[RunId, ...], Field(max_length=8)] = ()
+    privacy_audit: ReleasedAudit | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -59,8 +59,10 @@ from stic_core.system.keys import load_private, sign
 from stic_core.system.observer import Observer
 from stic_core.system.os_errors import explained
 from stic_core.system.room import is_full
+from stic_core.training.private_training import site_privacy
 from stic_core.training.setup import ComputeConfig, assemble
 from stic_core.training.site_arrays import arrays_of_run
+from stic_core.training.site_training import check_training
 
 LOG = logging.getLogger(__name__)
 
@@ -359,6 +361,10 @@ class Participant:
             self.observer.note(
                 f"{left_out} patients of other classes than task {plan.task.name} has are left out"
             )
+        privacy = site_privacy(self.config.privacy, plan)
+        check_training(
+            plan, dataset, policy=self.config.policy, ledger=privacy.ledger
+        )  # before hours of features
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
         setup = assemble(
@@ -388,6 +394,7 @@ class Participant:
             observer=self.observer,
             kept=arrays_of_run(self.config.between_rounds, run_id),
             looks=HeldOutLooks(self.config.held_out),
+            privacy=privacy,
             masker=None if plan.secure_aggregation is None else self._masks(run_id, plan),
         )
 
