@@ -38,7 +38,7 @@ The systemd unit's WatchdogSec is the same.
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
-        from stic_core.protocol.messages import VERSION
+        from stic_core.protocol.fields import VERSION
 
         print(f"stic-client {__version__} (protocol version {VERSION})")
         raise typer.Exit
