@@ -8,12 +8,13 @@ participant's.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from stic_core.evaluation import (
 )
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.privacy import looks
+from stic_core.privacy.audit_release import latest_release
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.release import class_counts, rounded, score_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
@@ -43,6 +45,7 @@ from stic_core.protocol.messages import (
     RoundReport,
     RunPlan,
     SiteDescription,
+    SiteKeys,
     SplitCounts,
     TrainLocal,
     TrainRound,
@@ -65,6 +68,24 @@ Work: TypeAlias = TrainRound | TrainLocal | EvaluateHeldOut
 WorkReport: TypeAlias = RoundReport | LocalReport | HeldOutAnswer
 
 
+class Masker(Protocol):
+    """Puts masks on a round's update, so that the server sees it in a sum alone."""
+
+    def check(self, question: TrainRound) -> None:
+        """Refuse to train what could not be masked afterwards.
+
+        Raises:
+            PlanRefusedError: says what is missing.
+        """
+        ...
+
+    def mask(
+        self, question: TrainRound, *, base: FlatArray, trained: FlatArray
+    ) -> tuple[WireArray, SiteKeys | None]:
+        """What travels instead of the trained weights, and the site's keys for the next round."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class LocalRun:
     """A run at one site.
@@ -81,6 +102,7 @@ class LocalRun:
         looks: what was told of the held-out patients before.
         privacy: the ledger of training, and what noise comes from.
         judges_heads: False in a simulation, where nobody makes a model to learn of a patient.
+        masker: where the plan has secure aggregation; None and it cannot train such a plan's rounds.
     """
 
     site: str
@@ -94,6 +116,7 @@ class LocalRun:
     looks: HeldOutLooks = field(default_factory=HeldOutLooks)
     privacy: TrainingPrivacy = field(default_factory=TrainingPrivacy)
     judges_heads: bool = True
+    masker: Masker | None = None
 
     _fresh: FlatArray = field(init=False)
     _training: SiteTraining = field(init=False)
@@ -116,6 +139,11 @@ class LocalRun:
             kept=self.privacy,
         )
 
+    @property
+    def training_patients(self) -> int:
+        """How many there are, the weight of the site's update."""
+        return len(self.setup.batches["train"])
+
     def describe(self) -> SiteDescription:
         """What the site takes part with."""
         return SiteDescription(
@@ -125,6 +153,7 @@ class LocalRun:
             test_fingerprint=self._test_fingerprint,
             image=self.dataset.image,
             phantom=self.dataset.phantom,
+            privacy_audit=latest_release(self.looks, held_out=self.held_out_patients, policy=self.policy),
             backbone_digest=self.setup.backbone_digest,
             device=self.setup.device.type,
             versions={
@@ -165,8 +194,16 @@ class LocalRun:
             raise PlanRefusedError(
                 "plan", got=question.plan_digest[:12], expected=f"{self.plan.digest[:12]}, as accepted"
             )
+        if isinstance(question, TrainLocal) and not self.plan.local_only:
+            raise PlanRefusedError(
+                "this site's own model was requested", expected="no such request (local_only: false in the plan)"
+            )
         if not isinstance(question, TrainRound):
             return
+        if question.train and self.plan.secure_aggregation is not None:
+            if self.masker is None:
+                raise PlanRefusedError("secure aggregation", expected="a site that can mask its updates")
+            self.masker.check(question)
         if question.round > self.plan.rounds + 1:
             raise PlanRefusedError(
                 "round", got=question.round, expected=f"at most {self.plan.rounds} and a final validation"
@@ -214,12 +251,11 @@ class LocalRun:
         began = time.perf_counter()
         self.setup.load_weights(weights)
         validation = self._validation(self._predict("val"))
-        wire, arrived = None, None
         loss, examples, steps = None, 0, 0
         if question.train and len(self.setup.batches["train"]):
             outcome = self._training.round(question.round, weights, rate=question.learning_rate)
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
-            wire, arrived = self._encode(question.round, base=weights)
+        sent = self._sent(question, base=weights, trained=examples > 0)
         self._note_round(question, loss)
         tells = tells_mean("training-loss", n=examples, policy=self.policy) and not self._training.is_private
         report = RoundReport(
@@ -229,9 +265,21 @@ class LocalRun:
             train_loss=rounded(min(loss, LOSS_CAP)) if tells and loss is not None else None,
             steps=steps,
             compute_seconds=time.perf_counter() - began,
-            weights_digest=None if arrived is None else digest(arrived, self.plan.tensors),
+            weights_digest=sent.digest,
+            following=sent.following,
         )
-        return report, wire
+        return report, sent.wire
+
+    def _sent(self, question: TrainRound, *, base: FlatArray, trained: bool) -> _Sent:
+        """What travels after a round: nothing where nothing was trained, unless masks must hide even that."""
+        if question.train and self.plan.secure_aggregation is not None:
+            assert self.masker is not None  # checked
+            wire, following = self.masker.mask(question, base=base, trained=get_flat(self.setup.module))
+            return _Sent(wire, hashlib.sha256(wire.tobytes()).hexdigest(), following)
+        if not trained:
+            return _Sent()
+        wire, arrived = self._encode(question.round, base=base)
+        return _Sent(wire, digest(arrived, self.plan.tensors))
 
     def _encode(self, number: int, *, base: FlatArray) -> tuple[WireArray, FlatArray]:
         """What travels, and the weights that the server will have from it; its rounding error is kept."""
@@ -406,6 +454,15 @@ class LocalRun:
         if len(scores) < len(members):
             raise ProtocolError("an ensemble of models that this site has not evaluated")
         return logsumexp(log_softmax(np.stack(scores), axis=-1), axis=0) - np.log(len(members))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What travels of a round's update."""
+
+    wire: WireArray | None = None
+    digest: str | None = None
+    following: SiteKeys | None = None
 
 
 def _key_of(question: EvaluateHeldOut) -> str:

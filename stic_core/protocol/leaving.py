@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stic_core.config import RELEASES, PolicyConfig, Release, Transport
+from stic_core.config import ASKED, RELEASES, PolicyConfig, Release, Transport
 from stic_core.protocol.compression import wire_bytes
 from stic_core.protocol.messages import RunPlan
 
@@ -65,7 +65,7 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
         messages["local-report"] = 1
         weights["local-report"] = _weights(plan, messages=1, transport="float32")
     messages["held-out-answer"] = plan.held_out_models
-    kinds = RELEASES if policy is None else policy.release
+    kinds = ASKED if policy is None else policy.release
     # Two models are compared in figures that each of them has released.
     compares = trains and plan.local_only and bool({"accuracy", "auc"} & set(kinds))
     without = set() if trains else set(_IN_TRAINING)

@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 
 from stic_client.participation.participant import Participant
-from stic_core.config import RELEASES, FederationConfig, PolicyConfig
+from stic_core.config import RELEASES, FederationConfig, PolicyConfig, SiteConfig
+from stic_core.data.dataset import load_dataset
 from stic_core.models.saved import read_model
+from stic_core.privacy import looks
+from stic_core.privacy.audit_release import AUDIT_NAME
+from stic_core.privacy.looks import HeldOutLooks, Look, patients_of
 from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.leaving import NO_FIGURES, leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import described
+from stic_core.tasks import TASKS
 from stic_server.federation.plan import Proposal, evaluation_of, training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
@@ -57,7 +62,7 @@ def _sites(
     return InProcessSites(made)
 
 
-def _config(prepared: Path, folder: Path, site: str) -> Any:
+def _config(prepared: Path, folder: Path, site: str) -> SiteConfig:
     from support.federation_kit import site_config
 
     config = site_config(prepared / site, site=site)
@@ -65,6 +70,29 @@ def _config(prepared: Path, folder: Path, site: str) -> Any:
         name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out", "privacy")
     }
     return config.model_copy(update={**own, "audit": folder / site / "audit.jsonl"})
+
+
+def _release_audit(config: SiteConfig) -> None:
+    """The ledger as it is after `privacy-audit --release`; whether it leaves is for the policy to say."""
+    dataset, task = load_dataset(config.dataset.prepared), TASKS["malignant"]
+    figure = {"auc": 0.55, "ci95": (0.4, 0.7), "noticed": 0.6, "p": 0.2}
+    audit = {
+        "loss": figure,
+        "likelihood_ratio": figure,
+        "site": {"difference": 0.1, "ci95": (0, 0.2), "p": 0.2},
+    }
+    HeldOutLooks(config.held_out).keep(
+        Look(
+            at=looks.now(),
+            run_id="earlier",
+            plan=AUDIT_NAME,
+            name=AUDIT_NAME,
+            model="ab" * 32,
+            classes=task.classes,
+            patients=patients_of(dataset.subjects),
+            audit={"model": "cd" * 32, "train": 12, "held_out": 12} | audit,
+        )
+    )
 
 
 def _federation(folder: Path, **changes: object) -> FederationConfig:
@@ -125,7 +153,9 @@ def _figures(lines: Lines) -> set[str]:
     found = set()
     for line in lines:
         content, kind = line["content"], line["kind"]
-        if kind == "round-report":
+        if kind == "site-description":
+            found |= {"privacy-audit"} if content["privacy_audit"] is not None else set()
+        elif kind == "round-report":
             found |= {"training-loss"} if content["train_loss"] is not None else set()
             found |= {"validation"} if _told(content["validation"]["correct"]) else set()
             found |= {"validation"} if _told(content["validation"]["loss_sum"]) else set()
@@ -204,6 +234,7 @@ def test_an_evaluation_sends_no_weights(prepared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("release", [*((kind,) for kind in RELEASES), RELEASES, ()], ids=str)
 def test_what_the_policy_releases(prepared: Path, tmp_path: Path, release: tuple[str, ...]) -> None:
     """One kind of figure, all, none: the text lists those that leave, and no other leaves."""
+    _release_audit(_config(prepared, tmp_path, "center1"))
     federation, sites = _federation(tmp_path, rounds=1), _sites(prepared, tmp_path, {"release": release})
     proposal = training_of(federation, sites=sites.public_keys)
     plan, policy, lines = _sent(proposal, sites, federation=federation)

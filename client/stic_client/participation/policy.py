@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stic_core.config import PolicyConfig, check_private_model
+from stic_core.config import PolicyConfig, check_private_model, unmasked_part
 from stic_core.data.clinical import COLUMNS
 from stic_core.errors import PlanRefusedError
 from stic_core.protocol.messages import RunPlan
@@ -53,6 +53,7 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
             got=plan.held_out_models,
             expected=f"at most {policy.held_out_models} (policy.held_out_models)",
         )
+    _check_masks(plan, policy)
     if plan.clinical_columns != COLUMNS:
         raise PlanRefusedError(
             "clinical_columns", got="a different vocabulary", expected="the 20 columns of this version"
@@ -64,6 +65,24 @@ def _privacy_key(policy: PolicyConfig) -> str | None:
     if policy.privacy_budget is not None:
         return "privacy_budget"
     return None if policy.max_epsilon is None else "max_epsilon"
+
+
+def _check_masks(plan: RunPlan, policy: PolicyConfig) -> None:
+    """Secure aggregation, where the plan has it or the site asks for it."""
+    if plan.evaluates is not None:
+        return
+    if plan.secure_aggregation is None:
+        if policy.secure_aggregation == "required":
+            raise PlanRefusedError(
+                "secure_aggregation", got="off", expected="on (policy.secure_aggregation: required)"
+            )
+        return
+    if why := unmasked_part(plan.transport, plan.local_only):
+        raise PlanRefusedError(why)
+    if len(plan.sites) < 2:
+        raise PlanRefusedError(
+            "hospitals with secure aggregation", got=len(plan.sites), expected="at least 2"
+        )
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str] | None, *, key: str) -> None:
