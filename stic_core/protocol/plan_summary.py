@@ -103,8 +103,8 @@ def _noise(plan: RunPlan) -> str:
     own = " and this site's own model" if plan.local_only else ""
     return (
         f"{cost}, delta {privacy.delta:g}, each patient's part in a step cut to norm {privacy.max_grad_norm:g}. "
-        f"That covers each training patient of this site with all images, in all rounds of this plan{own}, in all its runs together. "
-        "It covers no validation or held-out patient, no number of patients, and no other plan"
+        f"That covers each training patient of this site with all images, in all rounds of this plan{own}, "
+        "in all its runs together. It covers no validation or held-out patient, no number of patients, no other plan"
     )
 
 

@@ -66,7 +66,9 @@ def _config(prepared: Path, folder: Path, site: str) -> SiteConfig:
     from support.federation_kit import site_config
 
     config = site_config(prepared / site, site=site)
-    own = {name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out")}
+    own = {
+        name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out", "privacy")
+    }
     return config.model_copy(update={**own, "audit": folder / site / "audit.jsonl"})
 
 
