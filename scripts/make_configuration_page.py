@@ -79,6 +79,27 @@ writes one JSON object per line on stderr instead of text (`time`, `level`, `sou
 or `exit_code`, where they apply).
 """
 
+TRACKING = """\
+## Tracking
+
+With `tracking`, MLflow and TensorBoard show what the report shows: settings, versions and digests; losses, accuracies,
+norms of updates, bytes and seconds by round and site; and the held-out figures with their intervals. They are read from
+`record.json`, `rounds.jsonl` and `evaluation.json` of the run, so what a site suppressed is not there either.
+`pip install 'stic-federated[tracking]'` installs both.
+
+```yaml
+tracking:
+  mlflow: https://user:password@mlflow.example.org   # or sqlite:///mlflow.db, beside this file
+  tensorboard: true                                  # runs/RUN-ID/tensorboard; or a folder for all runs
+```
+
+Each runs in a process of its own. If it cannot be reached, hangs or fails, one line says so, it is tried again after a
+minute at most, and the run goes on; what was missed is sent then. The end of a run waits for it for one minute at most
+(10 s after Ctrl-C). A run that is resumed is the same MLflow run, with each round in it once. MLflow's own telemetry is
+switched off. Figures leave the server for the address that you name: if that is outside of your institution, ask the
+sites first. Neither plan nor record has the address. An MLflow server's user and password may also be in the variables
+`MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
+"""
 
 PATTERNS = {
     SITE_NAME: "up to 32 lower-case letters, digits, hyphens",
@@ -100,7 +121,7 @@ def make_page() -> str:
         parts += [f"## {kind}.yaml\n", f"{document['description'].partition(': ')[2].capitalize()}\n"]
         parts += ["| key | value | default | meaning |\n|---|---|---|---|"]
         parts += [*_rows(document, document, prefix=""), ""]
-    return "\n".join([*parts, NOTIFY])
+    return "\n".join([*parts, NOTIFY, TRACKING])
 
 
 def _rows(model: Mapping[str, Any], document: Mapping[str, Any], *, prefix: str) -> Iterator[str]:

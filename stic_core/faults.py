@@ -78,7 +78,11 @@ def expected(one: ErrorDetails) -> str:
 def shown(value: object) -> str | None:
     """A value as messages show it: on one line, short, and no address, which may hold a secret."""
     if isinstance(value, str):
-        return None if "://" in value else repr(value if len(value) <= _LONG else value[:_LONG] + "...")
+        return (
+            None
+            if "://" in value or "@" in value
+            else repr(value if len(value) <= _LONG else value[:_LONG] + "...")
+        )
     if isinstance(value, dict):
         return "a table of keys" + (f": {', '.join(map(str, list(value)[:5]))}" if value else "")
     if isinstance(value, list | tuple):

@@ -29,6 +29,7 @@ from stic_server.federation.sites import (
 from stic_server.flower_sites import LOOK_S, FlowerSites
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
+from stic_server.tracking.processes import observed, require_packages
 
 _ASK_AGAIN_S = 5.0
 _DESCRIBE_S = 30.0
@@ -75,9 +76,10 @@ def run_federation(
 
     Raises:
         FederationError: too few sites, or too long a wait.
-        UsageError: another server has this run.
+        UsageError: another server has this run, or what `tracking` asks for is not installed.
     """
     federation, scale = config_files.load(path, config.FederationConfig), config_files.interval_scale()
+    require_packages(federation.tracking)
     folder = path.resolve().parent / "sites"
     proposal = propose(
         federation, evaluate=evaluate, sites=enough_admitted(folder, federation, observer=observer)
@@ -86,7 +88,8 @@ def run_federation(
         observer.note(proposal.note)
     run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
     plan = run.read_plan() or proposal.plan
-    with run.locked():
+    following = observed(federation.tracking, run=run.path, folder=path.resolve().parent, observer=observer)
+    with run.locked(), following:
         observer.note(f"plan {plan.digest[:12]}")
         names = tuple(spec.name for spec in plan.tensors)
         sites = _reach(grid, path, federation, run, names=names, observer=observer)

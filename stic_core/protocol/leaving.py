@@ -68,11 +68,12 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
     kinds = ASKED if policy is None else policy.release
     # Two models are compared in figures that each of them has released.
     compares = trains and plan.local_only and bool({"accuracy", "auc"} & set(kinds))
-    figures: tuple[Release, ...] = tuple(
-        kind
-        for kind in RELEASES
-        if kind in kinds and (trains or kind not in _IN_TRAINING) and (kind != "comparison" or compares)
-    )
+    without = set() if trains else set(_IN_TRAINING)
+    if plan.training.privacy is not None:
+        without.add("training-loss")  # an exact figure of training patients, to which no noise was added
+    if not compares:
+        without.add("comparison")
+    figures: tuple[Release, ...] = tuple(kind for kind in RELEASES if kind in kinds and kind not in without)
     return Leaving(messages, weights, figures)
 
 

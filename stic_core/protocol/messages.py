@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -20,6 +20,7 @@ from stic_core.config import (
     FederationConfig,
     ImageConfig,
     ModelConfig,
+    SecureAggregation,
     SiteName,
     TrainingConfig,
     Transport,
@@ -30,6 +31,7 @@ from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
 from stic_core.evaluation.reliability import Reliability
 from stic_core.privacy.audit_release import ReleasedAudit
+from stic_core.privacy.secure_aggregation.exchange import MaskedExchange, threshold_of
 from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
 from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
@@ -56,6 +58,12 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 """`federated`, `ensemble`, `centralised`, or the site whose own model it is."""
 
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
+Serial = Annotated[int, Field(ge=1, le=10_000_000)]
+Bytes32 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+"""32 bytes as base64: a public key, or a share of a secret."""
+
+Sealed = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,400}={0,2}$")]
+"""Two shares that only one site can read, as base64."""
 
 FEDERATED, ENSEMBLE = "federated", "ensemble"
 """What the two models are called that are no site's own."""
@@ -93,6 +101,7 @@ class RunPlan(BaseModel):
     determinism: bool
     local_only: bool
     transport: Transport = "float32"
+    secure_aggregation: SecureAggregation = None
     sites: dict[SiteName, PublicKey] = {}
     initial: Digest | None = None
     warm_start: bool = False
@@ -122,6 +131,7 @@ class RunPlan(BaseModel):
             determinism=config.determinism,
             local_only=config.local_only,
             transport=config.transport,
+            secure_aggregation=config.secure_aggregation,
             sites=dict(sites),
             initial=initial,
             warm_start=config.warm_start is not None,
@@ -137,17 +147,62 @@ class RunPlan(BaseModel):
         return len(self.sites) + 2 if self.local_only else 1
 
     @property
+    def threshold(self) -> int:
+        """How many hospitals must be left after a masked round, and agree on who is."""
+        assert self.secure_aggregation is not None
+        return threshold_of(len(self.sites), share=self.secure_aggregation.threshold)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON: what an operator approves.
 
-        FedAvg is left out of it, as in plans from before there was a choice: those stay approved,
-        and their runs can be resumed.
+        FedAvg is left out of it, and so are secure aggregation and noise in training where they are off, as in
+        plans from before there was a choice: those stay approved, and their runs can be resumed.
         """
-        content = self.model_dump(
-            mode="json", exclude=None if self.algorithm != FedAvgConfig() else {"algorithm"}
-        )
+        content = self.model_dump(mode="json")
+        if self.algorithm == FedAvgConfig():
+            del content["algorithm"]
+        if self.secure_aggregation is None:
+            del content["secure_aggregation"]
+        if self.training.privacy is None:
+            del content["training"]["privacy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+class SiteKeys(BaseModel):
+    """A site's public keys for one masked round, signed by the key that the plan names.
+
+    Args:
+        site: its name.
+        patients: its training patients, the weight of its update.
+        cipher_key, mask_key: X25519; see `Secrets`.
+        seed_digest: of its own mask's seed.
+        signature: of `keys_statement`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    site: SiteName
+    patients: Count
+    cipher_key: Bytes32
+    mask_key: Bytes32
+    seed_digest: Digest
+    signature: Signature
+
+
+class Masking(BaseModel):
+    """What a site needs for masking the update of a round.
+
+    Args:
+        serial: of the exchange of keys.
+        shares: sealed for this site, by the site that they are from; those sites mask the round together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    serial: Serial
+    shares: Annotated[dict[SiteName, Sealed], Field(max_length=1000)]
 
 
 # ---- what the server asks ---------------------------------------------------------------
@@ -171,6 +226,7 @@ class TrainRound(_Message):
     Args:
         learning_rate: of this round, by the plan's schedule; None is the plan's own.
         train: False after the last round: validate only.
+        masking: where the plan has secure aggregation; None without, and where nothing is trained.
     """
 
     kind: Literal["train-round"] = "train-round"
@@ -180,6 +236,70 @@ class TrainRound(_Message):
     weights_digest: Digest
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     train: bool = True
+    masking: Masking | None = None
+
+
+class MaskKeys(_Message):
+    """Make keys for a masked round: the first one, or one that is repeated or has other sites.
+
+    Args:
+        serial: of this exchange of keys, higher than any before in this run.
+    """
+
+    kind: Literal["mask-keys"] = "mask-keys"
+    run_id: RunId
+    plan_digest: Digest
+    round: Round
+    serial: Serial
+
+
+class MaskShares(_Message):
+    """Share the secrets of your masks with these sites, sealed for each.
+
+    Args:
+        members: the keys of all sites that take part, yours too.
+    """
+
+    kind: Literal["mask-shares"] = "mask-shares"
+    run_id: RunId
+    plan_digest: Digest
+    round: Round
+    serial: Serial
+    members: Annotated[tuple[SiteKeys, ...], Field(max_length=1000)]
+
+
+class Survivors(_Message):
+    """Sign who is left: of these sites the server has a masked update.
+
+    Args:
+        serial: of the round's exchange of keys.
+        survivors: in the order of names.
+        following: keys for the next round, whose secrets are to be shared as with `MaskShares`; empty where
+            there are none.
+    """
+
+    kind: Literal["survivors"] = "survivors"
+    run_id: RunId
+    plan_digest: Digest
+    round: Round
+    serial: Serial
+    survivors: Annotated[tuple[SiteName, ...], Field(max_length=1000)]
+    following: Annotated[tuple[SiteKeys, ...], Field(max_length=1000)] = ()
+
+
+class Unmask(_Message):
+    """Reveal shares, so that the masks can be taken off the sum.
+
+    Args:
+        signatures: of the survivors that you signed, by site.
+    """
+
+    kind: Literal["unmask"] = "unmask"
+    run_id: RunId
+    plan_digest: Digest
+    round: Round
+    serial: Serial
+    signatures: Annotated[dict[SiteName, Signature], Field(max_length=1000)]
 
 
 class TrainLocal(_Message):
@@ -235,7 +355,15 @@ class Finish(_Message):
 
 
 Instruction = Annotated[
-    Describe | TrainRound | TrainLocal | EvaluateHeldOut | Finish,
+    Describe
+    | TrainRound
+    | MaskKeys
+    | MaskShares
+    | Survivors
+    | Unmask
+    | TrainLocal
+    | EvaluateHeldOut
+    | Finish,
     Field(discriminator="kind"),
 ]
 
@@ -319,7 +447,9 @@ class RoundReport(_Message):
         train_loss: mean over the last local epoch; None with so few training patients that it
             would tell of one.
         compute_seconds: from the message's arrival to its answer.
-        weights_digest: of what travels with it, None where nothing was trained.
+        weights_digest: of what travels with it, None where nothing was trained. Of a masked update it is
+            the SHA-256 of its bytes.
+        following: of a masked round, keys for the next one.
     """
 
     kind: Literal["round-report"] = "round-report"
@@ -330,6 +460,51 @@ class RoundReport(_Message):
     steps: Count
     compute_seconds: Seconds
     weights_digest: Digest | None
+    following: SiteKeys | None = None
+
+
+class MaskKeysReport(_Message):
+    """The site's keys for a masked round."""
+
+    kind: Literal["mask-keys-report"] = "mask-keys-report"
+    keys: SiteKeys
+
+
+class MaskSharesReport(_Message):
+    """The shares of the site's secrets, sealed for each other site.
+
+    Args:
+        shares: by the site that can read them.
+    """
+
+    kind: Literal["mask-shares-report"] = "mask-shares-report"
+    shares: Annotated[dict[SiteName, Sealed], Field(max_length=1000)]
+
+
+class SurvivorsReport(_Message):
+    """The site agrees on who is left.
+
+    Args:
+        signature: of `survivors_statement`.
+        shares: for the next round, sealed, by the site that can read them; empty where none were asked for.
+    """
+
+    kind: Literal["survivors-report"] = "survivors-report"
+    signature: Signature
+    shares: Annotated[dict[SiteName, Sealed], Field(max_length=1000)] = {}
+
+
+class UnmaskReport(_Message):
+    """The site's shares: of each site one of the two, never both.
+
+    Args:
+        seeds: of survivors' own masks, by site.
+        mask_keys: of the keys of sites that are not left, by site.
+    """
+
+    kind: Literal["unmask-report"] = "unmask-report"
+    seeds: Annotated[dict[SiteName, Bytes32], Field(max_length=1000)]
+    mask_keys: Annotated[dict[SiteName, Bytes32], Field(max_length=1000)]
 
 
 class LocalReport(_Message):
@@ -420,6 +595,10 @@ Report = Annotated[
     SiteDescription
     | Preparing
     | RoundReport
+    | MaskKeysReport
+    | MaskSharesReport
+    | SurvivorsReport
+    | UnmaskReport
     | LocalReport
     | HeldOutAnswer
     | Acknowledged
@@ -438,6 +617,32 @@ _T = TypeVar("_T")
 def own_model_statement(*, run_id: str, plan_digest: str, weights_digest: str) -> bytes:
     """What a site signs of a model that it trained on its own."""
     return f"stic-federated own model\n{run_id}\n{plan_digest}\n{weights_digest}".encode()
+
+
+def keys_statement(exchange: MaskedExchange, keys: SiteKeys) -> bytes:
+    """What a site signs of its keys for a masked round."""
+    return exchange.statement(
+        "keys", keys.site, str(keys.patients), keys.cipher_key, keys.mask_key, keys.seed_digest
+    )
+
+
+def question_digest(question: TrainRound) -> str:
+    """Stands for all that determines a round's updates, so that sites that were asked differently cannot be summed.
+
+    A server could send all sites but one a model, or a rate, with which they change nothing, and would find the
+    one's update in the sum (Pasquini et al. 2022).
+    """
+    facts = [question.weights_digest, question.learning_rate]
+    return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
+
+
+def survivors_statement(exchange: MaskedExchange, *, question: str, survivors: Sequence[str]) -> bytes:
+    """What a site signs before masks are taken off.
+
+    Args:
+        question: `question_digest` of what it was asked to train.
+    """
+    return exchange.statement("survivors", question, *survivors)
 
 
 def encode(message: Instruction | Report) -> str:

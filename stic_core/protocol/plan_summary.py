@@ -61,8 +61,27 @@ def _training(plan: RunPlan) -> dict[str, str]:
     return {
         "algorithm": plan.algorithm.name,
         "optimiser": f"learning rate {training.learning_rate:g}, batches of {training.batch_size}",
+        "noise in training": _noise(plan),
         "first weights": f"{(plan.initial or 'not named')[:12]}, {origin}",
     }
+
+
+def _noise(plan: RunPlan) -> str:
+    """What `training.privacy` promises, and to whom."""
+    privacy = plan.training.privacy
+    if privacy is None:
+        return "none: nothing limits what the trained weights can tell of a patient"
+    cost = (
+        f"noise multiplier {privacy.noise_multiplier:g}; what that costs depends on this site's number of patients"
+        if privacy.epsilon is None
+        else f"epsilon {privacy.epsilon:g}"
+    )
+    own = " and this site's own model" if plan.local_only else ""
+    return (
+        f"{cost}, delta {privacy.delta:g}, each patient's part in a step cut to norm {privacy.max_grad_norm:g}. "
+        f"That covers each training patient of this site with all images, in all rounds of this plan{own}, in all its runs together. "
+        "It covers no validation or held-out patient, no number of patients, and no other plan"
+    )
 
 
 def _work(plan: RunPlan) -> str:

@@ -26,6 +26,12 @@ class ServiceManager:
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
         self._sent = -_EVERY_S
         self._status = ""
+        self._alive_at = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last sign of life, whether anybody is told of it or not."""
+        return time.monotonic() - self._alive_at
 
     def ready(self) -> None:
         """It serves from now on."""
@@ -43,7 +49,7 @@ class ServiceManager:
         """
         status = " ".join(status.split())[:_LONGEST]
         new = bool(status) and status != self._status
-        now = time.monotonic()
+        now = self._alive_at = time.monotonic()
         if new or now - self._sent >= _EVERY_S:
             self._sent = now
             self._status = status or self._status

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from stic_core.protocol.messages import RunPlan
 
 
+_SILENT_S = 14_400.0
+"""A client that shows no sign of life for so long hangs; a round of training without a GPU may be one silence.
+
+The systemd unit's WatchdogSec is the same.
+"""
+
+
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
         from stic_core.protocol.messages import VERSION
@@ -63,9 +70,12 @@ def _serve(site: SiteFile, *, once: bool) -> None:
     with service_terminal(loaded, folder=site.path.resolve().parent) as terminal, _failure_told(terminal):
         terminal.stage("starting")
         # torch and flwr take seconds to import: errors of configuration come before.
+        from prometheus_client import CollectorRegistry
+
         from stic_client.flower_app import client_app
         from stic_client.flower_link import FleetLink
         from stic_client.participation.participant import Participant
+        from stic_core.monitoring.ports import monitoring_ports
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -79,13 +89,18 @@ def _serve(site: SiteFile, *, once: bool) -> None:
             keys=keys,
             intervals=intervals,
         )
+
+        def serving() -> bool:
+            return terminal.silent_s < _SILENT_S
+
         try:
-            link.serve(
-                client_app(participant),
-                node_config={},
-                until=lambda: once and participant.finished is not None,
-                ready=participant.disk.can_log,
-            )
+            with monitoring_ports(loaded.monitoring, serving=serving, registry=CollectorRegistry()):
+                link.serve(
+                    client_app(participant),
+                    node_config={},
+                    until=lambda: once and participant.finished is not None,
+                    ready=participant.disk.can_log,
+                )
         finally:
             participant.close()
 
@@ -135,6 +150,16 @@ def schema() -> None:
     from stic_core.config_schema import schema as made
 
     print(json.dumps(made("site"), indent=1))
+
+
+@app.command()
+def health(context: typer.Context) -> None:
+    """Ask this site's running client whether it serves (monitoring.health_port); exit code 1 if it does not."""
+    from stic_core.monitoring import ports
+
+    answer = ports.health(site_of(context).load().monitoring)
+    print(answer)
+    raise typer.Exit(0 if answer == "serving" else 1)
 
 
 @app.command("rotate-key")

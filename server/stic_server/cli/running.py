@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from stic_server.federation.run_folder import RunFolder
     from stic_server.federation.sites import RunObserver
+
+
+_SILENT_S = 900.0
+"""A run that shows no sign of life for so long hangs; the systemd unit's WatchdogSec is the same."""
 
 
 class ConfigKind(enum.StrEnum):
@@ -91,6 +95,16 @@ def start(config_file: ConfigOption = None) -> None:
 
 
 @app.command()
+def health(config_file: ConfigOption = None) -> None:
+    """Ask the running server whether it serves (monitoring.health_port); exit code 1 if it does not."""
+    from stic_core.monitoring import ports
+
+    answer = ports.health(config_files.load(federation_file(config_file), FederationConfig).monitoring)
+    print(answer)
+    raise typer.Exit(0 if answer == "serving" else 1)
+
+
+@app.command()
 def evaluate(
     model: Annotated[
         Path, typer.Option(help="A model's folder, such as runs/<run-id>/model, or a run's id.")
@@ -139,6 +153,13 @@ def plan(
     evaluate: Annotated[
         Path | None, typer.Option(help="Plan the evaluation of this model instead of training.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Show instead how wide the intervals of the results will be with so many held-out patients "
+            "in all, such as HCC=60,ICC=40,META=50.",
+        ),
+    ] = None,
     config_file: ConfigOption = None,
 ) -> None:
     """Show the plan that the sites will be asked to approve, and its hash."""
@@ -149,6 +170,9 @@ def plan(
 
     path = federation_file(config_file)
     federation = config_files.load(path, FederationConfig)
+    if precision is not None:
+        _show_precision(precision, classes=federation.task.classes)
+        return
     if out is not None:
         _check_not_lost(out)
     evaluate = None if evaluate is None else model_folder(evaluate, config_file)
@@ -158,6 +182,27 @@ def plan(
     if out is not None:
         write_atomically(out, proposal.plan.model_dump_json(indent=1) + "\n")
         print(f"{'written':21}{out}")
+
+
+def _show_precision(text: str, *, classes: Sequence[str]) -> None:
+    """One row per class and figure: the interval to expect at each value that may come out."""
+    from stic_core.evaluation.expected import HOPED_FOR, class_counts, expected_intervals
+    from stic_core.statistics import Absent
+
+    rows = expected_intervals(class_counts(text, classes=classes))
+    print("95 % intervals to expect in the report, if the figure is\n")
+    print(f"{'class':8}{'figure':14}{'patients':>10}" + "".join(f"{value:>18}" for value in HOPED_FOR))
+    for row in rows:
+        for figure, patients, intervals in (
+            ("AUC", f"{row.patients} / {row.others}", row.auc),
+            ("sensitivity", str(row.patients), row.sensitivity),
+            ("specificity", str(row.others), row.specificity),
+        ):
+            cells = (
+                "-" if isinstance(found, Absent) else f"{found[0]:.3f} to {found[1]:.3f}"
+                for found in intervals.values()
+            )
+            print(f"{row.name:8}{figure:14}{patients:>10}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def _check_not_lost(out: Path) -> None:
@@ -198,6 +243,9 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
+        from prometheus_client import CollectorRegistry
+
+        from stic_core.monitoring.ports import monitoring_ports
         from stic_server.cli.console import ConsoleObserver
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
@@ -212,17 +260,23 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
                 key=folder / "server.key",
                 ca=folder / "ca.crt",
                 max_body_mb=listen.max_body_mb,
-                health_port=listen.health_port,
             ),
             note=terminal.note,
             interval_scale=interval_scale,
         )
+
+        def serving() -> bool:
+            return server.answers() and terminal.silent_s < _SILENT_S
+
         server.watch(folder / "sites")
         server.start()
-        terminal.note(f"listening on https://{listen.host}:{listen.port}")
-        terminal.ready()
         try:
-            with StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer:
+            with (
+                monitoring_ports(federation.monitoring, serving=serving, registry=CollectorRegistry()),
+                StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer,
+            ):
+                terminal.note(f"listening on https://{listen.host}:{listen.port}")
+                terminal.ready()
                 return server.execute(lambda grid: work(grid, observer))
         finally:
             server.stop()
