@@ -46,7 +46,8 @@ algorithm:
 # warm_start: runs/RUN-ID/model   # begin with a model instead of fresh weights
 seed: {seed}
 determinism: true           # bit-identical results for equal seeds on a CPU
-local_only: true            # also train each site's own model, for comparison
+local_only: {local_only}            # also train each site's own model, for comparison
+secure_aggregation: {secure_aggregation}   # the server sees only the sum of the sites' updates; needs local_only: false
 transport: float32          # or float16, int8: fewer bytes per round
 
 listen:
@@ -88,6 +89,7 @@ class NewFederation:
     join_timeout_s: float = 86_400
     join_grace_s: float = 60
     runs: Path = Path("runs")
+    secure_aggregation: bool = False
 
 
 def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
@@ -106,6 +108,8 @@ def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
         **{
             **{name: getattr(new, name) for name in new.__slots__},
             "names": ", ".join(f'"{name}"' for name in new.names),
+            "local_only": "false" if new.secure_aggregation else "true ",
+            "secure_aggregation": "true " if new.secure_aggregation else "false",
             "crop_mm": "null" if new.crop_mm is None else f"{new.crop_mm:g}",
             "runs": "'" + str(new.runs).replace("'", "''") + "'",
         }

@@ -53,6 +53,7 @@ class Look(BaseModel):
         report: what left of it; None where the set was opened and nothing left, as for a model that was
             refused when its scores were there. That is a look as well: a refusal tells something.
         compared: what left of comparisons with it, by the other model's digest.
+        audit: what left of a privacy audit of the model; its patients are then the training ones as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,7 @@ class Look(BaseModel):
     starts: tuple[Starts, ...] = ()
     report: dict[str, Any] | None = None
     compared: dict[str, dict[str, Any]] = {}
+    audit: dict[str, Any] | None = None
 
     @property
     def scores(self) -> statistics.Scores:

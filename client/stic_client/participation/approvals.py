@@ -15,9 +15,11 @@ from stic_client.participation.policy import check_plan
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import SUMMARY_FILE, load_dataset
 from stic_core.errors import DataError, UsageError
+from stic_core.privacy.training_ledger import TrainingLedger
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import differences
 from stic_core.system.files import write_atomically
+from stic_core.training.site_training import check_training
 
 
 def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
@@ -27,7 +29,7 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
         The patients that it would be about, in words; that nothing is prepared yet, where that is so.
 
     Raises:
-        PlanRefusedError: it goes beyond the site's policy.
+        PlanRefusedError: it goes beyond the site's policy, or beyond what its training patients may still cost.
         DataError: the prepared dataset has no patient of the task, was prepared otherwise, or is damaged.
     """
     check_plan(plan, config.policy)
@@ -42,6 +44,7 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
             expected=f"crop_mm: {plan.image.crop_mm}",
             advice="Set dataset.image.crop_mm in site.yaml and prepare again.",
         )
+    work = check_training(plan, dataset, policy=config.policy, ledger=TrainingLedger(config.privacy))
     counts = dataset.counts(plan.task)
     told = [
         f"{split} {sum(of_split.values())} ({', '.join(f'{name} {n}' for name, n in of_split.items())})"
@@ -51,6 +54,12 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
         told.append(f"none of {', '.join(empty)}")
     if left_out := dataset.left_out(plan.task):
         told.append(f"{left_out} of other classes left out")
+    if work is not None:
+        told.append(
+            f"noise {work.level.noise_multiplier:.3g} x {work.level.max_grad_norm:g} on each of at most "
+            f"{work.planned.steps} steps, {work.level.sample_rate:.3g} of the training patients in each, "
+            f"which costs a patient epsilon {work.epsilon:.3g} at delta {work.delta:g}"
+        )
     return "; ".join(told)
 
 

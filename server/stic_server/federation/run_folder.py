@@ -66,6 +66,20 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
+    def last_of(cls, config: FederationConfig, plan: RunPlan) -> RunFolder | None:
+        """The federation's last run, if it has this plan; the sites that the two name may differ."""
+        last = cls._last(config)
+        before = None if last is None else last.read_plan()
+        same = before is not None and before.model_copy(update={"sites": plan.sites}) == plan
+        return last if same else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do, the report among it."""
+        record = self.read_record()
+        return record["status"] != "running" and record.get("report") != "owed"
+
+    @classmethod
     def begin(
         cls, config: FederationConfig, plan: RunPlan, *, origin: ModelOrigin | None = None
     ) -> RunFolder:
@@ -76,11 +90,9 @@ class RunFolder:
         Args:
             origin: of the model, where the plan evaluates one.
         """
-        last = cls.unfinished(config)
-        if last is not None:
-            before = last.read_plan()
-            if before is not None and before.model_copy(update={"sites": plan.sites}) == plan:
-                return last
+        last = cls.last_of(config, plan)
+        if last is not None and not last.finished:
+            return last
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         run = cls(config.runs / f"{config.name}-{stamp}")
         run.path.mkdir(parents=True)
@@ -112,12 +124,13 @@ class RunFolder:
     @classmethod
     def unfinished(cls, config: FederationConfig) -> RunFolder | None:
         """The last run, where its training, evaluation or report is not done."""
+        last = cls._last(config)
+        return None if last is None or last.finished else last
+
+    @classmethod
+    def _last(cls, config: FederationConfig) -> RunFolder | None:
         runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
-        if not runs:
-            return None
-        last = cls(runs[-1].parent)
-        record = last.read_record()
-        return last if record["status"] == "running" or record.get("report") == "owed" else None
+        return cls(runs[-1].parent) if runs else None
 
     def read_plan(self) -> RunPlan | None:
         """`plan.json`, the plan as the sites approved it; None where another version wrote it, or none did."""

@@ -20,7 +20,7 @@ from stic_server.federation.sites import RunLimits, RunObserver
 from stic_server.report import write_report
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import Scores
-from stic_server.simulation.sites import SimulatedSites, setup_of
+from stic_server.simulation.sites import SimulatedSites, seeded_privacy, setup_of
 
 CENTRALISED = "centralised"
 
@@ -101,7 +101,16 @@ def train_centralised(
         The weights, and what the run's record says of them.
     """
     setup = setup_of(pooled, plan, compute=compute, name="all patients", progress=progress)
-    site = LocalRun(CENTRALISED, run_id, plan, pooled, setup, policy=policy, observer=_Told(progress))
+    site = LocalRun(
+        CENTRALISED,
+        run_id,
+        plan,
+        pooled,
+        setup,
+        policy=policy,
+        observer=_Told(progress),
+        privacy=seeded_privacy(plan, CENTRALISED),
+    )
     question = TrainLocal(
         run_id=run_id, plan_digest=plan.digest, weights_digest=digest(initial, plan.tensors)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 
 from stic_core.config import PolicyConfig
 from stic_core.data.dataset import SiteDataset
+from stic_core.privacy.training_ledger import TrainingLedger
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import (
     Acknowledged,
@@ -22,6 +24,7 @@ from stic_core.protocol.messages import (
     encode,
 )
 from stic_core.site_run import LocalRun
+from stic_core.training.private_training import TrainingPrivacy
 from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_server.federation.sites import Exchange, Traffic, read_answer
 from stic_server.simulation.cohorts import Datasets, Progress
@@ -44,6 +47,15 @@ def setup_of(
             compute, progress=lambda done, total: progress(f"backbone features of {name}", done, total)
         ),
     )
+
+
+def seeded_privacy(plan: RunPlan, site: str) -> TrainingPrivacy:
+    """Noise that repeats with the plan's seed, and a ledger of one run.
+
+    Whoever knows the seed can take such noise away again: a simulation measures what noise costs, it protects nobody.
+    """
+    secret = hashlib.sha256(f"stic-federated simulation\n{plan.seed}\n{site}".encode()).digest()
+    return TrainingPrivacy(TrainingLedger(), secret)
 
 
 class SimulatedSites:
@@ -111,6 +123,7 @@ class SimulatedSites:
                         progress=self._progress,
                     ),
                     policy=self._policy,
+                    privacy=seeded_privacy(question.plan, site),
                     judges_heads=False,
                 )
                 return self._runs[site].describe(), None
