@@ -115,6 +115,18 @@ def run_federation(
     return run
 
 
+def finished_run(path: Path) -> RunFolder | None:
+    """The run of the configuration's plan, if it was the last one and is over.
+
+    Args:
+        path: of federation.yaml.
+    """
+    federation = config_files.load(path, config.FederationConfig)
+    plan = propose(federation, sites=public_keys(path.resolve().parent / "sites")).plan
+    last = RunFolder.last_of(federation, plan)
+    return last if last is not None and last.finished else None
+
+
 def enough_admitted(
     folder: Path, federation: config.FederationConfig, *, observer: RunObserver
 ) -> dict[str, str]:
@@ -143,6 +155,7 @@ def enough_admitted(
                 expected=f"at least {federation.min_sites} (min_sites)",
                 advice="Admit every site that is to take part: stic-server admit SITE SITE.pub",
             )
+        observer.alive()
         time.sleep(_ADMITTED_S)
     return keys
 

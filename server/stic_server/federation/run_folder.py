@@ -66,6 +66,23 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
+    def last_of(cls, config: FederationConfig, plan: RunPlan) -> RunFolder | None:
+        """The federation's last run, if it has this plan; the sites that the two name may differ."""
+        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
+        if not runs:
+            return None
+        last = cls(runs[-1].parent)
+        before = last.read_plan()
+        same = before is not None and before.model_copy(update={"sites": plan.sites}) == plan
+        return last if same else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do, the report among it."""
+        record = self.read_record()
+        return record["status"] != "running" and record.get("report") != "owed"
+
+    @classmethod
     def begin(
         cls, config: FederationConfig, plan: RunPlan, *, origin: ModelOrigin | None = None
     ) -> RunFolder:
@@ -76,14 +93,9 @@ class RunFolder:
         Args:
             origin: of the model, where the plan evaluates one.
         """
-        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
-        if runs:
-            record = cls(runs[-1].parent).read_record()
-            unfinished = record["status"] == "running" or record.get("report") == "owed"
-            last = cls(runs[-1].parent)
-            before = last.read_plan() if unfinished else None
-            if before is not None and before.model_copy(update={"sites": plan.sites}) == plan:
-                return last
+        last = cls.last_of(config, plan)
+        if last is not None and not last.finished:
+            return last
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         run = cls(config.runs / f"{config.name}-{stamp}")
         run.path.mkdir(parents=True)
