@@ -196,7 +196,8 @@ class LocalRun:
             )
         if isinstance(question, TrainLocal) and not self.plan.local_only:
             raise PlanRefusedError(
-                "this site's own model was requested", expected="no such request (local_only: false in the plan)"
+                "this site's own model was requested",
+                expected="no such request (local_only: false in the plan)",
             )
         if not isinstance(question, TrainRound):
             return

@@ -36,9 +36,13 @@ POINTS = (MaskKeysReport, MaskSharesReport, RoundReport, SurvivorsReport, Unmask
 
 def _train(folder: Path, sites: MaskedSites, plan: RunPlan, recorder: Recorder | None = None) -> np.ndarray:
     """The weights after all rounds; a run in this folder that was interrupted goes on."""
-    config = FederationConfig.model_validate({"name": "test", "model": {"backbone": "tiny"}, "runs": folder / "runs"})
+    config = FederationConfig.model_validate(
+        {"name": "test", "model": {"backbone": "tiny"}, "runs": folder / "runs"}
+    )
     run = RunFolder.begin(config, plan)
-    limits = RunLimits(min_sites=plan.threshold, join_timeout_s=0.5, round_timeout_s=5, ask_again_s=0.01, grace_s=0.1)
+    limits = RunLimits(
+        min_sites=plan.threshold, join_timeout_s=0.5, round_timeout_s=5, ask_again_s=0.01, grace_s=0.1
+    )
     known = run.read_descriptions()
     participants = Participants(
         plan, run_id=run.run_id, sites=sites, limits=limits, observer=recorder or Recorder(), known=known
@@ -138,7 +142,9 @@ def test_below_the_threshold_nothing_is_revealed(tmp_path, point):
     with pytest.raises(FederationError, match="nothing of it was revealed"):
         _train(tmp_path, sites, plan)
     assert "unmask" not in {question.kind for _, question in sites.asked}
-    serials = [question.serial for site, question in sites.asked if question.kind == "mask-keys" and site == "d"]
+    serials = [
+        question.serial for site, question in sites.asked if question.kind == "mask-keys" and site == "d"
+    ]
     assert serials == sorted(set(serials))
     assert len(serials) == 3  # new keys for each attempt
     _check_nothing_given_away(sites)

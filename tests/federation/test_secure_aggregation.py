@@ -42,7 +42,11 @@ def federation(tmp_path: Path, **changes: object) -> FederationConfig:
 @pytest.fixture
 def sites(tmp_path: Path) -> InProcessSites:
     """Three sites with random patients."""
-    counts = ({"train": 6, "val": 6, "test": 12}, {"train": 9, "val": 6, "test": 12}, {"train": 12, "val": 6, "test": 12})
+    counts = (
+        {"train": 6, "val": 6, "test": 12},
+        {"train": 9, "val": 6, "test": 12},
+        {"train": 12, "val": 6, "test": 12},
+    )
     return InProcessSites(
         {
             name: participant(tmp_path / name, site=name, seed=number, counts=counts[number])
@@ -78,4 +82,3 @@ def test_the_model_is_that_of_a_run_without_masks(tmp_path, sites):
     session()
     masked, expected = (read_model(one.path / "model").weights.astype(np.float64) for one in (run, plain))
     assert np.linalg.norm(masked - expected) < 1e-6 * np.linalg.norm(expected)
-

@@ -315,7 +315,9 @@ class MaskedRounds:
         names = [member.site for member in members]
         keys = [key for member in members for key in (member.cipher_key, member.mask_key)]
         if names != sorted(set(names)) or len(set(keys)) < len(keys):
-            raise PlanRefusedError("keys for a masked round", got="a hospital or a key twice, or out of order")
+            raise PlanRefusedError(
+                "keys for a masked round", got="a hospital or a key twice, or out of order"
+            )
         for member in members:
             public = self._plan.sites.get(member.site)
             if public is None:
@@ -328,7 +330,9 @@ class MaskedRounds:
                     expected="keys that it signed for this round with the key in the approved plan",
                 )
         if own.keys not in members:
-            raise PlanRefusedError("keys for a masked round", expected="this site's own among them, unchanged")
+            raise PlanRefusedError(
+                "keys for a masked round", expected="this site's own among them, unchanged"
+            )
         self._check_enough(names)
 
     def _check_enough(self, sites: Sequence[str] | set[str]) -> None:
@@ -358,7 +362,11 @@ class MaskedRounds:
             raise PlanRefusedError(
                 "a round without masks", expected="secure aggregation, as the approved plan says"
             )
-        if coming is None or not coming.members or (coming.round, coming.serial) != (question.round, masking.serial):
+        if (
+            coming is None
+            or not coming.members
+            or (coming.round, coming.serial) != (question.round, masking.serial)
+        ):
             raise PlanRefusedError(
                 f"round {question.round} with the keys of exchange {masking.serial}",
                 expected="keys that were exchanged for it and not used yet",
@@ -373,7 +381,10 @@ class MaskedRounds:
     def _encoded(self, exchange: _Keys, *, base: FlatArray, trained: FlatArray) -> np.ndarray:
         """Ring elements: the update's, then how many of them were clipped, and whether its norm was."""
         change = np.subtract(trained, base, dtype=np.float64)
-        norm, bound = float(np.linalg.norm(change)), self._max_norm * float(np.linalg.norm(base.astype(np.float64)))
+        norm, bound = (
+            float(np.linalg.norm(change)),
+            self._max_norm * float(np.linalg.norm(base.astype(np.float64))),
+        )
         if shortened := norm > bound:
             change *= bound / norm
         total = sum(member.patients for member in exchange.members)
@@ -402,10 +413,14 @@ class MaskedRounds:
                 expected=f"{', '.join(sent.survivors or ())}, as this site signed before",
             )
         shares = (
-            self._share(question.round + 1, question.serial + 1, question.following) if question.following else {}
+            self._share(question.round + 1, question.serial + 1, question.following)
+            if question.following
+            else {}
         )
         if sent.survivors is None:
-            self._save(self._state.model_copy(update={"sent": sent.model_copy(update={"survivors": survivors})}))
+            self._save(
+                self._state.model_copy(update={"sent": sent.model_copy(update={"survivors": survivors})})
+            )
         return SurvivorsReport(signature=sign(self._key(), self._agreed(sent, survivors)), shares=shares)
 
     def _reveal(self, question: Unmask) -> UnmaskReport:
@@ -428,7 +443,9 @@ class MaskedRounds:
         shares = {site: self._unsealed(sent, site) for site in sorted(sent.together)}
         return UnmaskReport(
             seeds={s: _text(both[:KEY_BYTES]) for s, both in shares.items() if both and s in sent.survivors},
-            mask_keys={s: _text(both[KEY_BYTES:]) for s, both in shares.items() if both and s not in sent.survivors},
+            mask_keys={
+                s: _text(both[KEY_BYTES:]) for s, both in shares.items() if both and s not in sent.survivors
+            },
         )
 
     def _sent(self, question: Survivors | Unmask) -> _Sent:
@@ -452,7 +469,9 @@ class MaskedRounds:
         member = next(one for one in exchange.members if one.site == site)
         key = self._sealing_key(base64.b64decode(exchange.secrets[0]), member, context)
         content = unseal(
-            _decoded(sent.received[site]), key=key, statement=context.statement("sealed-share", site, self._site)
+            _decoded(sent.received[site]),
+            key=key,
+            statement=context.statement("sealed-share", site, self._site),
         )
         return content if content is not None and len(content) == 2 * KEY_BYTES else None
 

@@ -130,7 +130,12 @@ class MaskedRounds:
         if shared is not None and shared.exchange.round == number and set(here) <= shared.sealed.keys():
             return shared
         exchange = MaskedExchange(self._run.run_id, self._plan.digest, number, self._next_serial())
-        names = {"run_id": exchange.run_id, "plan_digest": exchange.plan, "round": number, "serial": exchange.serial}
+        names = {
+            "run_id": exchange.run_id,
+            "plan_digest": exchange.plan,
+            "round": number,
+            "serial": exchange.serial,
+        }
         found = self._ask(
             dict.fromkeys(here, MaskKeys(**names)),
             MaskKeysReport,
@@ -171,7 +176,9 @@ class MaskedRounds:
         serial = shared.exchange.serial
         self._keep_serial(serial + 1)  # of the keys that come with the updates
         questions = {
-            site: question.model_copy(update={"masking": Masking(serial=serial, shares=shared.for_site(site))})
+            site: question.model_copy(
+                update={"masking": Masking(serial=serial, shares=shared.for_site(site))}
+            )
             for site in sorted(shared.sealed)
         }
         exchange = self._participants.ask_each(questions, weights=wire)
@@ -277,7 +284,11 @@ class MaskedRounds:
             )
 
     def _ask(
-        self, questions: Mapping[str, Instruction], kind: type[ReportT], *, check: Callable[[str, ReportT], None]
+        self,
+        questions: Mapping[str, Instruction],
+        kind: type[ReportT],
+        *,
+        check: Callable[[str, ReportT], None],
     ) -> dict[str, ReportT]:
         """An exchange without weights; what fails the check is noted and left out."""
         if not questions:

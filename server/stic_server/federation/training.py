@@ -256,9 +256,7 @@ class Rounds:
         diagnostics: Diagnostics,
     ) -> dict[str, Any]:
         # Nobody computed for longer than the round took, whatever it says.
-        slowest = min(
-            seconds, max((report.compute_seconds for report in reports.values()), default=0.0)
-        )
+        slowest = min(seconds, max((report.compute_seconds for report in reports.values()), default=0.0))
         return {
             "round": number,
             "sites": sorted(diagnostics.train_loss),

@@ -64,7 +64,9 @@ class Coordinator:
         question = MaskShares(**self.names(number), members=members)
         return {member.site: self.ask(member.site, question).shares for member in members}
 
-    def question(self, site: str, sealed: dict[str, dict[str, str]], number: int = 1, **changes: object) -> TrainRound:
+    def question(
+        self, site: str, sealed: dict[str, dict[str, str]], number: int = 1, **changes: object
+    ) -> TrainRound:
         shares = {sender: shares[site] for sender, shares in sealed.items() if sender != site}
         facts = {
             "run_id": RUN_ID,
@@ -267,11 +269,15 @@ def test_another_model_for_one_site_gives_noise(server):
     """A server that sends all others a model with which they change nothing finds nobody's update in the sum:
     their masks do not cancel, and the lists that they sign are not the same."""
     sealed = server.share(server.keys())
-    sent = {site: server.train(site, sealed, weights_digest=("0" if site == "a" else "1") * 64) for site in FIVE}
+    sent = {
+        site: server.train(site, sealed, weights_digest=("0" if site == "a" else "1") * 64) for site in FIVE
+    }
     signatures = {site: server.sign(site, "abcde") for site in FIVE}
     with pytest.raises(PlanRefusedError, match="1 that are valid"):
         server.reveal("a", signatures)
-    assert len(server.reveal("b", signatures).seeds) == 5  # the four others agree, and their shares open the sum
+    assert (
+        len(server.reveal("b", signatures).seeds) == 5
+    )  # the four others agree, and their shares open the sum
     total = sum(sent.values())
     assert np.unique(total).size > 35
 
@@ -364,7 +370,9 @@ def test_plans_that_undo_the_masks_are_refused(server, changes, policy):
         check_plan(server.plan.model_copy(update=changes), PolicyConfig(**policy))
 
 
-@pytest.mark.parametrize("wrong", [{"local_only": True}, {"transport": "float16"}, {"secure_aggregation": {"threshold": 0.5}}])
+@pytest.mark.parametrize(
+    "wrong", [{"local_only": True}, {"transport": "float16"}, {"secure_aggregation": {"threshold": 0.5}}]
+)
 def test_configurations_that_undo_the_masks_are_refused(wrong):
     """The same in federation.yaml, with the key to change."""
     good = {"local_only": False, "secure_aggregation": True}
