@@ -7,7 +7,7 @@ keys, signs two lists of survivors, or reveals both shares of one site; at worst
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
