@@ -2,13 +2,13 @@
 
     python benchmarks/inversion.py [--out benchmarks/results/inversion.json] [--picture docs/images/inversion.png]
 
-One hospital's update of one round: 1, 4 or 16 patients, all of them in each of 1 or 10 local steps, from the
-first round's weights, with the demo's backbone frozen (features and clinical columns are recovered) or
+One hospital's update of one round: 1, 4 or 16 patients, all of them in each of 1 or 10 local steps, from
+the first round's weights, with the demo's backbone frozen (features and clinical columns are recovered) or
 training (images of 64 x 64 pixels are, which the backbone turns into maps of 2 x 2). The attacker knows the
-model, the weights before, the labels, and what phantoms look like in general; the same attack is tried on every arm. Each figure stands beside what the attacker has
-without any update: the mean of other patients. Training takes plain views here, without augmentation, which
-favours the attacker. Iterations are few (one CPU core, minutes in all), so figures are what this attack
-achieved and no bound on better ones.
+model, the weights before, the labels, and what phantoms look like in general; the same attack is tried on
+every arm. Each figure stands beside what the attacker has without any update: the mean of other patients.
+Training takes plain views here, without augmentation, which favours the attacker. Iterations are few (one
+CPU core, minutes in all), so figures are what this attack achieved and no bound on better ones.
 """
 
 from __future__ import annotations
