@@ -221,14 +221,11 @@ def test_pooled_figures_are_those_of_pooled_scores(
         assert found["intercept"] == pytest.approx(fit.intercept, abs=0.1)
         bins = calibration["classes"][name]["bins"]
         assert sum(group["n"] for group in bins) == len(labels)
-        groups = [
-            statistics.Group(n=1, hits=int(label == k), predicted=float(one))
-            for label, one in zip(labels, p[:, k], strict=True)
-        ]
-        expected = statistics.ece(groups)
-        assert isinstance(expected, float)
+        tenth = np.minimum((10 * p[:, k]).astype(int), 9)
+        distance = np.bincount(tenth, weights=(labels == k) - p[:, k], minlength=10)
+        expected = float(np.abs(distance).sum() / len(labels))
         errors.append(abs(calibration["classes"][name]["ece"] - expected))
-    assert max(errors) < (1e-3 if policy is OPEN else 0.05)
+    assert max(errors) < (5e-3 if policy is OPEN else 0.05)
     assert calibration["ece"] == pytest.approx(
         np.mean([calibration["classes"][name]["ece"] for name in CLASSES])
     )
