@@ -158,7 +158,10 @@ def test_means_over_folds_by_hand() -> None:
     curve = found["mean_roc"]["classes"]["A"]
     assert curve["true_positive_rate"][51] == pytest.approx(0.75)
     assert curve["auc_of_mean"] == pytest.approx(0.75)
-    assert (curve["true_positive_rate"][:2], found["mean_roc"]["false_positive_rate"][:2]) == ([0, 0.5], [0, 0])
+    assert (curve["true_positive_rate"][:2], found["mean_roc"]["false_positive_rate"][:2]) == (
+        [0, 0.5],
+        [0, 0],
+    )
     alone = summarise(results[:1], classes=("A", "B"))["mean_roc"]["classes"]["A"]
     assert alone["auc_of_mean"] == 1.0  # of perfect separation, not what is left of it beside the first step
 

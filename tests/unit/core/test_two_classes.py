@@ -19,7 +19,7 @@ from stic_core.evaluation import (
     site_report,
 )
 from stic_core.evaluation.figures import AucFigure
-from stic_core.statistics import NotEstimable, AucTest
+from stic_core.statistics import AucTest, NotEstimable
 
 CLASSES = ("HCC", "ICC")
 

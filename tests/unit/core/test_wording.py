@@ -45,7 +45,8 @@ def test_a_settled_comparison_names_who_is_ahead() -> None:
     """17 to 2 of 58 patients (a golden pair of the specification), read from either side."""
     text = paired_sentence("A", "B", pair(17, 2, 58), n=58)
     assert (
-        "A was right on 17 that B got wrong, and B on 2 that A got wrong (exact McNemar test, p < 0.001)" in text
+        "A was right on 17 that B got wrong, and B on 2 that A got wrong (exact McNemar test, p < 0.001)"
+        in text
     )
     assert "+25.9 percentage points, 95 % interval +11.0 to +40.7" in text
     assert text.endswith("The whole interval is above 0, in favour of A.")
