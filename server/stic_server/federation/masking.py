@@ -109,7 +109,10 @@ def check_keys(keys: SiteKeys, *, site: str, plan: RunPlan, exchange: MaskedExch
         raise SiteReportError("its keys for masks are not signed with the key in the plan", site=site)
     if keys.patients != patients:
         raise SiteReportError(
-            "claims training patients that it did not announce", site=site, got=keys.patients, expected=patients
+            "claims training patients that it did not announce",
+            site=site,
+            got=keys.patients,
+            expected=patients,
         )
 
 
@@ -170,14 +173,22 @@ def unmask(masked: MaskedSum, reveals: Mapping[str, UnmaskReport], *, plan: RunP
     own, total = [], masked.total
     for site in masked.survivors:
         shares = {holder: report.seeds[site] for holder, report in reveals.items() if site in report.seeds}
-        seed = _secret(shares, of=site, plan=plan, is_right=lambda one, k=keys[site]: seed_digest(one) == k.seed_digest)
+        seed = _secret(
+            shares, of=site, plan=plan, is_right=lambda one, k=keys[site]: seed_digest(one) == k.seed_digest
+        )
         statement = masked.exchange.statement("own-mask", masked.question, site)
         own.append(derived_key(seed, statement=statement))
     total = without_own(total, own)
     for absent in sorted(set(masked.together) - set(masked.survivors)):
-        shares = {holder: report.mask_keys[absent] for holder, report in reveals.items() if absent in report.mask_keys}
+        shares = {
+            holder: report.mask_keys[absent]
+            for holder, report in reveals.items()
+            if absent in report.mask_keys
+        }
         public = base64.b64decode(keys[absent].mask_key)
-        private = _secret(shares, of=absent, plan=plan, is_right=lambda one, public=public: public_of(one) == public)
+        private = _secret(
+            shares, of=absent, plan=plan, is_right=lambda one, public=public: public_of(one) == public
+        )
         pairs = {
             site: agreed_key(
                 private,
@@ -248,4 +259,3 @@ def check_reveal(report: UnmaskReport, *, site: str, masked: MaskedSum) -> None:
 def following_exchange(exchange: MaskedExchange) -> MaskedExchange:
     """The exchange whose keys come with a round's masked updates: for the next round."""
     return MaskedExchange(exchange.run_id, exchange.plan, exchange.round + 1, exchange.serial + 1)
-
