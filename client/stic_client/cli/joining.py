@@ -38,7 +38,7 @@ The systemd unit's WatchdogSec is the same.
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
-        from stic_core.protocol.messages import VERSION
+        from stic_core.protocol.fields import VERSION
 
         print(f"stic-client {__version__} (protocol version {VERSION})")
         raise typer.Exit
@@ -204,6 +204,8 @@ def approve(
             for one in plans:
                 work = "evaluates one model" if one.evaluates else f"at most {one.rounds} rounds"
                 print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {work}")
+        for path in store.unreadable():
+            print(f"{'unusable':9}{path.stem[:12]}  not a plan of this version: {path}")
         return
     if plan is None and not withdraw and not store.waiting():
         raise UsageError(
