@@ -122,9 +122,14 @@ class RayEngine:
         observers: Mapping[int, RunObserver],
         slots: int,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        from ray.util.queue import Queue
+
         ray, waiting = self._ray, list(seeds)
+        if not seeds:
+            return
         together = min(len(seeds), slots)
-        news = ray.remote(_News).options(num_cpus=0).remote() if seeds else None
+        # Ray's own queue, whose process loads no PyTorch.
+        news = Queue(actor_options={"num_cpus": 0})
         coordinate = ray.remote(_coordinate).options(num_cpus=0, max_retries=0)
         under_way: dict[Any, int] = {}
         while waiting or under_way:
@@ -141,8 +146,7 @@ class RayEngine:
                 )
                 under_way[task] = seed
             done, _ = ray.wait(list(under_way), timeout=_LOOK_S)
-            assert news is not None  # there are seeds
-            for seed, word, values in ray.get(news.taken.remote()):
+            for seed, word, values in news.get_nowait_batch(news.qsize()):
                 getattr(observers[seed], word)(*values)
             for task in done:
                 seed = under_way.pop(task)
@@ -160,27 +164,11 @@ class RayEngine:
                 yield seed, found
 
 
-class _News:
-    """Words of progress on their way from the workers to the terminal; an actor."""
-
-    def __init__(self) -> None:
-        self._words: list[tuple[int, str, tuple[object, ...]]] = []
-
-    def put(self, seed: int, word: str, values: tuple[object, ...]) -> None:
-        """One word of a seed."""
-        self._words.append((seed, word, values))
-
-    def taken(self) -> list[tuple[int, str, tuple[object, ...]]]:
-        """All words since the last time."""
-        words, self._words = self._words, []
-        return words
-
-
 class _Reporter(RunObserver):
     """An observer in a worker, which passes on what a seed's observer shows.
 
     Args:
-        news: the actor.
+        news: the queue.
     """
 
     def __init__(self, news: Any, seed: int) -> None:
@@ -188,17 +176,20 @@ class _Reporter(RunObserver):
 
     def note(self, text: str) -> None:
         """See `RunObserver`."""
-        self._news.put.remote(self._seed, "note", (text,))
+        self._put("note", text)
 
     def stage(self, text: str) -> None:
         """See `RunObserver`."""
-        self._news.put.remote(self._seed, "stage", (text,))
+        self._put("stage", text)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """See `RunObserver`; not more often than anybody can read."""
         if done == total or time.monotonic() - self._last > _EVERY_S:
             self._last = time.monotonic()
-            self._news.put.remote(self._seed, "progress", (what, done, total))
+            self._put("progress", what, done, total)
+
+    def _put(self, word: str, *values: object) -> None:
+        self._news.actor.put_nowait.remote((self._seed, word, values))  # nobody waits for it
 
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
         """See `RunObserver`."""
