@@ -152,16 +152,23 @@ class RayEngine:
                 seed = under_way.pop(task)
                 try:
                     found = ray.get(task)
+                except ray.exceptions.RayTaskError as error:
+                    if not isinstance(error.cause, ray.exceptions.RayError):
+                        raise  # a fault of ours, with where it is
+                    raise _ended(seed, error.cause) from None
                 except ray.exceptions.RayError as error:
-                    raise SticError(
-                        f"seed {seed} ended with its Ray worker",
-                        got=type(error).__name__,
-                        advice="Memory may be short: use fewer CPUs or seeds at a time, then run the same command "
-                        "again: it resumes.",
-                    ) from None
+                    raise _ended(seed, error) from None
                 if isinstance(found, SticError):
                     raise found
                 yield seed, found
+
+
+def _ended(seed: int, error: Exception) -> SticError:
+    return SticError(
+        f"seed {seed} ended with its Ray worker",
+        got=type(error).__name__,
+        advice="Memory may be short: use fewer CPUs or seeds at a time, then run the same command again: it resumes.",
+    )
 
 
 class _Reporter(RunObserver):
