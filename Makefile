@@ -1,4 +1,5 @@
 # make demo    the main job on a fresh machine: two phantom centres, real server, real clients, report
+#              (SECURE=1: the server sees only the sum of the centres' updates)
 # make test    lint, types, import contracts and tests, two at a time (JOBS=4 for more)
 # make coverage  which lines and branches the tests run
 # make deploy-test   what takes minutes: stock Flower
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check coverage install lock dist bundle deploy-test clean
 
 demo: $(VENV)/.complete
-	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full)
+	@exec $(BIN)/stic-server demo --seed $(SEED) $(if $(FULL),--full) $(if $(SECURE),--secure-aggregation)
 
 # The type checker takes a minute of one core; it works beside the tests, and what it finds is shown after them.
 test: $(VENV)/.complete

@@ -10,6 +10,7 @@ The last line of the output is JSON.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -17,11 +18,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from stic_core.config import FederationConfig, ImageConfig
+from stic_client.participation.masked_rounds import MaskedRounds
+from stic_client.participation.opened_rounds import OpenedRounds
+from stic_core.config import FederationConfig, ImageConfig, SecureAggregationConfig
 from stic_core.data.dataset import SPLITS
 from stic_core.evaluation import ValidationReport
 from stic_core.protocol.audit_log import AuditLog, entry_of
+from stic_core.protocol.mask_messages import MaskKeys, MaskShares, Survivors, Unmask
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
@@ -46,12 +51,15 @@ class Echo:
 
     Args:
         log: the site's.
+        name: the site's.
+        folder: for what it keeps of a run with secure aggregation, and for its key.
     """
 
-    def __init__(self, log: AuditLog) -> None:
+    def __init__(self, log: AuditLog, *, name: str, folder: Path) -> None:
         self.finished: str | None = None
-        self._log = log
+        self._log, self._name, self._folder = log, name, folder
         self._plan: RunPlan
+        self._masks: MaskedRounds | None = None
 
     def answer(self, instruction, weights):  # noqa: ANN001, ANN201  the participant's own signature
         """Answer at once."""
@@ -71,6 +79,8 @@ class Echo:
         match instruction:
             case Describe():
                 self._plan = instruction.plan
+                if self._plan.secure_aggregation is not None:
+                    self._masks = self._masked_rounds(instruction)
                 classes = self._plan.task.classes
                 return SiteDescription(
                     patients={
@@ -78,7 +88,7 @@ class Echo:
                         for split, few in zip(SPLITS, (1, 0, 0), strict=True)
                     },
                     quarantined=0,
-                    fingerprint="0" * 64,
+                    fingerprint=hashlib.sha256(self._name.encode()).hexdigest(),
                     test_fingerprint="0" * 64,
                     image=ImageConfig(),
                     phantom=True,
@@ -88,20 +98,41 @@ class Echo:
                 ), None
             case TrainRound():
                 began = time.perf_counter()
+                following = None
+                if self._masks is not None and instruction.train:
+                    self._masks.check(instruction)
+                    answer, following = self._masks.mask(instruction, base=weights, trained=weights)
+                    stated = hashlib.sha256(answer.tobytes()).hexdigest()
+                else:
+                    answer, stated = weights, digest(weights, self._plan.tensors)
                 report = RoundReport(
                     round=instruction.round,
                     validation=ValidationReport(n=0, loss_sum=NOBODY, correct=NOBODY),
                     examples=len(self._plan.task.classes),
                     train_loss=1.0,
                     steps=0,
-                    weights_digest=digest(weights, self._plan.tensors),
+                    weights_digest=stated,
+                    following=following,
                     compute_seconds=time.perf_counter() - began,
                 )
-                return report, weights
+                return report, answer
+            case MaskKeys() | MaskShares() | Survivors() | Unmask():
+                assert self._masks is not None
+                return self._masks.answer(instruction, patients=len(self._plan.task.classes)), None
             case Finish():
                 self.finished = instruction.status
                 return Acknowledged(), None
         return Failure(code="NotInBenchmark"), None
+
+    def _masked_rounds(self, question: Describe) -> MaskedRounds:
+        return MaskedRounds(
+            site=self._name,
+            run_id=question.run_id,
+            plan=question.plan,
+            key=lambda: load_private(self._folder / "keys" / f"{self._name}.key"),
+            folder=self._folder / "between-rounds" / self._name,
+            opened=OpenedRounds(self._folder / "opened" / self._name, plan=question.plan.digest),
+        )
 
 
 def site(folder: Path, name: str, port: int) -> None:
@@ -109,7 +140,7 @@ def site(folder: Path, name: str, port: int) -> None:
     from stic_client.flower_app import client_app
     from stic_client.flower_link import FleetLink
 
-    participant = Echo(AuditLog(folder / f"{name}-audit.jsonl"))
+    participant = Echo(AuditLog(folder / f"{name}-audit.jsonl"), name=name, folder=folder)
     link = FleetLink(
         f"127.0.0.1:{port}",
         ca=folder / "ca.crt",
@@ -124,11 +155,14 @@ def site(folder: Path, name: str, port: int) -> None:
     )
 
 
-def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) -> dict[str, object]:
+def server(
+    folder: Path, *, sites: int, rounds: int, port: int | None = None, masked: bool = False
+) -> dict[str, Any]:
     """The server's process, and the sites' as its children.
 
     Args:
         port: where it listens; None is one that is free.
+        masked: with secure aggregation.
     """
     from flwr.serverapp import Grid
 
@@ -156,10 +190,18 @@ def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) ->
         subprocess.Popen([sys.executable, __file__, "--as-site", name, str(folder), str(port)])
         for name in names
     ]
-    federation = FederationConfig(rounds=rounds, runs=folder / "runs", min_sites=sites, local_only=False)
-    proposal = training_of(federation)
+    federation = FederationConfig(
+        rounds=rounds,
+        runs=folder / "runs",
+        min_sites=sites,
+        local_only=False,
+        secure_aggregation=SecureAggregationConfig() if masked else None,
+    )
+    public = {name: (folder / "keys" / f"{name}.pub").read_text().strip() for name in names}
+    proposal = training_of(federation, sites=public)
     plan = proposal.plan
     run = RunFolder.begin(federation, plan)
+    run.begin_session()
 
     def train(grid: Grid) -> None:
         reached = flower_sites.FlowerSites(grid, expected=names, grace_s=60, observer=RunObserver())
@@ -187,6 +229,7 @@ def server(folder: Path, *, sites: int, rounds: int, port: int | None = None) ->
         "sites": sites,
         "rounds": rounds,
         "parameters": sum(spec.size for spec in plan.tensors),
+        "median_seconds": statistics.median(row["seconds"] for row in rows[1:]),
         "median_overhead_seconds": statistics.median(overhead),
         "min_overhead_seconds": min(overhead),
         "max_overhead_seconds": max(overhead),

@@ -44,11 +44,22 @@ BatchNorm = Literal["average", "local", "frozen"]
 Normalise = Literal["none", "imagenet"]
 Transport = Literal["float32", "float16", "int8"]
 Release = Literal[
-    "training-loss", "validation", "accuracy", "auc", "confusion", "histograms", "calibration", "comparison"
+    "training-loss",
+    "validation",
+    "accuracy",
+    "auc",
+    "confusion",
+    "histograms",
+    "calibration",
+    "comparison",
+    "privacy-audit",
 ]
 """What a site may be asked to say of its patients, beside the weights and the numbers of patients."""
 
 RELEASES: tuple[Release, ...] = get_args(Release)
+
+ASKED: tuple[Release, ...] = tuple(kind for kind in RELEASES if kind != "privacy-audit")
+"""What a run asks for; the privacy audit's figures leave only if a site's operator wants them to."""
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
 """host:port"""
 
@@ -139,6 +150,30 @@ class ModelConfig(_Frozen):
         return self
 
 
+class TrainingPrivacyConfig(_Frozen):
+    """Patient-level differential privacy of a site's training: DP-SGD (Abadi et al. 2016).
+
+    Args:
+        epsilon: what the plan may cost each training patient of a site, over all rounds and the site's own
+            model; each site computes its noise from it. Give this or `noise_multiplier`.
+        noise_multiplier: standard deviation of the noise, in units of `max_grad_norm`; what it costs depends
+            on a site's number of patients.
+        delta: the probability with which epsilon may not hold; below 1 / training patients of every site.
+        max_grad_norm: what one patient may contribute to a step: the norm that its gradient is cut to.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    noise_multiplier: Annotated[float, Field(ge=0.1, le=1000)] | None = None
+    delta: Annotated[float, Field(gt=0, le=0.01)] = 1e-5
+    max_grad_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TrainingPrivacyConfig:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("either epsilon or noise_multiplier")
+        return self
+
+
 class TrainingConfig(_Frozen):
     """Training at one site; by default with the paper's optimiser, and long enough to converge.
 
@@ -161,6 +196,8 @@ class TrainingConfig(_Frozen):
         l2: penalty on the naive models' last hidden layer, the authors' `l2_rate`.
         rotation_degrees, shift, zoom: the augmentation's half ranges; shift and zoom as
             fractions. One draw serves all three phases.
+        privacy: patient-level noise in training; None adds none. `batch_size` is then the expected number of
+            patients per step, who are drawn independently.
     """
 
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -179,6 +216,26 @@ class TrainingConfig(_Frozen):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    privacy: TrainingPrivacyConfig | None = None
+
+    @model_validator(mode="after")
+    def _private_of_counts(self) -> TrainingConfig:
+        if self.privacy is not None and self.class_balanced:
+            raise ValueError(
+                "class_balanced: true does not go with privacy: its weights are the site's exact class counts, "
+                "which no noise covers; set it to false"
+            )
+        return self
+
+
+def check_private_model(model: ModelConfig, training: TrainingConfig) -> str | None:
+    """Why a model cannot be trained with `training.privacy`; None where it can, or where there is none."""
+    if training.privacy is not None and model.trainable_blocks != 0:
+        return (
+            "a backbone that trains does not go with training.privacy (it sees the three phases as three patients, and "
+            "batch-norm statistics get no noise); set model.trainable_blocks to 0"
+        )
+    return None
 
 
 class FedAvgConfig(_Frozen):
@@ -195,6 +252,29 @@ AlgorithmConfig: TypeAlias = FedAvgConfig
 """How the sites' updates become the next global model, with the parameters of each algorithm."""
 
 
+class SecureAggregationConfig(_Frozen):
+    """The server learns the sum of the hospitals' updates, and none of them. `true` takes the defaults.
+
+    Args:
+        threshold: share of the plan's hospitals, above a half, that must be left after a round and agree on who is;
+            fewer, and the round is repeated. A larger share withstands more hospitals in league with the server.
+        clip: largest change of one value in a round; larger ones are clipped, and counted.
+        max_update_norm: largest norm of a site's update, times the norm of the model that the round began with; each
+            site scales its own down to it, since the server cannot see it.
+    """
+
+    threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.667
+    clip: Annotated[float, Field(gt=0, le=1000)] = 8.0
+    max_update_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+
+def _secure_aggregation_of(data: object) -> object:
+    return {True: {}, False: None}[data] if isinstance(data, bool) else data
+
+
+SecureAggregation = Annotated[SecureAggregationConfig | None, BeforeValidator(_secure_aggregation_of)]
+
+
 class ListenConfig(_Frozen):
     """Where the server listens, and what its certificate is for.
 
@@ -203,14 +283,27 @@ class ListenConfig(_Frozen):
         port: TCP port; sites need this one and no other.
         names: host names and addresses that sites use; the certificate carries them.
         max_body_mb: a request with a larger body is refused, and a site whose unread answers are larger.
-        health_port: TCP port on 127.0.0.1 where `GET /health` says that the server is alive; none without.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8443
     names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     max_body_mb: Annotated[int, Field(ge=1, le=4096)] = 256
+
+
+class MonitoringConfig(_Frozen):
+    """Ports that machines ask for a program's health and metrics, without TLS; none is open by default.
+
+    Args:
+        host: address to bind; loopback by default. Whoever reaches it reads names of sites, versions and times.
+        health_port: TCP port of gRPC's health protocol (`grpc.health.v1`), which the command `health` asks; null
+            opens none.
+        metrics_port: TCP port of Prometheus metrics, with nothing of a patient; null opens none.
+    """
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class LogConfig(_Frozen):
@@ -282,6 +375,15 @@ class TrackingConfig(_Frozen):
         return self
 
 
+def unmasked_part(transport: Transport, local_only: bool) -> str:  # noqa: FBT001 - two keys of a plan, in its words
+    """Why secure aggregation does not go with the rest of a configuration; "" where it does."""
+    if transport != "float32":
+        return f"secure_aggregation needs transport: float32; masked values cannot be sent as {transport}"
+    if local_only:
+        return "secure_aggregation needs local_only: false; a site's own model would leave its hospital without masks"
+    return ""
+
+
 class FederationConfig(_Frozen):
     """`federation.yaml`: what the sites compute together, and how long the server waits.
 
@@ -306,6 +408,8 @@ class FederationConfig(_Frozen):
         transport: how weights travel in a round. `float16` halves the bytes; `int8` sends what
             training changed in 8 bits per value with the rounding error carried over to the next
             round, and the global model as float16.
+        secure_aggregation: the server sees only the sum of the sites' updates; `true`, or the keys below.
+            Needs `local_only: false` and `transport: float32`; `max_update_ratio` does not apply.
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
             backbone trains, for the first global model.
@@ -313,6 +417,7 @@ class FederationConfig(_Frozen):
         runs: folder of the runs.
         log: the file that has everything that `start` and its like say.
         notify: who is told when a site waits for an approval, is gone or back, and when a run ends.
+        monitoring: ports of this server that machines ask for its health and its metrics.
         tracking: MLflow and TensorBoard, which follow a run and cannot disturb it.
     """
 
@@ -333,13 +438,27 @@ class FederationConfig(_Frozen):
     determinism: bool = True
     local_only: bool = True
     transport: Transport = "float32"
+    secure_aggregation: SecureAggregation = None
     warm_start: FilePath | None = None
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
     runs: FilePath = Path("runs")
     log: Annotated[LogConfig, Field(exclude=True)] = LogConfig()
     notify: Annotated[NotifyConfig | None, Field(exclude=True)] = None
+    monitoring: Annotated[MonitoringConfig, Field(exclude=True)] = MonitoringConfig()
     tracking: Annotated[TrackingConfig | None, Field(exclude=True)] = None
+
+    @model_validator(mode="after")
+    def _private_model(self) -> FederationConfig:
+        if fault := check_private_model(self.model, self.training):
+            raise ValueError(fault)
+        return self
+
+    @model_validator(mode="after")
+    def _goes_with_masks(self) -> FederationConfig:
+        if self.secure_aggregation is not None and (why := unmasked_part(self.transport, self.local_only)):
+            raise ValueError(why)
+        return self
 
 
 DecimalMark = Literal["comma", "point"]
@@ -389,6 +508,18 @@ class ServerAddress(_Frozen):
     ca: FilePath = Path("ca.crt")
 
 
+class PrivacyBudget(_Frozen):
+    """What all runs together may cost a training patient of this site.
+
+    Args:
+        epsilon: at most, of all runs together.
+        delta: the probability with which epsilon may not hold.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=1000)]
+    delta: Annotated[float, Field(gt=0, le=0.01)] = 1e-5
+
+
 class PolicyConfig(_Frozen):
     """What this site agrees to.
 
@@ -401,10 +532,17 @@ class PolicyConfig(_Frozen):
         max_rounds, max_local_epochs, max_local_steps: bounds on the work of one run.
         max_learning_rate, max_batch_size: bounds on the optimiser.
         release: what may be released about the patients; what is not listed is answered as suppressed.
+            `privacy-audit` is not listed by default: see `stic-client privacy-audit --release`.
         local_only: also train a model of its own for comparison; its weights leave as a round's.
+        secure_aggregation: `required` takes part only in plans with it; `optional` in both.
+        max_update_norm: the same as a plan's; the smaller one is kept to. None adds no bound.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
         held_out_models: how many models may ever be looked at on the same held-out patients, in all runs.
+        max_epsilon: a plan that costs a training patient more than this by itself is refused, and so is one
+            without `training.privacy`; None takes any.
+        privacy_budget: what all runs together may cost a training patient of this site (`stic-client --site
+            SITE privacy`); a plan that would exceed it is refused, and so is one without `training.privacy`.
     """
 
     plans: Literal["approved", "any"] = "approved"
@@ -417,11 +555,15 @@ class PolicyConfig(_Frozen):
     max_local_steps: Annotated[int, Field(ge=1)] = 10_000
     max_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     max_batch_size: Annotated[int, Field(ge=1)] = 1024
-    release: tuple[Release, ...] = RELEASES
+    release: tuple[Release, ...] = ASKED
     local_only: bool = True
+    secure_aggregation: Literal["optional", "required"] = "optional"
+    max_update_norm: Annotated[float, Field(gt=0)] | None = None
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10
     held_out_models: Annotated[int, Field(ge=1)] = 40
+    max_epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
+    privacy_budget: PrivacyBudget | None = None
 
 
 class SiteConfig(_Frozen):
@@ -442,8 +584,10 @@ class SiteConfig(_Frozen):
         plans: where approved and waiting plans lie.
         between_rounds: what a run keeps here from one round to the next, such as int8's rounding error.
         held_out: what was told of the held-out patients, and which models a run showed.
+        privacy: what training cost its patients in all runs, and the secret that noise comes from.
         log: the file that has everything that the client says while it serves.
         notify: who is told when a plan waits for approval, and when a run ends.
+        monitoring: ports of this client that machines ask for its health and its metrics.
     """
 
     site: SiteName
@@ -460,5 +604,7 @@ class SiteConfig(_Frozen):
     plans: FilePath = Path("plans")
     between_rounds: FilePath = Path("between-rounds")
     held_out: FilePath = Path("held-out")
+    privacy: FilePath = Path("privacy")
     log: SiteLogConfig = SiteLogConfig()
     notify: NotifyConfig | None = None
+    monitoring: MonitoringConfig = MonitoringConfig()

@@ -8,12 +8,13 @@ participant's.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -33,9 +34,11 @@ from stic_core.evaluation import (
 )
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.privacy import looks
+from stic_core.privacy.audit_release import latest_release
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.release import class_counts, rounded, score_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
+from stic_core.protocol.mask_messages import SiteKeys
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
@@ -52,16 +55,35 @@ from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.head_check import check_columns, classifier_inputs, fault_of_scores
-from stic_core.training.objectives import Objective, objective_of
+from stic_core.training.private_training import TrainingPrivacy
 from stic_core.training.setup import TrainingSetup
 from stic_core.training.site_arrays import SiteArrays
-from stic_core.training.trainer import Trainer, fit, predict
+from stic_core.training.site_training import SiteTraining
+from stic_core.training.trainer import predict
 
 RESIDUAL = "residual"
 """Of what a site keeps between rounds: the rounding error of its last update."""
 
 Work: TypeAlias = TrainRound | TrainLocal | EvaluateHeldOut
 WorkReport: TypeAlias = RoundReport | LocalReport | HeldOutAnswer
+
+
+class Masker(Protocol):
+    """Puts masks on a round's update, so that the server sees it in a sum alone."""
+
+    def check(self, question: TrainRound) -> None:
+        """Refuse to train what could not be masked afterwards.
+
+        Raises:
+            PlanRefusedError: says what is missing.
+        """
+        ...
+
+    def mask(
+        self, question: TrainRound, *, base: FlatArray, trained: FlatArray
+    ) -> tuple[WireArray, SiteKeys | None]:
+        """What travels instead of the trained weights, and the site's keys for the next round."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +100,9 @@ class LocalRun:
         observer: receives progress events.
         kept: what stays at the site from round to round.
         looks: what was told of the held-out patients before.
+        privacy: the ledger of training, and what noise comes from.
         judges_heads: False in a simulation, where nobody makes a model to learn of a patient.
+        masker: where the plan has secure aggregation; None and it cannot train such a plan's rounds.
     """
 
     site: str
@@ -90,9 +114,12 @@ class LocalRun:
     observer: Observer = field(default_factory=Observer)
     kept: SiteArrays = field(default_factory=SiteArrays)
     looks: HeldOutLooks = field(default_factory=HeldOutLooks)
+    privacy: TrainingPrivacy = field(default_factory=TrainingPrivacy)
     judges_heads: bool = True
+    masker: Masker | None = None
 
     _fresh: FlatArray = field(init=False)
+    _training: SiteTraining = field(init=False)
 
     def __post_init__(self) -> None:
         if trainable_specs(self.setup.module) != self.plan.tensors:
@@ -102,6 +129,20 @@ class LocalRun:
                 expected=f"those of {self.plan.model.architecture} on {self.plan.model.backbone}",
             )
         self._fresh = get_flat(self.setup.module)
+        self._training = SiteTraining(
+            self.site,
+            self.run_id,
+            self.plan,
+            self.dataset,
+            self.setup,
+            policy=self.policy,
+            kept=self.privacy,
+        )
+
+    @property
+    def training_patients(self) -> int:
+        """How many there are, the weight of the site's update."""
+        return len(self.setup.batches["train"])
 
     def describe(self) -> SiteDescription:
         """What the site takes part with."""
@@ -112,6 +153,7 @@ class LocalRun:
             test_fingerprint=self._test_fingerprint,
             image=self.dataset.image,
             phantom=self.dataset.phantom,
+            privacy_audit=latest_release(self.looks, held_out=self.held_out_patients, policy=self.policy),
             backbone_digest=self.setup.backbone_digest,
             device=self.setup.device.type,
             versions={
@@ -152,8 +194,17 @@ class LocalRun:
             raise PlanRefusedError(
                 "plan", got=question.plan_digest[:12], expected=f"{self.plan.digest[:12]}, as accepted"
             )
+        if isinstance(question, TrainLocal) and not self.plan.local_only:
+            raise PlanRefusedError(
+                "this site's own model was requested",
+                expected="no such request (local_only: false in the plan)",
+            )
         if not isinstance(question, TrainRound):
             return
+        if question.train and self.plan.secure_aggregation is not None:
+            if self.masker is None:
+                raise PlanRefusedError("secure aggregation", expected="a site that can mask its updates")
+            self.masker.check(question)
         if question.round > self.plan.rounds + 1:
             raise PlanRefusedError(
                 "round", got=question.round, expected=f"at most {self.plan.rounds} and a final validation"
@@ -199,26 +250,15 @@ class LocalRun:
 
     def _train_round(self, question: TrainRound, weights: FlatArray) -> tuple[RoundReport, WireArray | None]:
         began = time.perf_counter()
-        training = self.plan.training
         self.setup.load_weights(weights)
         validation = self._validation(self._predict("val"))
-        wire, arrived = None, None
         loss, examples, steps = None, 0, 0
         if question.train and len(self.setup.batches["train"]):
-            objective = objective_of(
-                self.plan.algorithm,
-                self.setup.module,
-                self.setup.batches["train"].labels,
-                config=training,
-                device=self.setup.device,
-            )
-            outcome = self._trainer(salt=question.round, objective=objective).run(
-                training.local_epochs, steps=training.local_steps, learning_rate=question.learning_rate
-            )
+            outcome = self._training.round(question.round, weights, rate=question.learning_rate)
             loss, examples, steps = outcome.loss, outcome.examples, outcome.steps
-            wire, arrived = self._encode(question.round, base=weights)
+        sent = self._sent(question, base=weights, trained=examples > 0)
         self._note_round(question, loss)
-        tells = tells_mean("training-loss", n=examples, policy=self.policy)
+        tells = tells_mean("training-loss", n=examples, policy=self.policy) and not self._training.is_private
         report = RoundReport(
             round=question.round,
             validation=validation,
@@ -226,9 +266,21 @@ class LocalRun:
             train_loss=rounded(min(loss, LOSS_CAP)) if tells and loss is not None else None,
             steps=steps,
             compute_seconds=time.perf_counter() - began,
-            weights_digest=None if arrived is None else digest(arrived, self.plan.tensors),
+            weights_digest=sent.digest,
+            following=sent.following,
         )
-        return report, wire
+        return report, sent.wire
+
+    def _sent(self, question: TrainRound, *, base: FlatArray, trained: bool) -> _Sent:
+        """What travels after a round: nothing where nothing was trained, unless masks must hide even that."""
+        if question.train and self.plan.secure_aggregation is not None:
+            assert self.masker is not None  # checked
+            wire, following = self.masker.mask(question, base=base, trained=get_flat(self.setup.module))
+            return _Sent(wire, hashlib.sha256(wire.tobytes()).hexdigest(), following)
+        if not trained:
+            return _Sent()
+        wire, arrived = self._encode(question.round, base=base)
+        return _Sent(wire, digest(arrived, self.plan.tensors))
 
     def _encode(self, number: int, *, base: FlatArray) -> tuple[WireArray, FlatArray]:
         """What travels, and the weights that the server will have from it; its rounding error is kept."""
@@ -251,17 +303,6 @@ class LocalRun:
         else:
             self.observer.note(f"round {question.round} of {self.plan.rounds}: training loss {loss:.3f}")
 
-    def _trainer(self, *, salt: int, objective: Objective | None = None) -> Trainer:
-        """A fresh optimiser; its seed differs by site so that sites do not draw alike."""
-        return Trainer(
-            self.setup.module,
-            self.setup.batches["train"],
-            config=self.plan.training,
-            seed=[self.plan.seed, salt, int.from_bytes(self.site.encode(), "big")],
-            device=self.setup.device,
-            objective=objective,
-        )
-
     def _own_loss(self) -> float | None:
         """Mean validation loss for this site's own eyes, whatever its policy releases."""
         labels = self.setup.batches["val"].labels
@@ -275,9 +316,8 @@ class LocalRun:
             )
         began = time.perf_counter()
         self.setup.load_weights(weights)
-        outcome = fit(
-            self._trainer(salt=0),
-            rounds=self.plan.rounds,
+        outcome = self._training.own_model(
+            weights,
             validate=self._own_loss,
             on_epoch=lambda done, total: self.observer.progress("own model, for comparison", done, total),
         )
@@ -415,6 +455,15 @@ class LocalRun:
         if len(scores) < len(members):
             raise ProtocolError("an ensemble of models that this site has not evaluated")
         return logsumexp(log_softmax(np.stack(scores), axis=-1), axis=0) - np.log(len(members))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What travels of a round's update."""
+
+    wire: WireArray | None = None
+    digest: str | None = None
+    following: SiteKeys | None = None
 
 
 def _key_of(question: EvaluateHeldOut) -> str:

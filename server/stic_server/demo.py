@@ -35,7 +35,7 @@ _STOP_S = 3.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_demo(folder: Path, *, runs: Path, seed: int, full: bool) -> None:
+def run_demo(folder: Path, *, runs: Path, seed: int, full: bool, secure_aggregation: bool = False) -> None:
     """From phantom patients to the report.
 
     Args:
@@ -43,16 +43,17 @@ def run_demo(folder: Path, *, runs: Path, seed: int, full: bool) -> None:
         runs: where the run goes.
         seed: of the phantoms and of training.
         full: as many patients as the paper's two centres.
+        secure_aggregation: the server sees only the sum of the centres' updates.
 
     Raises:
         SticError: a step failed; its own output says why.
     """
     # A service manager stops with SIGTERM; leave as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    home = folder / f"demo-seed{seed}{'-full' if full else ''}"
+    home = folder / f"demo-seed{seed}{'-full' * full}{'-secure' * secure_aggregation}"
     counts = FULL_COUNTS if full else DEMO_COUNTS
     _write_phantoms(home, counts=counts, seed=seed)
-    federation = _set_up_server(home, runs=runs, seed=seed)
+    federation = _set_up_server(home, runs=runs, seed=seed, secure_aggregation=secure_aggregation)
     for centre in CENTRES:
         _set_up_site(home, centre, port=federation.listen.port)
         _step(home, "stic-client", "--site", centre, "prepare")
@@ -82,7 +83,7 @@ def _write_phantoms(home: Path, *, counts: Mapping[str, Mapping[str, int]], seed
             terminal.note(f"{centre}: {sum(counts[centre].values())} phantom patients, 3 CT slices each")
 
 
-def _set_up_server(home: Path, *, runs: Path, seed: int) -> FederationConfig:
+def _set_up_server(home: Path, *, runs: Path, seed: int, secure_aggregation: bool) -> FederationConfig:
     path = home / "server" / "federation.yaml"
     if path.exists() and not _free(config_files.load(path, FederationConfig).listen.port):
         # Keys and certificates carry no port; a fresh set is as good and leaves no file half changed.
@@ -101,6 +102,7 @@ def _set_up_server(home: Path, *, runs: Path, seed: int) -> FederationConfig:
             seed=seed,
             join_timeout_s=300,
             runs=runs,
+            secure_aggregation=secure_aggregation,
         )
         initialise(path.parent, new)
     return config_files.load(path, FederationConfig)

@@ -57,7 +57,6 @@ from stic_core.errors import ListenError
 from stic_core.system.site_certificates import public_pem
 from stic_server.admission.registry import AdmittedSite, Presence, admitted, scan
 from stic_server.flower_replies import assemble, for_one_site
-from stic_server.http import health
 from stic_server.http.connection_limits import SiteConnection
 from stic_server.http.listener import Entrance, open_listeners
 from stic_server.http.request_guard import Guard
@@ -68,6 +67,7 @@ LOG = logging.getLogger(__name__)
 
 _MB = 1 << 20
 _LOOK_S = 2.0
+_TURNS_S = 10.0
 
 T = TypeVar("T")
 
@@ -191,7 +191,6 @@ class Listen:
 
     Args:
         max_body_mb: a request with a larger body is refused, and a site whose unread answers are larger.
-        health_port: of this machine alone, where `GET /health` is answered; None for none.
     """
 
     host: str
@@ -200,7 +199,6 @@ class Listen:
     key: Path
     ca: Path
     max_body_mb: int = 256
-    health_port: int | None = None
 
 
 class _Uvicorn(uvicorn.Server):
@@ -208,25 +206,16 @@ class _Uvicorn(uvicorn.Server):
 
     Args:
         listeners: of the sites' port.
-        healths: of the health port, where there is one.
     """
 
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        entrance: Entrance,
-        *,
-        listeners: list[socket.socket],
-        healths: list[socket.socket],
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, entrance: Entrance, *, listeners: list[socket.socket]) -> None:
         super().__init__(config)
-        self._entrance, self._listeners, self._healths = entrance, listeners, healths
+        self._entrance, self._listeners = entrance, listeners
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Once the app is ready, connections are accepted."""
         await super().startup(sockets)
         await self._entrance.open(self._listeners)
-        self.servers += [await health.serve_health(listener) for listener in self._healths]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """First the entrance."""
@@ -281,8 +270,9 @@ class FleetServer:
         state = app.state.linkstate_factory.state()
         assert isinstance(state, InMemoryLinkState)  # what Flower makes of its name for a database in RAM
         self._state = state
+        self.guard = Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note)
         self._config = uvicorn.Config(
-            Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note),
+            self.guard,
             http=SiteConnection,
             loop="asyncio",
             ws="none",
@@ -306,21 +296,17 @@ class FleetServer:
             ListenError: the address cannot be had.
         """
         listeners = open_listeners(self._listen.host, self._listen.port)
-        healths: list[socket.socket] = []
-        if self._listen.health_port is not None:
-            try:
-                healths = open_listeners(health.HOST, self._listen.health_port, key="listen.health_port")
-            except ListenError:
-                for listener in listeners:
-                    listener.close()
-                raise
         self.entrance.renew()
-        self._uvicorn = _Uvicorn(self._config, self.entrance, listeners=listeners, healths=healths)
+        self._uvicorn = _Uvicorn(self._config, self.entrance, listeners=listeners)
         self._thread.start()
         while not self._uvicorn.started:
             if not self._thread.is_alive():
                 raise ListenError(f"the server did not start on {self._listen.host}:{self._listen.port}")
             time.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Whether the sites' port is served: the loop turns, and accepts connections."""
+        return self.entrance.accepts(within_s=_TURNS_S)
 
     def _run(self) -> None:
         assert self._uvicorn is not None  # it is made before the thread starts

@@ -46,14 +46,14 @@ algorithm:
 # warm_start: runs/RUN-ID/model   # begin with a model instead of fresh weights
 seed: {seed}
 determinism: true           # bit-identical results for equal seeds on a CPU
-local_only: true            # also train each site's own model, for comparison
+local_only: {local_only}            # also train each site's own model, for comparison
+secure_aggregation: {secure_aggregation}   # the server sees only the sum of the sites' updates; needs local_only: false
 transport: float32          # or float16, int8: fewer bytes per round
 
 listen:
   host: {host}
   port: {port}
   names: [{names}]          # host names and addresses that the sites use; they go into the certificate
-  # health_port: 8081       # GET http://127.0.0.1:8081/health, for a container's health check; no port without
 
 join_timeout_s: {join_timeout_s}       # how long to wait for min_sites
 join_grace_s: {join_grace_s}            # how much longer to wait for the other admitted sites
@@ -63,6 +63,7 @@ max_update_ratio: 100       # an update this many times larger than the other si
 runs: {runs}
 
 # log: {{file: server.log, max_mb: 5, keep: 4}}   # what start says; null as file: none
+# monitoring: {{health_port: 8081, metrics_port: 9464}}   # on 127.0.0.1, for stic-server health and Prometheus
 # notify:                   # who is told when a site waits for an approval, is gone or back, and when a run ends
 #   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
 # tracking: {{mlflow: "sqlite:///mlflow.db", tensorboard: true}}   # who follows the figures of a run
@@ -88,6 +89,7 @@ class NewFederation:
     join_timeout_s: float = 86_400
     join_grace_s: float = 60
     runs: Path = Path("runs")
+    secure_aggregation: bool = False
 
 
 def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
@@ -106,6 +108,8 @@ def initialise(folder: Path, new: NewFederation) -> tuple[Path, str]:
         **{
             **{name: getattr(new, name) for name in new.__slots__},
             "names": ", ".join(f'"{name}"' for name in new.names),
+            "local_only": "false" if new.secure_aggregation else "true ",
+            "secure_aggregation": "true " if new.secure_aggregation else "false",
             "crop_mm": "null" if new.crop_mm is None else f"{new.crop_mm:g}",
             "runs": "'" + str(new.runs).replace("'", "''") + "'",
         }

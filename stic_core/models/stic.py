@@ -36,6 +36,18 @@ NAIVE = (512, 128, HIDDEN)
 Recurrent = Literal["sigmoid", "hard_sigmoid"]
 
 
+class WholeMapConvolution(nn.Conv2d):
+    """A convolution whose kernel covers the whole map, computed as the matrix product that it is.
+
+    As one it runs several times faster on a CPU, in both directions; the parameters keep a convolution's
+    shape and names.
+    """
+
+    def forward(self, input: Features) -> Embedding:  # noqa: A002 - torch's name for it
+        """Feature maps of (n, phases, channels, grid, grid) to (n, phases, outputs)."""
+        return functional.linear(input.flatten(2), self.weight.flatten(1), self.bias)
+
+
 class SpatialExtractor(nn.Module):
     """A phase's feature map to 128 numbers: one convolution over the whole map, linear.
 
@@ -46,15 +58,12 @@ class SpatialExtractor(nn.Module):
 
     def __init__(self, channels: int, grid: int = FEATURE_GRID) -> None:
         super().__init__()
-        self.project = nn.Conv2d(channels, EMBEDDING, grid)
+        self.project = WholeMapConvolution(channels, EMBEDDING, grid)
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, features: Features) -> Embedding:
-        # The convolution covers the whole map, so it is a matrix product; as one it runs
-        # several times faster on a CPU, in both directions.
-        weight = self.project.weight.flatten(1)
-        return functional.linear(features.flatten(2), weight, self.project.bias)
+        return self.project(features)
 
 
 class TemporalEncoder(nn.Module):

@@ -53,6 +53,7 @@ class Look(BaseModel):
         report: what left of it; None where the set was opened and nothing left, as for a model that was
             refused when its scores were there. That is a look as well: a refusal tells something.
         compared: what left of comparisons with it, by the other model's digest.
+        audit: what left of a privacy audit of the model; its patients are then the training ones as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +70,7 @@ class Look(BaseModel):
     starts: tuple[Starts, ...] = ()
     report: dict[str, Any] | None = None
     compared: dict[str, dict[str, Any]] = {}
+    audit: dict[str, Any] | None = None
 
     @property
     def scores(self) -> statistics.Scores:
@@ -276,5 +278,6 @@ def _read(path: Path) -> Look:
         raise DataError(
             f"{path.parent.name}/{path.name}, a look at held-out patients, cannot be read",
             got=type(error).__name__,
-            advice="Restore it from a backup: without it the site cannot know what it has told of these patients.",
+            advice="Restore it from a backup, or install the newer version that wrote it: without it the site cannot "
+            "know what it has told of these patients.",
         ) from None

@@ -20,6 +20,7 @@ from stic_core.config import (
     FederationConfig,
     ImageConfig,
     ModelConfig,
+    SecureAggregation,
     SiteName,
     TrainingConfig,
     Transport,
@@ -29,41 +30,28 @@ from stic_core.data.dataset import SPLITS, Split
 from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
 from stic_core.evaluation.reliability import Reliability
+from stic_core.privacy.audit_release import ReleasedAudit
+from stic_core.privacy.secure_aggregation.exchange import threshold_of
+from stic_core.protocol.fields import (
+    VERSION,
+    ClassName,
+    Digest,
+    Message,
+    ModelName,
+    PublicKey,
+    Round,
+    RunId,
+    Signature,
+)
+from stic_core.protocol.mask_messages import Masking, MaskQuestion, MaskReport, SiteKeys
 from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
 from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 4
-"""Raised with every change that the other side would notice."""
-
-MESSAGE_KEY = "stic"
-"""The record under which a message travels; its JSON text lies in the field of the same name."""
-
-WEIGHTS_KEY = "weights"
-"""The record under which the flat array travels."""
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
-Round = Annotated[int, Field(ge=1, le=10_001)]
-"""Up to the most that a configuration can ask for, and the last look after them."""
-
-PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}$")]
-Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,400}$")]
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-"""`federated`, `ensemble`, `centralised`, or the site whose own model it is."""
-
-ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
-
 FEDERATED, ENSEMBLE = "federated", "ensemble"
 """What the two models are called that are no site's own."""
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[4] = VERSION
 
 
 class RunPlan(BaseModel):
@@ -92,6 +80,7 @@ class RunPlan(BaseModel):
     determinism: bool
     local_only: bool
     transport: Transport = "float32"
+    secure_aggregation: SecureAggregation = None
     sites: dict[SiteName, PublicKey] = {}
     initial: Digest | None = None
     warm_start: bool = False
@@ -121,6 +110,7 @@ class RunPlan(BaseModel):
             determinism=config.determinism,
             local_only=config.local_only,
             transport=config.transport,
+            secure_aggregation=config.secure_aggregation,
             sites=dict(sites),
             initial=initial,
             warm_start=config.warm_start is not None,
@@ -136,15 +126,25 @@ class RunPlan(BaseModel):
         return len(self.sites) + 2 if self.local_only else 1
 
     @property
+    def threshold(self) -> int:
+        """How many hospitals must be left after a masked round, and agree on who is."""
+        assert self.secure_aggregation is not None
+        return threshold_of(len(self.sites), share=self.secure_aggregation.threshold)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON: what an operator approves.
 
-        FedAvg is left out of it, as in plans from before there was a choice: those stay approved,
-        and their runs can be resumed.
+        FedAvg is left out of it, and so are secure aggregation and noise in training where they are off, as in
+        plans from before there was a choice: those stay approved, and their runs can be resumed.
         """
-        content = self.model_dump(
-            mode="json", exclude=None if self.algorithm != FedAvgConfig() else {"algorithm"}
-        )
+        content = self.model_dump(mode="json")
+        if self.algorithm == FedAvgConfig():
+            del content["algorithm"]
+        if self.secure_aggregation is None:
+            del content["secure_aggregation"]
+        if self.training.privacy is None:
+            del content["training"]["privacy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -152,7 +152,7 @@ class RunPlan(BaseModel):
 # ---- what the server asks ---------------------------------------------------------------
 
 
-class Describe(_Message):
+class Describe(Message):
     """The first question of a run: will you take part, and with what?
 
     The site loads its backbone and its cached features before it answers with its description; while that
@@ -164,12 +164,13 @@ class Describe(_Message):
     plan: RunPlan
 
 
-class TrainRound(_Message):
+class TrainRound(Message):
     """The global model, to be validated and then trained; weights travel with it.
 
     Args:
         learning_rate: of this round, by the plan's schedule; None is the plan's own.
         train: False after the last round: validate only.
+        masking: where the plan has secure aggregation; None without, and where nothing is trained.
     """
 
     kind: Literal["train-round"] = "train-round"
@@ -179,9 +180,10 @@ class TrainRound(_Message):
     weights_digest: Digest
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     train: bool = True
+    masking: Masking | None = None
 
 
-class TrainLocal(_Message):
+class TrainLocal(Message):
     """Train your own model with the run's plan and nobody's help; the first weights travel with it."""
 
     kind: Literal["train-local"] = "train-local"
@@ -190,7 +192,7 @@ class TrainLocal(_Message):
     weights_digest: Digest
 
 
-class EvaluateHeldOut(_Message):
+class EvaluateHeldOut(Message):
     """Open the held-out set for this model, once; its weights travel with it.
 
     Args:
@@ -215,7 +217,7 @@ class EvaluateHeldOut(_Message):
     test_fingerprint: Digest
 
 
-class Finish(_Message):
+class Finish(Message):
     """The run is over; the final model's weights may travel with it, for the site to keep.
 
     Args:
@@ -234,7 +236,7 @@ class Finish(_Message):
 
 
 Instruction = Annotated[
-    Describe | TrainRound | TrainLocal | EvaluateHeldOut | Finish,
+    Describe | TrainRound | MaskQuestion | TrainLocal | EvaluateHeldOut | Finish,
     Field(discriminator="kind"),
 ]
 
@@ -261,7 +263,7 @@ class SplitCounts(BaseModel):
         return self
 
 
-class SiteDescription(_Message):
+class SiteDescription(Message):
     """What a site takes part with: counts and digests, nothing of a patient.
 
     Args:
@@ -271,6 +273,7 @@ class SiteDescription(_Message):
         phantom: the site's patients are phantoms.
         backbone_digest: of the frozen backbone's weights.
         lacks_models: earlier runs that it took part in and whose final model it does not have.
+        privacy_audit: the latest figures that the site's operator released of an audit of a model.
     """
 
     kind: Literal["site-description"] = "site-description"
@@ -287,6 +290,7 @@ class SiteDescription(_Message):
         Field(max_length=16),
     ]
     lacks_models: Annotated[tuple[RunId, ...], Field(max_length=8)] = ()
+    privacy_audit: ReleasedAudit | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -295,7 +299,7 @@ class SiteDescription(_Message):
         return self
 
 
-class Preparing(_Message):
+class Preparing(Message):
     """The site takes part and is not ready yet: it loads its data, or computes the backbone's features; ask again.
 
     Args:
@@ -307,7 +311,7 @@ class Preparing(_Message):
     total: Count = 0
 
 
-class RoundReport(_Message):
+class RoundReport(Message):
     """A round at one site; the trained weights travel with it.
 
     Args:
@@ -316,7 +320,9 @@ class RoundReport(_Message):
         train_loss: mean over the last local epoch; None with so few training patients that it
             would tell of one.
         compute_seconds: from the message's arrival to its answer.
-        weights_digest: of what travels with it, None where nothing was trained.
+        weights_digest: of what travels with it, None where nothing was trained. Of a masked update it is
+            the SHA-256 of its bytes.
+        following: of a masked round, keys for the next one.
     """
 
     kind: Literal["round-report"] = "round-report"
@@ -327,9 +333,10 @@ class RoundReport(_Message):
     steps: Count
     compute_seconds: Seconds
     weights_digest: Digest | None
+    following: SiteKeys | None = None
 
 
-class LocalReport(_Message):
+class LocalReport(Message):
     """A site's own model, the best by its own validation; its weights travel with it.
 
     Args:
@@ -352,7 +359,7 @@ class LocalReport(_Message):
         return self
 
 
-class HeldOutAnswer(_Message):
+class HeldOutAnswer(Message):
     """The held-out evaluation of one model at one site, in aggregates.
 
     Args:
@@ -372,7 +379,7 @@ class HeldOutAnswer(_Message):
         return self
 
 
-class Acknowledged(_Message):
+class Acknowledged(Message):
     """Understood.
 
     Args:
@@ -383,13 +390,13 @@ class Acknowledged(_Message):
     kept_model: Digest | None = None
 
 
-class Unprepared(_Message):
+class Unprepared(Message):
     """The site does not know this run: it was restarted. Describe the run again, then ask again."""
 
     kind: Literal["unprepared"] = "unprepared"
 
 
-class Refusal(_Message):
+class Refusal(Message):
     """The site says no; a decision, not a failure.
 
     Args:
@@ -402,7 +409,7 @@ class Refusal(_Message):
     pending: bool = False
 
 
-class Failure(_Message):
+class Failure(Message):
     """The site could not do it. The code says the kind; the detail stays in the site's log.
 
     `NoRoomError` means that its disk is full: the same question, asked again once there is room, gets
@@ -417,6 +424,7 @@ Report = Annotated[
     SiteDescription
     | Preparing
     | RoundReport
+    | MaskReport
     | LocalReport
     | HeldOutAnswer
     | Acknowledged
@@ -435,6 +443,16 @@ _T = TypeVar("_T")
 def own_model_statement(*, run_id: str, plan_digest: str, weights_digest: str) -> bytes:
     """What a site signs of a model that it trained on its own."""
     return f"stic-federated own model\n{run_id}\n{plan_digest}\n{weights_digest}".encode()
+
+
+def question_digest(question: TrainRound) -> str:
+    """Stands for all that determines a round's updates, so that sites that were asked differently cannot be summed.
+
+    A server could send all sites but one a model, or a rate, with which they change nothing, and would find the
+    one's update in the sum (Pasquini et al. 2022).
+    """
+    facts = [question.weights_digest, question.learning_rate]
+    return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
 
 
 def encode(message: Instruction | Report) -> str:

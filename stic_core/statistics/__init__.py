@@ -29,6 +29,13 @@ from stic_core.statistics.calibration import (
     recalibration,
     reliability,
 )
+from stic_core.statistics.decisions import (
+    NetBenefit,
+    PredictiveValue,
+    PredictiveValues,
+    net_benefit,
+    predictive_values,
+)
 from stic_core.statistics.histogram import (
     PooledAuc,
     ScoreHistogram,
@@ -44,8 +51,10 @@ from stic_core.statistics.histogram import (
 from stic_core.statistics.logistic import Recalibration, logistic_fit
 from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified
 from stic_core.statistics.multiclass import macro, macro_interpolated, margins, micro, one_vs_rest, roc_points
+from stic_core.statistics.multiplicity import holm
 from stic_core.statistics.non_inferiority import MARGIN, NonInferiority, mean_difference
 from stic_core.statistics.paired import PairedDifference, TestResult, cochran_q, mcnemar, paired_difference
+from stic_core.statistics.precision import expected_auc_interval, expected_proportion_interval
 from stic_core.statistics.proportions import (
     IndependentProportions,
     clopper_pearson,
@@ -71,10 +80,13 @@ __all__ = [
     "Interval",
     "Mask",
     "MetaAnalysis",
+    "NetBenefit",
     "NonInferiority",
     "NotEstimable",
     "PairedDifference",
     "PooledAuc",
+    "PredictiveValue",
+    "PredictiveValues",
     "Recalibration",
     "ScoreHistogram",
     "Scores",
@@ -92,7 +104,10 @@ __all__ = [
     "delong",
     "difference_test",
     "ece",
+    "expected_auc_interval",
+    "expected_proportion_interval",
     "fine_counts",
+    "holm",
     "independent_proportions",
     "influence",
     "log_loss_sum",
@@ -105,6 +120,7 @@ __all__ = [
     "merged_starts",
     "meta_analysis",
     "micro",
+    "net_benefit",
     "newcombe",
     "one_vs_rest",
     "paired_difference",
@@ -113,6 +129,7 @@ __all__ = [
     "placements",
     "pooled_auc",
     "pooled_roc",
+    "predictive_values",
     "recalibration",
     "reliability",
     "roc_points",

@@ -103,6 +103,11 @@ class Terminal(Observer):
         """See `Observer`."""
         self._manager.alive()
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since work last showed that it goes on."""
+        return self._manager.silent_s
+
     def event(self, what: str, text: str, **facts: object) -> None:
         """See `Observer`: the notifier is told; a line of its own is said by whoever saw it."""
         if self._notifier is not None:

@@ -56,9 +56,17 @@ class FeatureBatches:
         chosen = rng.integers(len(self.views), size=len(self))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            pairs = zip(chosen[rows], self._place(rows), strict=True)
-            features = np.stack([self.views[view][place] for view, place in pairs])
-            yield self._batch(features, rows, device)
+            yield self.lot(rows, views=chosen[rows], device=device)
+
+    def lot(self, patients: LabelVector, *, views: LabelVector, device: torch.device) -> Batch:
+        """Some patients, each in one view.
+
+        Args:
+            patients: their positions; one at least.
+            views: of each.
+        """
+        pairs = zip(views, self._place(patients), strict=True)
+        return self._batch(np.stack([self.views[view][place] for view, place in pairs]), patients, device)
 
     def plain(self, *, batch_size: int, device: torch.device) -> Iterator[Batch]:
         """Every patient once in order, as it is."""

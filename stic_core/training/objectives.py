@@ -27,6 +27,10 @@ class Objective(Protocol):
         """
         ...
 
+    def per_patient(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(n,) losses, whose mean is `loss`."""
+        ...
+
     def penalty(self) -> Tensor | None:
         """Added to the loss before its gradient is taken; None where there is nothing to add."""
         ...
@@ -52,6 +56,11 @@ class CrossEntropy:
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """See `Objective`."""
         return functional.cross_entropy(logits, target, weight=self._weights)
+
+    def per_patient(self, logits: Tensor, target: Tensor) -> Tensor:
+        """See `Objective`; unweighted, since counts of classes get no noise."""
+        assert self._weights is None  # configuration refuses class_balanced with privacy
+        return functional.cross_entropy(logits, target, reduction="none")
 
     def penalty(self) -> Tensor | None:
         """The squared weights of a naive model's last hidden layer, times `l2`."""

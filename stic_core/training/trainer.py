@@ -15,6 +15,7 @@ from stic_core.models.parameters import get_flat
 from stic_core.models.stic import head_in
 from stic_core.tensors.flat import FlatArray
 from stic_core.training.batches import AnyBatches, ImageBatches
+from stic_core.training.gradients import BatchGradients, Gradients
 from stic_core.training.objectives import CrossEntropy, Objective
 from stic_core.training.schedules import rate_of_round, should_stop
 
@@ -67,6 +68,7 @@ class Trainer:
         config: batch size, rates.
         seed: of shuffling and of the choice among views.
         objective: what is minimised; None is the cross-entropy that `config` asks for.
+        gradients: what each step goes by; None is the gradient of each batch. `config.privacy` says nothing here.
     """
 
     def __init__(
@@ -78,15 +80,22 @@ class Trainer:
         seed: list[int],
         device: torch.device,
         objective: Objective | None = None,
+        gradients: Gradients | None = None,
     ) -> None:
         self.module, self.batches, self.config, self.device = module.to(device), batches, config, device
-        self._rng = np.random.default_rng(seed)
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # Fused: one pass over the tensors instead of seven, which is half of a cached step on a CPU.
         self._optimiser = torch.optim.AdamW(
             self._trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._objective = objective or CrossEntropy(module, batches.labels, config=config, device=device)
+        self._gradients = gradients or BatchGradients(
+            module,
+            batches,
+            objective=objective or CrossEntropy(module, batches.labels, config=config, device=device),
+            batch_size=config.batch_size,
+            rng=np.random.default_rng(seed),
+            device=device,
+        )
 
     def run(
         self, epochs: int = 1, *, steps: int | None = None, learning_rate: float | None = None
@@ -109,29 +118,20 @@ class Trainer:
             done, epoch = done + more, epoch + 1
         return TrainOutcome(loss, len(self.batches), done)
 
-    def _epoch(self, steps: int | None) -> tuple[float, int]:
-        """One epoch, or its first steps: mean loss of a patient, and steps."""
+    def _epoch(self, steps: int | None) -> tuple[float | None, int]:
+        """One epoch, or its first steps: mean loss of a patient (None without any), and steps."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         seen, done = 0, 0
-        batches = self.batches.epoch(self._rng, batch_size=self.config.batch_size, device=self.device)
-        for inputs, clinical, target in batches:
-            loss = self._objective.loss(self.module(inputs, clinical), target)
-            self._step(loss)
+        for loss, patients in self._gradients.epoch():
+            if self.config.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self._trained, self.config.gradient_clip)
+            self._optimiser.step()
             # Added up on the device: reading each loss would make the GPU wait for us.
-            total += loss.detach() * len(target)
-            seen, done = seen + len(target), done + 1
+            total += loss
+            seen, done = seen + patients, done + 1
             if done == steps:
                 break
-        return float(total) / seen, done
-
-    def _step(self, loss: torch.Tensor) -> None:
-        if (penalty := self._objective.penalty()) is not None:
-            loss = loss + penalty
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.config.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self._trained, self.config.gradient_clip)
-        self._optimiser.step()
+        return float(total) / seen if seen else None, done
 
 
 def fit(

@@ -168,7 +168,7 @@ def test_a_site_that_says_nothing_usable_is_named_and_left_out(
     """Infinity in each answer of a kind: the run ends with the others' figures, as they were, and its page."""
     texts, honest = said
     nonsense = {
-        (LIAR, question): '{"version": 4, "kind": "held-out-answer", "n": Infinity}'
+        (LIAR, question): '{"version": 5, "kind": "held-out-answer", "n": Infinity}'
         for question in _kinds(texts)
         if kind in (question[0], "all")
     }

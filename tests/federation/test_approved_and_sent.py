@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 
 from stic_client.participation.participant import Participant
-from stic_core.config import RELEASES, FederationConfig, PolicyConfig
+from stic_core.config import RELEASES, FederationConfig, PolicyConfig, SiteConfig
+from stic_core.data.dataset import load_dataset
 from stic_core.models.saved import read_model
+from stic_core.privacy import looks
+from stic_core.privacy.audit_release import AUDIT_NAME
+from stic_core.privacy.looks import HeldOutLooks, Look, patients_of
 from stic_core.protocol.audit_log import AuditLog
-from stic_core.protocol.leaving import NO_FIGURES, leaving
+from stic_core.protocol.leaving import MASKING, NO_FIGURES, leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import described
+from stic_core.tasks import TASKS
 from stic_server.federation.plan import Proposal, evaluation_of, training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
@@ -57,12 +62,37 @@ def _sites(
     return InProcessSites(made)
 
 
-def _config(prepared: Path, folder: Path, site: str) -> Any:
+def _config(prepared: Path, folder: Path, site: str) -> SiteConfig:
     from support.federation_kit import site_config
 
     config = site_config(prepared / site, site=site)
-    own = {name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out")}
+    own = {
+        name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out", "privacy")
+    }
     return config.model_copy(update={**own, "audit": folder / site / "audit.jsonl"})
+
+
+def _release_audit(config: SiteConfig) -> None:
+    """The ledger as it is after `privacy-audit --release`; whether it leaves is for the policy to say."""
+    dataset, task = load_dataset(config.dataset.prepared), TASKS["malignant"]
+    figure = {"auc": 0.55, "ci95": (0.4, 0.7), "noticed": 0.6, "p": 0.2}
+    audit = {
+        "loss": figure,
+        "likelihood_ratio": figure,
+        "site": {"difference": 0.1, "ci95": (0, 0.2), "p": 0.2},
+    }
+    HeldOutLooks(config.held_out).keep(
+        Look(
+            at=looks.now(),
+            run_id="earlier",
+            plan=AUDIT_NAME,
+            name=AUDIT_NAME,
+            model="ab" * 32,
+            classes=task.classes,
+            patients=patients_of(dataset.subjects),
+            audit={"model": "cd" * 32, "train": 12, "held_out": 12} | audit,
+        )
+    )
 
 
 def _federation(folder: Path, **changes: object) -> FederationConfig:
@@ -93,7 +123,7 @@ def _check_messages_and_weights(plan: RunPlan, policy: PolicyConfig, lines: Line
     """The log has what the text says, to the byte, and nothing beside it."""
     promised, text = leaving(plan, policy), dict(described(plan, policy))
     kinds = Counter(line["kind"] for line in lines)
-    assert kinds.keys() - set(NO_FIGURES) == promised.messages.keys()
+    assert kinds.keys() - set(promised.without_figures) == promised.messages.keys()
     for kind, most in promised.messages.items():
         assert kinds[kind] <= most
         assert f"{kind}, at most {most}" in text["messages sent"]
@@ -123,7 +153,9 @@ def _figures(lines: Lines) -> set[str]:
     found = set()
     for line in lines:
         content, kind = line["content"], line["kind"]
-        if kind == "round-report":
+        if kind == "site-description":
+            found |= {"privacy-audit"} if content["privacy_audit"] is not None else set()
+        elif kind == "round-report":
             found |= {"training-loss"} if content["train_loss"] is not None else set()
             found |= {"validation"} if _told(content["validation"]["correct"]) else set()
             found |= {"validation"} if _told(content["validation"]["loss_sum"]) else set()
@@ -158,6 +190,22 @@ def test_training(prepared: Path, tmp_path: Path, transport: str, local_only: bo
     plan, policy, lines = _sent(proposal, sites, federation=federation)
     _check_messages_and_weights(plan, policy, lines)
     assert _figures(lines) == set(leaving(plan, policy).figures)
+
+
+def test_masked_training(prepared: Path, tmp_path: Path) -> None:
+    """With secure aggregation: masked values and two counts, keys and shares, and nothing of the bare update."""
+    federation = _federation(tmp_path, secure_aggregation=True, local_only=False)
+    sites = _sites(prepared, tmp_path, {}, names=("center1", "center2"))
+    proposal = training_of(federation, sites=sites.public_keys)
+    plan, policy, lines = _sent(proposal, sites, federation=federation)
+    _check_messages_and_weights(plan, policy, lines)
+    assert _figures(lines) == set(leaving(plan, policy).figures)
+    text = dict(described(plan, policy))
+    assert "at least 2 of 2 hospitals" in text["secure aggregation"]
+    assert text["not covered by it"]
+    assert {line["kind"] for line in lines} >= set(MASKING)
+    plain = dict(described(plan.model_copy(update={"secure_aggregation": None}), policy))
+    assert "the server sees this hospital's update" in plain["secure aggregation"]
 
 
 def test_a_site_that_keeps_its_own_model(prepared: Path, tmp_path: Path) -> None:
@@ -202,6 +250,7 @@ def test_an_evaluation_sends_no_weights(prepared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("release", [*((kind,) for kind in RELEASES), RELEASES, ()], ids=str)
 def test_what_the_policy_releases(prepared: Path, tmp_path: Path, release: tuple[str, ...]) -> None:
     """One kind of figure, all, none: the text lists those that leave, and no other leaves."""
+    _release_audit(_config(prepared, tmp_path, "center1"))
     federation, sites = _federation(tmp_path, rounds=1), _sites(prepared, tmp_path, {"release": release})
     proposal = training_of(federation, sites=sites.public_keys)
     plan, policy, lines = _sent(proposal, sites, federation=federation)
@@ -223,7 +272,7 @@ def test_no_kind_of_message_is_missing_from_the_text() -> None:
     union = get_args(messages.Report)[0]
     kinds = {one.model_fields["kind"].default for one in get_args(union)}
     plan = training_of(_federation(Path())).plan
-    assert set(leaving(replace_local(plan)).messages) | set(NO_FIGURES) == kinds
+    assert set(leaving(replace_local(plan)).messages) | set(NO_FIGURES) | set(MASKING) == kinds
 
 
 def replace_local(plan: RunPlan) -> RunPlan:

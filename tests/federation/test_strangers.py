@@ -40,17 +40,10 @@ class Port:
         for name in ("center1", "center2"):
             admit(folder / "sites", name=name, public_key=make_key_pair(folder / f"{name}.key"))
         make_key_pair(folder / "stranger.key")
-        self.folder, self.port, self.health = folder, free_port(), free_port()
+        self.folder, self.port = folder, free_port()
         crt = folder / "server.crt"
         self.server = FleetServer(
-            Listen(
-                "127.0.0.1",
-                self.port,
-                crt,
-                crt.with_suffix(".key"),
-                folder / "ca.crt",
-                health_port=self.health,
-            )
+            Listen("127.0.0.1", self.port, crt, crt.with_suffix(".key"), folder / "ca.crt")
         )
         self.look()
         self.server.start()
@@ -394,16 +387,10 @@ def test_who_has_one_ipv6_address_has_many() -> None:
     assert network_of("192.0.2.1") == "192.0.2.1"
 
 
-def test_health_has_a_port_of_its_own(port: Port) -> None:
-    """200 over plain HTTP on this machine, 404 for anything else; what is no HTTP gets nothing."""
-    with httpx.Client(trust_env=False, timeout=PATIENCE_S) as client:
-        assert client.get(f"http://127.0.0.1:{port.health}/health").status_code == 200
-        assert client.get(f"http://127.0.0.1:{port.health}/v1/fleet/pull-messages").status_code == 404
-    for content in (b"\xff" * 10_000, b""):
-        with socket.create_connection(("127.0.0.1", port.health), timeout=PATIENCE_S) as line:
-            with contextlib.suppress(ConnectionError):
-                line.sendall(content)
-                line.shutdown(socket.SHUT_WR)
-            assert _answer(line) == b""
+def test_the_servers_own_health_is_not_on_the_sites_port(port: Port) -> None:
+    """404 for an admitted site; and the port counts as served from its start to its end."""
     with httpx.Client(verify=port.context("center1"), trust_env=False, timeout=PATIENCE_S) as client:
         assert client.get(f"https://127.0.0.1:{port.port}/health").status_code == 404
+    assert port.server.answers()
+    port.server.stop()
+    assert not port.server.answers()

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,9 +29,16 @@ if TYPE_CHECKING:
     from stic_core.protocol.messages import RunPlan
 
 
+_SILENT_S = 14_400.0
+"""A client that shows no sign of life for so long hangs; a round of training without a GPU may be one silence.
+
+The systemd unit's WatchdogSec is the same.
+"""
+
+
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
-        from stic_core.protocol.messages import VERSION
+        from stic_core.protocol.fields import VERSION
 
         print(f"stic-client {__version__} (protocol version {VERSION})")
         raise typer.Exit
@@ -65,29 +73,42 @@ def _serve(site: SiteFile, *, once: bool) -> None:
         # torch and flwr take seconds to import: errors of configuration come before.
         from stic_client.flower_app import client_app
         from stic_client.flower_link import FleetLink
+        from stic_client.metrics import ClientMetrics
         from stic_client.participation.participant import Participant
+        from stic_core.monitoring.families import registry_of
+        from stic_core.monitoring.ports import monitoring_ports
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        participant = Participant(loaded, terminal)
+        metrics = ClientMetrics(terminal, silent_s=lambda: terminal.silent_s)
+        participant = Participant(loaded, metrics)
         link = FleetLink(
             loaded.server.address,
             ca=loaded.server.ca,
             key=key,
             state=site.path.resolve().parent / "node.json",
-            observer=terminal,
+            observer=metrics,
             keys=keys,
             intervals=intervals,
         )
+
         try:
-            link.serve(
-                client_app(participant),
-                node_config={},
-                until=lambda: once and participant.finished is not None,
-                ready=participant.disk.can_log,
-            )
+            with monitoring_ports(
+                loaded.monitoring, serving=partial(_serves, terminal), registry=registry_of(metrics)
+            ):
+                link.serve(
+                    client_app(participant),
+                    node_config={},
+                    until=lambda: once and participant.finished is not None,
+                    ready=participant.disk.can_log,
+                )
         finally:
             participant.close()
+
+
+def _serves(terminal: Terminal) -> bool:
+    """What health says: the client's work goes on, whether it reaches the server or not."""
+    return terminal.silent_s < _SILENT_S
 
 
 @contextmanager
@@ -137,6 +158,16 @@ def schema() -> None:
     print(json.dumps(made("site"), indent=1))
 
 
+@app.command()
+def health(context: typer.Context) -> None:
+    """Ask this site's running client whether it serves (monitoring.health_port); exit code 1 if it does not."""
+    from stic_core.monitoring import ports
+
+    answer = ports.health(site_of(context).load().monitoring)
+    print(answer)
+    raise typer.Exit(0 if answer == "serving" else 1)
+
+
 @app.command("rotate-key")
 def rotate_key(context: typer.Context) -> None:
     """Make a new key for this site; the old one stays in use until the operator has admitted the new one."""
@@ -173,6 +204,8 @@ def approve(
             for one in plans:
                 work = "evaluates one model" if one.evaluates else f"at most {one.rounds} rounds"
                 print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {work}")
+        for path in store.unreadable():
+            print(f"{'unusable':9}{path.stem[:12]}  not a plan of this version: {path}")
         return
     if plan is None and not withdraw and not store.waiting():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A site's use of models: scoring patients, cross-validation, a reader study."""
+"""A site's use of models: scoring patients, cross-validation, a reader study, a privacy audit."""
 
 from __future__ import annotations
 
@@ -182,3 +182,42 @@ def readers(
     if written.export is not None:
         names = ", ".join(f"{own} as {sent}" for own, sent in written.called.items())
         print(f"export  {written.export}  (may be sent; it names {names})")
+
+
+@app.command("privacy-audit")
+def privacy_audit(
+    context: typer.Context,
+    model: Annotated[
+        Path, typer.Option(help="Folder of the model, or the id of a run whose final model is here.")
+    ],
+    shadow_models: Annotated[
+        int,
+        typer.Option(min=0, max=256, help="Models trained here for the likelihood ratio; 0 leaves it out."),
+    ] = 16,
+    release: Annotated[
+        bool,
+        typer.Option(
+            "--release", help="Let three figures stand in the next report, if the policy allows it."
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the page and the JSON.")] = Path("privacy-audit"),
+) -> None:
+    """Try to tell from a model which patients it learned from, with this site's own. Nothing is sent."""
+    loaded = site_of(context).load()
+    with Terminal(prefix=loaded.site) as terminal:
+        terminal.stage("reading the model")
+        from stic_client.privacy_audit.audit import PAGE_FILE, RESULT_FILE, audit_model
+        from stic_client.privacy_audit.wording import described as in_words
+
+        outcome = audit_model(
+            loaded,
+            model=model_folder(model, loaded),
+            out=out,
+            shadow_models=shadow_models,
+            release=release,
+            progress=terminal.progress,
+            note=terminal.note,
+        )
+    print("\n".join(in_words(outcome)))
+    print(f"page    {out / PAGE_FILE}  (figures of few patients: keep it here)")
+    print(f"result  {out / RESULT_FILE}")

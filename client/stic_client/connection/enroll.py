@@ -52,6 +52,7 @@ policy:                     # what this site agrees to
   held_out_models: 40       # so many models may ever be evaluated on the same held-out patients
 
 # log: {{file: client.log, max_mb: 5, keep: 4}}   # what the client says; null as file: none
+# monitoring: {{health_port: 8081, metrics_port: 9464}}   # on 127.0.0.1, for stic-client health and Prometheus
 # notify:                   # who is told when a plan waits for approval, and when a run ends
 #   command: [/path/to/program, argument]   # gets the event as JSON on its stdin; or webhook: https://...
 """

@@ -15,9 +15,11 @@ from stic_client.participation.policy import check_plan
 from stic_core.config import SiteConfig
 from stic_core.data.dataset import SUMMARY_FILE, load_dataset
 from stic_core.errors import DataError, UsageError
+from stic_core.privacy.training_ledger import TrainingLedger
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import differences
 from stic_core.system.files import write_atomically
+from stic_core.training.site_training import check_training
 
 
 def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
@@ -27,7 +29,7 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
         The patients that it would be about, in words; that nothing is prepared yet, where that is so.
 
     Raises:
-        PlanRefusedError: it goes beyond the site's policy.
+        PlanRefusedError: it goes beyond the site's policy, or beyond what its training patients may still cost.
         DataError: the prepared dataset has no patient of the task, was prepared otherwise, or is damaged.
     """
     check_plan(plan, config.policy)
@@ -42,6 +44,7 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
             expected=f"crop_mm: {plan.image.crop_mm}",
             advice="Set dataset.image.crop_mm in site.yaml and prepare again.",
         )
+    work = check_training(plan, dataset, policy=config.policy, ledger=TrainingLedger(config.privacy))
     counts = dataset.counts(plan.task)
     told = [
         f"{split} {sum(of_split.values())} ({', '.join(f'{name} {n}' for name, n in of_split.items())})"
@@ -51,6 +54,12 @@ def check_beforehand(plan: RunPlan, config: SiteConfig) -> str:
         told.append(f"none of {', '.join(empty)}")
     if left_out := dataset.left_out(plan.task):
         told.append(f"{left_out} of other classes left out")
+    if work is not None:
+        told.append(
+            f"noise {work.level.noise_multiplier:.3g} x {work.level.max_grad_norm:g} on each of at most "
+            f"{work.planned.steps} steps, {work.level.sample_rate:.3g} of the training patients in each, "
+            f"which costs a patient epsilon {work.epsilon:.3g} at delta {work.delta:g}"
+        )
     return "; ".join(told)
 
 
@@ -87,11 +96,15 @@ class PlanStore:
 
     def waiting(self) -> list[RunPlan]:
         """Plans that the server asked for and nobody approved, the newest first."""
-        return [read_plan(path) for path in _files(self._pending)]
+        return _readable(self._pending)
 
     def approved(self) -> list[RunPlan]:
         """Approved plans, the newest first."""
-        return [read_plan(path) for path in _files(self._approved)]
+        return _readable(self._approved)
+
+    def unreadable(self) -> list[Path]:
+        """Files of plans of another version, or damaged: nothing can run under them."""
+        return [path for path in (*_files(self._pending), *_files(self._approved)) if _read(path) is None]
 
     def find(self, name: str) -> RunPlan:
         """A plan by the beginning of its hash, waiting or approved.
@@ -133,8 +146,8 @@ class PlanStore:
 
     def differences(self, plan: RunPlan) -> list[str]:
         """What a plan has otherwise than the one that was approved last; empty where none was."""
-        before = next((read_plan(path) for path in _files(self._approved)), None)
-        return [] if before is None else differences(before, plan)
+        before = self.approved()
+        return differences(before[0], plan) if before else []
 
 
 def read_plan(path: Path) -> RunPlan:
@@ -153,6 +166,18 @@ def read_plan(path: Path) -> RunPlan:
             got=type(error).__name__,
             expected="what `stic-server plan` wrote",
         ) from None
+
+
+def _readable(folder: Path) -> list[RunPlan]:
+    return [plan for path in _files(folder) if (plan := _read(path)) is not None]
+
+
+def _read(path: Path) -> RunPlan | None:
+    """A plan that lies in the site's own folder; None where this version cannot read it."""
+    try:
+        return RunPlan.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError):
+        return None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -79,7 +79,14 @@ class SiteDisk:
     def no_room(self) -> NoRoomError:
         """The error for a disk that is full to the last byte."""
         config = self._config
-        folders = {config.audit.parent, config.models, config.between_rounds, config.plans, config.held_out}
+        folders = {
+            config.audit.parent,
+            config.models,
+            config.between_rounds,
+            config.plans,
+            config.held_out,
+            config.privacy,
+        }
         there = [folder for folder in sorted({*folders, config.dataset.prepared}) if folder.is_dir()]
         least = min(there, key=lambda folder: shutil.disk_usage(folder).free)
         return NoRoomError("no space left on the disk", got=free_in(least), advice=FREE_SOME)

@@ -21,7 +21,7 @@ def looks_in_words(folder: Path, *, allowed: int, run: str | None = None) -> str
     """
     looks = HeldOutLooks(folder)
     lines: list[str] = []
-    sets = dict.fromkeys(look.patients for look in looks)
+    sets = dict.fromkeys(look.patients for look in looks if look.audit is None)
     for patients in sets:
         lines.append(
             f"held-out patients: {len(looks.at(patients))} models were looked at on {len(patients)} patients, "
@@ -34,6 +34,11 @@ def looks_in_words(folder: Path, *, allowed: int, run: str | None = None) -> str
         ]
     if not sets:
         lines.append(f"held-out patients: no model was looked at; {allowed} are allowed in all runs")
+    lines += [
+        f"privacy audit: three figures of model {look.audit['model'][:12]} were released {look.at[:16].replace('T', ' ')}"
+        for look in looks
+        if look.audit is not None and run is None
+    ]
     for shown in shown_under(folder / "plans"):
         if run is None or run in shown.runs:
             lines.append(

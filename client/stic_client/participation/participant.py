@@ -16,6 +16,8 @@ import torch
 from stic_client.participation.approvals import PlanStore
 from stic_client.participation.disk import SiteDisk
 from stic_client.participation.final_models import Expected, FinalModels
+from stic_client.participation.masked_rounds import MaskedRounds, check_can_mask
+from stic_client.participation.opened_rounds import OpenedRounds
 from stic_client.participation.policy import check_plan
 from stic_client.participation.preparing import Preparation, Progress
 from stic_client.participation.shown_models import ShownModels
@@ -33,6 +35,7 @@ from stic_core.models.devices import pick_device
 from stic_core.privacy.looks import HeldOutLooks
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
+from stic_core.protocol.mask_messages import MaskKeys, MaskQuestion, MaskShares, Survivors, Unmask
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
@@ -56,8 +59,10 @@ from stic_core.system.keys import load_private, sign
 from stic_core.system.observer import Observer
 from stic_core.system.os_errors import explained
 from stic_core.system.room import is_full
+from stic_core.training.private_training import site_privacy
 from stic_core.training.setup import ComputeConfig, assemble
 from stic_core.training.site_arrays import arrays_of_run
+from stic_core.training.site_training import check_training
 
 LOG = logging.getLogger(__name__)
 
@@ -95,6 +100,8 @@ class Participant:
         self._run: LocalRun | None = None
         self._preparation: Preparation | None = None
         self._shown: ShownModels | None = None
+        self._masked: tuple[TrainRound, Report, WireArray | None] | None = None
+        """The masked round that was answered last: the same question gets the same bytes."""
         self._models = FinalModels(config.models)
         self.disk = SiteDisk(config, self.observer)
         self._audit = AuditLog(config.audit, reserve=self.disk.log_reserve)
@@ -129,6 +136,8 @@ class Participant:
             self.observer.note(f"no request is answered: the audit log cannot be written ({why})")
             raise
         self.disk.answered(report)
+        pending = isinstance(report, Refusal) and report.pending
+        self.observer.answered(instruction.kind, "pending" if pending else decision)
         return report, trained
 
     def _entry(
@@ -186,6 +195,8 @@ class Participant:
             case TrainRound():
                 of = f" of {self._run.plan.rounds}" if self._run is not None else ""
                 return f"training in round {instruction.round}{of}"
+            case MaskKeys() | MaskShares() | Survivors() | Unmask():
+                return f"exchanging keys for the masks of round {instruction.round}"
             case TrainLocal():
                 return "training this site's own model, for comparison"
             case EvaluateHeldOut():
@@ -205,13 +216,24 @@ class Participant:
                     run = self._take_up(instruction.run_id)
                 if run is None or run.run_id != instruction.run_id:
                     return Unprepared(), None
+                if isinstance(instruction, MaskKeys | MaskShares | Survivors | Unmask):
+                    return self._mask(run, instruction), None
                 return self._work(run, instruction, weights)
+
+    def _mask(self, run: LocalRun, question: MaskQuestion) -> Report:
+        if not isinstance(run.masker, MaskedRounds):
+            raise PlanRefusedError(
+                "keys for masks", expected="no such request in a plan without secure aggregation"
+            )
+        return run.masker.answer(question, patients=run.training_patients)
 
     def _work(
         self, run: LocalRun, question: Work, weights: WireArray | None
     ) -> tuple[Report, WireArray | None]:
         shown = self._shown
         assert shown is not None  # made together with the run
+        if self._masked is not None and self._masked[0] == question:
+            return self._masked[1:]
         run.check(question)
         shown.check(question)
         if isinstance(question, EvaluateHeldOut):
@@ -225,6 +247,8 @@ class Participant:
                     )
                 return run.answer(question, weights)
         report, trained = run.answer(question, weights)
+        if isinstance(question, TrainRound) and question.masking is not None:
+            self._masked = question, report, trained
         if isinstance(report, LocalReport):
             shown.trained(report.weights_digest)
             statement = own_model_statement(
@@ -237,6 +261,8 @@ class Participant:
     def _describe(self, question: Describe) -> SiteDescription | Preparing:
         plan = question.plan
         check_plan(plan, self.config.policy)
+        if plan.secure_aggregation is not None and plan.evaluates is None:
+            check_can_mask(plan, site=self.config.site, key=load_private(self.config.key))
         self._check_approved(plan)
         if self._announced != question.run_id:  # a question may come again
             self._announced = question.run_id
@@ -283,7 +309,7 @@ class Participant:
         """Load a run beside the answering."""
         plan = question.plan
         self.finished = None
-        self._run = None  # the features of two runs need not fit into memory together
+        self._run = self._masked = None  # two runs' features need not fit into memory together
         self._shown = ShownModels(
             self.config.held_out / "plans", run_id=question.run_id, plan=plan, note=self.observer.note
         )
@@ -337,6 +363,10 @@ class Participant:
             self.observer.note(
                 f"{left_out} patients of other classes than task {plan.task.name} has are left out"
             )
+        privacy = site_privacy(self.config.privacy, plan)
+        check_training(
+            plan, dataset, policy=self.config.policy, ledger=privacy.ledger
+        )  # before hours of features
         if plan.determinism:
             torch.use_deterministic_algorithms(True)
         setup = assemble(
@@ -366,6 +396,19 @@ class Participant:
             observer=self.observer,
             kept=arrays_of_run(self.config.between_rounds, run_id),
             looks=HeldOutLooks(self.config.held_out),
+            privacy=privacy,
+            masker=None if plan.secure_aggregation is None else self._masks(run_id, plan),
+        )
+
+    def _masks(self, run_id: str, plan: RunPlan) -> MaskedRounds:
+        return MaskedRounds(
+            site=self.config.site,
+            run_id=run_id,
+            plan=plan,
+            key=lambda: load_private(self.config.key),
+            folder=self.config.between_rounds / run_id,
+            opened=OpenedRounds(self.config.held_out / "opened", plan=plan.digest),
+            max_update_norm=self.config.policy.max_update_norm,
         )
 
     def _finish(self, question: Finish, weights: WireArray | None) -> Acknowledged:

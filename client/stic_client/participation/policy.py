@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stic_core.config import PolicyConfig
+from stic_core.config import PolicyConfig, check_private_model, unmasked_part
 from stic_core.data.clinical import COLUMNS
 from stic_core.errors import PlanRefusedError
 from stic_core.protocol.messages import RunPlan
@@ -39,15 +39,49 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
     for name, value, key, bound in bounds:
         if value > bound:
             raise PlanRefusedError(name, got=value, expected=f"at most {bound} (policy.{key})")
+    if plan.rounds and training.privacy is None and (needs := _privacy_key(policy)):
+        raise PlanRefusedError(
+            "training.privacy", got="none", expected=f"noise in training, since this site has policy.{needs}"
+        )
+    if fault := check_private_model(plan.model, training):
+        raise PlanRefusedError(
+            "model.trainable_blocks", got=plan.model.trainable_blocks, expected=f"0: {fault}"
+        )
     if plan.held_out_models > policy.held_out_models:
         raise PlanRefusedError(
             "models on the held-out patients",
             got=plan.held_out_models,
             expected=f"at most {policy.held_out_models} (policy.held_out_models)",
         )
+    _check_masks(plan, policy)
     if plan.clinical_columns != COLUMNS:
         raise PlanRefusedError(
             "clinical_columns", got="a different vocabulary", expected="the 20 columns of this version"
+        )
+
+
+def _privacy_key(policy: PolicyConfig) -> str | None:
+    """The key of a policy that asks for noise in training."""
+    if policy.privacy_budget is not None:
+        return "privacy_budget"
+    return None if policy.max_epsilon is None else "max_epsilon"
+
+
+def _check_masks(plan: RunPlan, policy: PolicyConfig) -> None:
+    """Secure aggregation, where the plan has it or the site asks for it."""
+    if plan.evaluates is not None:
+        return
+    if plan.secure_aggregation is None:
+        if policy.secure_aggregation == "required":
+            raise PlanRefusedError(
+                "secure_aggregation", got="off", expected="on (policy.secure_aggregation: required)"
+            )
+        return
+    if why := unmasked_part(plan.transport, plan.local_only):
+        raise PlanRefusedError(why)
+    if len(plan.sites) < 2:
+        raise PlanRefusedError(
+            "hospitals with secure aggregation", got=len(plan.sites), expected="at least 2"
         )
 
 

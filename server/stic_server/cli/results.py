@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +19,24 @@ if TYPE_CHECKING:
     from stic_core.evaluation import Evaluation
 
 
+class Guideline(enum.StrEnum):
+    """Reporting checklists that can be filled; `stic_server.report.checklist` reads them."""
+
+    TRIPOD_AI = "tripod-ai"
+    CLAIM = "claim"
+    STARD_AI = "stard-ai"
+
+
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its id.")],
     readers: Annotated[
         list[Path] | None,
         typer.Option(help="A reader study that a site exported; repeatable. It is kept with the run."),
+    ] = None,
+    checklist: Annotated[
+        list[Guideline] | None,
+        typer.Option(help="Also fill this reporting checklist for the run; repeatable."),
     ] = None,
     config_file: ConfigOption = None,
 ) -> None:
@@ -35,6 +48,10 @@ def report(
     print(write_report(run, readers=readers or ()))
     if (run / "evaluation.json").exists():
         print(write_model_card(run))
+    for one in checklist or ():
+        from stic_server.report.checklist import write_checklist
+
+        print(write_checklist(run, one.value))
 
 
 @app.command()

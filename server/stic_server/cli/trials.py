@@ -19,13 +19,23 @@ def demo(
     full: Annotated[
         bool, typer.Option("--full", help="Use as many patients as the paper's two centres.")
     ] = False,
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option("--secure-aggregation", help="Let the server see only the sum of the centres' updates."),
+    ] = False,
     folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path(".stic"),
     runs: Annotated[Path, typer.Option(help="Where its runs go.")] = Path("runs"),
 ) -> None:
     """Run everything on this machine: two phantom centres, a real server, two real clients."""
     from stic_server.demo import run_demo
 
-    run_demo(folder.resolve(), runs=runs.resolve(), seed=seed, full=full)
+    run_demo(
+        folder.resolve(),
+        runs=runs.resolve(),
+        seed=seed,
+        full=full,
+        secure_aggregation=secure_aggregation,
+    )
 
 
 @app.command()

@@ -56,6 +56,11 @@ class Participants:
         return self._joining.ready
 
     @property
+    def online(self) -> list[str]:
+        """Those that take part and are online now."""
+        return sorted(self.descriptions.keys() & set(self._sites.present()))
+
+    @property
     def known(self) -> Mapping[str, SiteDescription]:
         """By site, of all that ever took part in this run."""
         return self._joining.known

@@ -17,6 +17,7 @@ from stic_core.protocol.compression import downlink, rounded
 from stic_core.protocol.messages import RunPlan
 from stic_core.tasks import TASKS, Task
 from stic_core.tensors.flat import FlatArray, digest
+from stic_server.strategies import algorithm_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,16 @@ def training_of(federation: FederationConfig, *, sites: Mapping[str, str] = Mapp
     """A run that trains; its plan names the first weights as they travel.
 
     Raises:
+        UsageError: secure aggregation with an algorithm that needs each site's own update.
         WeightsError: a backbone that trains and whose file is missing.
         DataError: a warm start from something else than a model that fits.
     """
+    if federation.secure_aggregation is not None and algorithm_of(federation.algorithm).from_mean is None:
+        raise UsageError(
+            f"algorithm {federation.algorithm.name} needs each site's own update",
+            expected="one that works on their sum, with secure_aggregation",
+            advice="Choose algorithm fedavg, or leave secure_aggregation out.",
+        )
     module = initial_module(
         federation.model,
         classes=len(federation.task.classes),
@@ -102,6 +110,7 @@ def evaluation_of(
                 "evaluates": about.digest,
                 "local_only": False,
                 "transport": "float32",
+                "secure_aggregation": None,
                 "warm_start": False,
             }
         ),

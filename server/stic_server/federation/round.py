@@ -15,6 +15,7 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.evaluation import ValidationReport, pooled_validation
 from stic_core.protocol.messages import RoundReport
 from stic_core.tensors.flat import FlatArray
+from stic_server.federation.masking import MeanChange
 from stic_server.strategies.algorithm import WEIGHTS, Algorithm, Arrays, Contribution
 from stic_server.strategies.screening import screen
 
@@ -141,6 +142,28 @@ def finish_round(
     return (
         replace(state, completed=state.completed + 1, arrays=arrays),
         Diagnostics(validation, losses, refused, screened.norms, figures),
+    )
+
+
+def finish_masked_round(
+    state: FederationState, reports: Mapping[str, RoundReport], *, mean: MeanChange, algorithm: Algorithm
+) -> tuple[FederationState, Diagnostics]:
+    """The same of a round whose updates are known as a sum alone.
+
+    Args:
+        reports: of the sites that are in the sum.
+        algorithm: of the plan; it can work on a mean.
+    """
+    assert algorithm.from_mean is not None  # else the plan could not be made
+    state, validation = record_validation(
+        state, {site: SiteRound(one, None) for site, one in reports.items()}
+    )
+    arrays, figures = algorithm.from_mean(state.arrays, mean.change)
+    masking = {"clipped_values": float(mean.clipped), "scaled_down_updates": float(mean.scaled_down)}
+    losses = {site: report.train_loss for site, report in reports.items()}
+    return (
+        replace(state, completed=state.completed + 1, arrays=arrays),
+        Diagnostics(validation, losses, refused={}, update_norm={}, figures={**figures, **masking}),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stic_core.evaluation import evaluation_of
@@ -60,6 +61,8 @@ def execute(
             run, everyone, sites=sites, observer=observer, patience_s=FINISH_TIMEOUT_S, ask_again_s=again
         )
         return run.read_evaluation()
+    if plan.secure_aggregation is not None:  # fewer could not open a round's sum
+        limits = replace(limits, min_sites=max(limits.min_sites, plan.threshold))
     run.begin_session()
     participants = Participants(
         plan,

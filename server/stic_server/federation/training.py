@@ -16,12 +16,14 @@ from stic_core.protocol.messages import RoundReport, TrainRound
 from stic_core.tensors.flat import FlatArray, digest
 from stic_core.training.schedules import rate_of_round, should_stop
 from stic_server.federation.checkpoints import load_state, save_state
+from stic_server.federation.masked_rounds import MaskedRounds
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import (
     Diagnostics,
     FederationState,
     SiteRound,
     Validation,
+    finish_masked_round,
     finish_round,
     record_validation,
 )
@@ -49,6 +51,8 @@ class Rounds:
     def __init__(self, participants: Participants, run: RunFolder) -> None:
         self._participants, self._run = participants, run
         self._algorithm = algorithm_of(participants.plan.algorithm)
+        masks = participants.plan.secure_aggregation is not None
+        self._masked = MaskedRounds(participants, run) if masks else None
 
     def train(self, initial: FlatArray) -> FederationState:
         """All rounds that are still to do.
@@ -77,8 +81,9 @@ class Rounds:
             self._participants.observer.round_begins(number, rounds=self._participants.plan.rounds)
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
-            for reason in diagnostics.refused.values():
+            for site, reason in diagnostics.refused.items():
                 self._participants.observer.note(str(reason))
+                self._participants.observer.left_out(site, "update")
             self._write_row(before, diagnostics.validation)
             # A round lasts until the next one begins: the checkpoint of the one before is in it.
             seconds, mark = time.monotonic() - mark, time.monotonic()
@@ -92,20 +97,12 @@ class Rounds:
 
     def _averaged(
         self, state: FederationState, number: int
-    ) -> tuple[FederationState, Diagnostics, Exchange, dict[str, SiteRound]]:
+    ) -> tuple[FederationState, Diagnostics, Exchange, Mapping[str, RoundReport]]:
         """One round, tried again when too few reports are usable: sites may be back by then."""
         for attempt in range(1, ATTEMPTS + 1):
             self._admit_late_sites()
-            exchange, reports = self._round(state, number, train=True)
             try:
-                after, diagnostics = finish_round(
-                    state,
-                    reports,
-                    algorithm=self._algorithm,
-                    min_sites=self._participants.limits.min_sites,
-                    past_norms=self._past_norms(state),
-                    max_update_ratio=self._participants.limits.max_update_ratio,
-                )
+                after, diagnostics, exchange, reports = self._attempted(state, number)
             except FederationError as error:
                 if attempt == ATTEMPTS:
                     raise
@@ -114,6 +111,32 @@ class Rounds:
                 after = replace(after, arrays={**after.arrays, WEIGHTS: self._travelled(after.weights)})
                 return after, diagnostics, exchange, reports
         raise AssertionError("the loop returns or raises")
+
+    def _attempted(
+        self, state: FederationState, number: int
+    ) -> tuple[FederationState, Diagnostics, Exchange, Mapping[str, RoundReport]]:
+        """One attempt at a round.
+
+        Raises:
+            FederationError: too few usable reports.
+        """
+        if self._masked is not None:
+            question, wire = self._question(state, number, train=True)
+            found = self._masked.run_round(question, wire=wire, start=state.weights)
+            after, diagnostics = finish_masked_round(
+                state, found.reports, mean=found.mean, algorithm=self._algorithm
+            )
+            return after, diagnostics, found.exchange, found.reports
+        exchange, reports = self._round(state, number, train=True)
+        after, diagnostics = finish_round(
+            state,
+            reports,
+            algorithm=self._algorithm,
+            min_sites=self._participants.limits.min_sites,
+            past_norms=self._past_norms(state),
+            max_update_ratio=self._participants.limits.max_update_ratio,
+        )
+        return after, diagnostics, exchange, {site: one.report for site, one in reports.items()}
 
     def _admit_late_sites(self) -> None:
         """Who takes part in a round is in the record before it begins."""
@@ -138,17 +161,8 @@ class Rounds:
     def _round(
         self, state: FederationState, number: int, *, train: bool
     ) -> tuple[Exchange, dict[str, SiteRound]]:
-        question = TrainRound(
-            run_id=self._participants.run_id,
-            plan_digest=self._participants.plan.digest,
-            round=number,
-            weights_digest=digest(state.weights, self._participants.plan.tensors),
-            learning_rate=self._rate(number) if train else None,
-            train=train,
-        )
-        plan = self._participants.plan
-        wire = pack(state.weights, plan.tensors, transport=downlink(plan.transport))
-        exchange = self._participants.ask(question, weights=wire)
+        question, wire = self._question(state, number, train=train)
+        exchange, plan = self._participants.ask(question, weights=wire), self._participants.plan
         found = answers_of(exchange, RoundReport, observer=self._participants.observer)
         reports = {}
         for site, (report, answered) in found.items():
@@ -159,9 +173,23 @@ class Rounds:
                     raise SiteReportError("its weights do not match the digest that it stated", site=site)
             except SiteReportError as error:
                 self._participants.observer.note(str(error))
+                self._participants.observer.left_out(site, "contradiction")
             else:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports
+
+    def _question(self, state: FederationState, number: int, *, train: bool) -> tuple[TrainRound, WireArray]:
+        """A round's question, and the global model as it travels with it."""
+        plan = self._participants.plan
+        question = TrainRound(
+            run_id=self._participants.run_id,
+            plan_digest=plan.digest,
+            round=number,
+            weights_digest=digest(state.weights, plan.tensors),
+            learning_rate=self._rate(number) if train else None,
+            train=train,
+        )
+        return question, pack(state.weights, plan.tensors, transport=downlink(plan.transport))
 
     def _past_norms(self, state: FederationState) -> list[dict[str, float]]:
         """How far each site went in the last rounds, of those whose updates were taken."""
@@ -226,13 +254,11 @@ class Rounds:
         number: int,
         seconds: float,
         exchange: Exchange,
-        reports: Mapping[str, SiteRound],
+        reports: Mapping[str, RoundReport],
         diagnostics: Diagnostics,
     ) -> dict[str, Any]:
         # Nobody computed for longer than the round took, whatever it says.
-        slowest = min(
-            seconds, max((answer.report.compute_seconds for answer in reports.values()), default=0.0)
-        )
+        slowest = min(seconds, max((report.compute_seconds for report in reports.values()), default=0.0))
         return {
             "round": number,
             "sites": sorted(diagnostics.train_loss),

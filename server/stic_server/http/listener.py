@@ -11,6 +11,8 @@ import logging
 import socket
 import ssl
 import struct
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,10 @@ _AT_ONCE, _PAUSE_S = 25, 0.05
 _GOODBYE_S = 5.0
 
 
+REFUSED = ("limit", "handshake", "key", "place")
+"""Too many at once; no admitted key was shown; a key that was revoked meanwhile; too many of one site."""
+
+
 class Entrance:
     """Accepts connections and lets in the admitted keys.
 
@@ -51,8 +57,11 @@ class Entrance:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: Sequence[socket.socket] = ()
+        self._accepting: Sequence[asyncio.Task[None]] = ()
         self._open: dict[bytes, set[SiteConnection]] = {}
         self.limits = HandshakeLimits()
+        self.refused: Counter[str] = Counter()
+        """Connections that got no HTTP, by one of `REFUSED`."""
 
     def admit(self, keys: Mapping[bytes, str]) -> None:
         """Let in exactly these keys (PEM, SubjectPublicKeyInfo); connections of others end now."""
@@ -80,8 +89,7 @@ class Entrance:
     async def open(self, listeners: Sequence[socket.socket]) -> None:
         """Accept from now on, in this loop."""
         self._loop, self._listeners = asyncio.get_running_loop(), listeners
-        for listener in listeners:
-            self._start(self._accept(listener))
+        self._accepting = [self._start(self._accept(listener)) for listener in listeners]
 
     async def close(self) -> None:
         """Accept no more; handshakes under way end."""
@@ -92,11 +100,33 @@ class Entrance:
         for listener in self._listeners:
             listener.close()
 
+    def accepts(self, *, within_s: float) -> bool:
+        """Whether connections are accepted; asked from another thread.
+
+        Args:
+            within_s: for which the loop may be busy with something else.
+        """
+        loop = self._loop
+        if loop is None:
+            return False
+        turned = threading.Event()
+        try:
+            loop.call_soon_threadsafe(turned.set)
+        except RuntimeError:  # the loop is closed: the server has ended
+            return False
+        return (
+            turned.wait(within_s)
+            and bool(self._accepting)
+            and not any(task.done() for task in self._accepting)
+            and all(_is_listening(one) for one in self._listeners)
+        )
+
     def enter(self, connection: SiteConnection, key: bytes) -> str | None:
         """Count a connection whose handshake is done; the site's name, None where there is no place for it."""
         name = self._keys.get(key)
         mine = self._open.get(key, set())
         if name is None or len(mine) >= CONNECTIONS_PER_SITE:
+            self.refused["key" if name is None else "place"] += 1
             return None
         self._open[key] = mine | {connection}
         if connection.client is not None:
@@ -115,10 +145,11 @@ class Entrance:
             for connection in self._open[key]:
                 connection.transport.abort()
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listener: socket.socket) -> None:
         loop, accepted = asyncio.get_running_loop(), 0
@@ -132,6 +163,7 @@ class Entrance:
             if self.limits.begin(address):
                 self._start(self._greet(connection, address))
             else:
+                self.refused["limit"] += 1
                 _drop(connection)
             accepted += 1
             if accepted % _AT_ONCE == 0:  # accepting does not wait while others are in the queue
@@ -149,9 +181,16 @@ class Entrance:
                 ssl_shutdown_timeout=_GOODBYE_S,
             )
         except OSError:  # an SSLError is one; nobody here is told of a stranger
-            pass
+            self.refused["handshake"] += 1
         finally:
             self.limits.end(address)
+
+
+def _is_listening(listener: socket.socket) -> bool:
+    try:
+        return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:  # it is closed
+        return False
 
 
 def _drop(connection: socket.socket) -> None:
@@ -161,11 +200,8 @@ def _drop(connection: socket.socket) -> None:
     connection.close()
 
 
-def open_listeners(host: str, port: int, *, key: str = "listen.port") -> list[socket.socket]:
+def open_listeners(host: str, port: int) -> list[socket.socket]:
     """Listen on every address that a host name stands for.
-
-    Args:
-        key: of federation.yaml, where the port can be changed.
 
     Raises:
         ListenError: an address cannot be had.
@@ -188,6 +224,6 @@ def open_listeners(host: str, port: int, *, key: str = "listen.port") -> list[so
         raise ListenError(
             f"cannot listen on {host}:{port}",
             got=error.strerror,
-            advice=f"Stop what is using it, perhaps another stic-server, or change {key} in federation.yaml.",
+            advice="Stop what is using it, perhaps another stic-server, or change listen.port in federation.yaml.",
         ) from None
     return listeners

@@ -23,6 +23,7 @@ from stic_server.report.held_out import held_out, verdict
 from stic_server.report.markup import environment
 from stic_server.report.notices import notices_of
 from stic_server.report.patients import patients_of
+from stic_server.report.privacy import audits_of
 from stic_server.report.readers import keep_study, read_studies, readers_view
 from stic_server.report.tables import write_tables
 from stic_server.report.wording import absent, terms
@@ -123,6 +124,7 @@ def render(
             confusion=None
             if evaluation is None
             else confusion_view(evaluation.models["federated"].sets, classes=classes),
+            audits=audits_of(facts),
             matrix=None if evaluation is None else comparison.matrix(evaluation),
             comparison=None if evaluation is None else comparison.comparisons(evaluation),
             readers=[readers_view(study) for study in studies.values()],

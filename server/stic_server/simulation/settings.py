@@ -61,6 +61,11 @@ class SimulationConfig:
                 "warm_start in a simulation",
                 advice="Remove it: all models of a simulation start from fresh weights.",
             )
+        if self.federation.secure_aggregation is not None:
+            raise UsageError(
+                "secure_aggregation in a simulation",
+                advice="Remove it: all sites are in one process, and the sums are the same to a millionth.",
+            )
         if self.split == "centre" and len(self.prepared) == 1:
             raise UsageError("only one prepared dataset", expected="2 or more, or --split dirichlet")
 
@@ -77,7 +82,10 @@ class SimulationConfig:
         """
         federation = self.federation.model_dump(
             mode="json",
-            exclude={"runs", "listen", "warm_start", "backbone_weights", "seed", "local_only", "min_sites"},
+            exclude={
+                *("runs", "listen", "warm_start", "backbone_weights", "seed", "local_only", "min_sites"),
+                "secure_aggregation",
+            },
         )
         source: dict[str, Any] = {"kind": "phantom", "size": "full" if self.full else "demo"}
         source |= {"generator": GENERATOR_VERSION, "alignment": "true transform, no registration"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -10,7 +11,9 @@ import torch
 
 from stic_core.config import PolicyConfig
 from stic_core.data.dataset import SiteDataset
+from stic_core.privacy.training_ledger import TrainingLedger
 from stic_core.protocol.compression import WireArray
+from stic_core.protocol.mask_messages import MaskKeys
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
@@ -27,6 +30,7 @@ from stic_core.protocol.messages import (
 from stic_core.site_run import LocalRun
 from stic_core.system.observer import Observer
 from stic_core.tensors.flat import FlatArray, digest
+from stic_core.training.private_training import TrainingPrivacy
 from stic_core.training.setup import ComputeConfig, TrainingSetup, assemble
 from stic_server.simulation.cohorts import Datasets, Progress
 from stic_server.simulation.scores import SiteScores
@@ -53,6 +57,15 @@ def setup_of(
             compute, progress=lambda done, total: progress(f"backbone features of {name}", done, total)
         ),
     )
+
+
+def seeded_privacy(plan: RunPlan, site: str) -> TrainingPrivacy:
+    """Noise that repeats with the plan's seed, and a ledger of one run.
+
+    Whoever knows the seed can take such noise away again: a simulation measures what noise costs, it protects nobody.
+    """
+    secret = hashlib.sha256(f"stic-federated simulation\n{plan.seed}\n{site}".encode()).digest()
+    return TrainingPrivacy(TrainingLedger(), secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,7 @@ class Workplace:
                     dataset,
                     setup,
                     policy=self._policy,
+                    privacy=seeded_privacy(question.plan, site),
                     judges_heads=False,
                 )
                 return self._runs[site].describe(), None, None
@@ -123,6 +137,8 @@ class Workplace:
                 look = run.look_of(question)
                 assert look is not None  # it has just been answered from
                 return *report, (look.scores, run.setup.batches["test"].labels)
+            case MaskKeys():
+                raise AssertionError("settings refuse secure aggregation")
             case _:
                 return *self._runs[site].answer(question, weights), None
 
@@ -136,7 +152,14 @@ class Workplace:
         """
         setup = setup_of(pooled, plan, compute=self._compute, name="all patients", progress=self._progress)
         site = LocalRun(
-            CENTRALISED, run_id, plan, pooled, setup, policy=self._policy, observer=_Told(self._progress)
+            CENTRALISED,
+            run_id,
+            plan,
+            pooled,
+            setup,
+            policy=self._policy,
+            observer=_Told(self._progress),
+            privacy=seeded_privacy(plan, CENTRALISED),
         )
         question = TrainLocal(
             run_id=run_id, plan_digest=plan.digest, weights_digest=digest(initial, plan.tensors)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from stic_core.tensors.flat import FlatArray
 
 Arrays: TypeAlias = Mapping[str, FlatArray]
@@ -43,7 +45,10 @@ class Algorithm:
             arrays after it, and figures about them for `rounds.jsonl`. The contributions were
             screened, and some site has a training patient. Equal contributions give equal bits,
             whatever the order of the mapping.
+        from_mean: the same from the mean change of the sites' weights, weighted by training patients, float64
+            (p,): all that secure aggregation leaves. None where the algorithm needs each site's own.
     """
 
     init: Callable[[FlatArray], Arrays]
     aggregate: Callable[[Arrays, Mapping[str, Contribution]], tuple[Arrays, Mapping[str, float]]]
+    from_mean: Callable[[Arrays, np.ndarray], tuple[Arrays, Mapping[str, float]]] | None = None

@@ -33,6 +33,20 @@ def aggregate(
     return {WEIGHTS: mean}, {"step_norm": float(np.linalg.norm(step))}
 
 
+def from_mean(arrays: Arrays, change: np.ndarray) -> tuple[Arrays, Mapping[str, float]]:
+    """The same from the mean change, where no site's own weights are known.
+
+    Args:
+        change: float64 (p,).
+
+    Returns:
+        See `aggregate`.
+    """
+    mean = np.add(arrays[WEIGHTS], change, dtype=np.float64).astype(np.float32)
+    step = np.subtract(mean, arrays[WEIGHTS], dtype=np.float64)
+    return {WEIGHTS: mean}, {"step_norm": float(np.linalg.norm(step))}
+
+
 def average(contributions: Mapping[str, Contribution]) -> FlatArray:
     """The mean weighted by training patients.
 
@@ -53,4 +67,4 @@ def average(contributions: Mapping[str, Contribution]) -> FlatArray:
     return reduce(np.add, parts).astype(np.float32)
 
 
-FED_AVG = Algorithm(init, aggregate)
+FED_AVG = Algorithm(init, aggregate, from_mean)

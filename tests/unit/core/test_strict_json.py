@@ -79,7 +79,7 @@ def test_what_is_plain_is_taken(text: str) -> None:
 
 
 ROUND = (
-    '{"version":4,"kind":"round-report","round":1,"validation":{"n":9,"loss_sum":1.5,"correct":7},'
+    '{"version":5,"kind":"round-report","round":1,"validation":{"n":9,"loss_sum":1.5,"correct":7},'
     f'"examples":30,"train_loss":0.5,"steps":4,"compute_seconds":0.1,"weights_digest":"{DIGEST}"}}'
 )
 
@@ -102,7 +102,7 @@ ROUND = (
         ('"correct":7', '"correct":{"suppressed":"=1+1"}'),
         ('"correct":7', '"correct":{"suppressed":""}'),
         ('"compute_seconds":0.1', '"compute_seconds":1e9'),
-        ('"version":4', '"version":"3"'),
+        ('"version":5', '"version":"3"'),
     ],
 )
 def test_a_number_is_of_its_type_and_within_its_bounds(good: str, bad: str) -> None:

@@ -507,6 +507,39 @@ def test_fingerprints_and_participants(phantom_run: Path, page: tuple[str, Page]
         assert f"{name} {version}" in page[1].text
 
 
+def test_a_released_audit_stands_in_a_table(tmp_path: Path) -> None:
+    """One row per hospital that released one, with what it keeps back in words; without any there is no table."""
+    run = write_sample_run(tmp_path, rounds=2)
+    assert 'id="privacy-audit"' not in read(run)[0]
+    record = json.loads((run / "record.json").read_text())
+    record["sites"]["center2"]["privacy_audit"] = {
+        "model": "ab" * 32,
+        "train": 160,
+        "held_out": 57,
+        "loss": {"auc": 0.61, "ci95": [0.52, 0.7], "noticed": 0.57, "p": 0.012},
+        "likelihood_ratio": {"not_estimable": "no shadow models were asked for"},
+        "site": {"difference": -0.04, "ci95": [-0.1, 0.02], "p": 0.9},
+    }
+    (run / "record.json").write_text(json.dumps(record))
+    source, parsed = read(run)
+    rows = [row for row in parsed.table("privacy-audit") if row[0] == "center2"]
+    assert rows == [
+        [
+            "center2",
+            "ab" * 6,
+            "160",
+            "57",
+            "0.61 0.52\N{EN DASH}0.70 p = 0.012",
+            "not estimable",
+            "-0.04 -0.10 to 0.02 p = 0.90",
+        ]
+    ]
+    record["sites"]["center2"]["privacy_audit"]["loss"]["auc"] = 7
+    (run / "record.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="privacy audits"):
+        read(run)
+
+
 def test_an_older_run_has_a_report(tmp_path: Path) -> None:
     """Without ensemble, comparison and bytes by site the page leaves out what it cannot know, and says so."""
     run = write_sample_run(tmp_path, rounds=2)
