@@ -197,6 +197,24 @@ def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, w
         _check_nothing_given_away(sites)
 
 
+def test_a_process_for_each_message_masks_as_well(tmp_path):
+    """A stock SuperNode starts a process per message: all that a site knows of its masks is on its disk."""
+    sites = masked_sites(tmp_path, ("a", "b", "c"))
+    plan = masked_plan(sites, rounds=2)
+
+    def ended(site: str, question: Instruction, report: object) -> object:
+        if question.kind not in ("describe", "finish"):
+            sites.sites[site].begin(plan, question.run_id)
+        return report
+
+    sites.on_answer = ended
+    recorder = Recorder()
+    weights = _train(tmp_path, sites, plan, recorder)
+    expected = _averaged(sites, _averaged(sites, INITIAL, "abc").astype(np.float32), "abc")
+    assert np.allclose(weights, expected, atol=1e-7)
+    assert not [note for note in recorder.notes if "Trying again" in note]
+
+
 def test_equal_runs_have_equal_bits(tmp_path):
     """Whatever the masks, two runs with the same data end with the same model."""
     found = []
