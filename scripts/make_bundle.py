@@ -2,8 +2,9 @@
 
     python scripts/make_bundle.py --side client --accelerator cu13 --out dist
 
-It holds the wheels, a lock with their hashes, a software bill of materials (CycloneDX), checksums, and
-`deploy/offline/install.sh`. The versions are those of requirements.lock, which the tests ran with.
+It holds the wheels, a lock with their hashes, a software bill of materials (CycloneDX), checksums,
+`deploy/offline/install.sh`, and what makes a container image of it (`deploy/containers`). The versions are those
+of requirements.lock, which the tests ran with.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ CYCLONEDX = "cyclonedx-bom==7.5.0"
 
 PLATFORMS = {"linux-x86_64": "x86_64-manylinux_2_28", "linux-aarch64": "aarch64-manylinux_2_28"}
 """What uv calls the oldest system that torch's wheels run on."""
+
+
+IMAGE_FILES = ("server.Containerfile", "client.Containerfile", "build-image.sh", ".containerignore")
+"""Of `deploy/containers`, what builds an image; the rest runs one."""
 
 
 def run(*command: str | Path) -> None:
@@ -85,9 +90,10 @@ def main() -> None:
         )
         (folder / "bundle.env").write_text(
             f"SIDE={arguments.side}\nVERSION={stic_core.__version__}\nPYTHON_VERSION={arguments.python}\n"
-            f"PLATFORM={arguments.platform}\n"
+            f"PLATFORM={arguments.platform}\nACCELERATOR={arguments.accelerator}\nREVISION={_revision()}\n"
         )
         shutil.copy2(TREE / "deploy" / "offline" / "install.sh", folder)
+        _add_container_files(folder, side=arguments.side)
         _write_checksums(folder)
         archive = arguments.out / f"{name}.tar"
         partial = Path(scratch) / archive.name
@@ -137,6 +143,22 @@ def _keep_hashes_of(wheels: Path, lock: Path) -> None:
             )
         found[name] = f"{name}=={version} --hash=sha256:{digest}\n"
     lock.write_text("".join(line for _, line in sorted(found.items())))
+
+
+def _add_container_files(folder: Path, *, side: str) -> None:
+    """The image's build context is the bundle itself; the files that run the image are in `containers/`."""
+    containers = TREE / "deploy" / "containers"
+    shutil.copy2(containers / f"{side}.Containerfile", folder / "Containerfile")
+    for name in ("build-image.sh", ".containerignore"):
+        shutil.copy2(containers / name, folder)
+    shutil.copytree(containers, folder / "containers", ignore=lambda *_: IMAGE_FILES)
+
+
+def _revision() -> str:
+    """The commit, `-dirty` where the tree differs from it; `unknown` where the tree is no checkout."""
+    described = ("git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    done = subprocess.run(described, cwd=TREE, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def _write_checksums(folder: Path) -> None:

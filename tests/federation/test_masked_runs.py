@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stic_client.participation import masked_rounds
+from stic_client.participation import mask_state
 from stic_core.config import FederationConfig
 from stic_core.errors import FederationError
-from stic_core.protocol.messages import (
-    Instruction,
-    MaskKeysReport,
-    MaskSharesReport,
-    RoundReport,
-    RunPlan,
-    SurvivorsReport,
-    TrainRound,
-    UnmaskReport,
-)
+from stic_core.protocol.mask_messages import MaskKeysReport, MaskSharesReport, SurvivorsReport, UnmaskReport
+from stic_core.protocol.messages import Instruction, RoundReport, RunPlan, TrainRound
 from stic_server.federation.participants import Participants
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -175,7 +167,7 @@ def test_a_server_killed_anywhere_ends_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, when):
     """Killed just before or after any write of its state, it is missing from a round at most."""
-    real, writes = masked_rounds.write_atomically, []
+    real, writes = mask_state.write_atomically, []
 
     def write(path: Path, content: str, **options: object) -> None:
         of_a = path.parts[-4] == "a" if len(path.parts) > 3 else False
@@ -187,7 +179,7 @@ def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, w
         if of_a and len(writes) == kill_at and when == "after":
             raise KilledError
 
-    monkeypatch.setattr(masked_rounds, "write_atomically", write)
+    monkeypatch.setattr(mask_state, "write_atomically", write)
     kill_at = 0
     sites = masked_sites(tmp_path / "0", ("a", "b", "c"))
     _train(tmp_path / "0", sites, masked_plan(sites, rounds=2))

@@ -167,6 +167,7 @@ def site_config(folder: Path, *, site: str, address: str = "127.0.0.1:1") -> Sit
             "plans": folder / "plans",
             "between_rounds": folder / "between-rounds",
             "held_out": folder / "held-out",
+            "privacy": folder / "privacy",
             "key": folder / "site.key",
             "policy": {"plans": "any"},
             "backbone_weights": {"tiny": write_tiny_weights(folder / "tiny.safetensors")},

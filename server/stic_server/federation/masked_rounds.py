@@ -11,22 +11,19 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
 from stic_core.privacy.secure_aggregation.masks import RingVector, ring_sum
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import (
-    Instruction,
+from stic_core.protocol.mask_messages import (
     Masking,
     MaskKeys,
     MaskKeysReport,
     MaskShares,
     MaskSharesReport,
-    RoundReport,
     SiteKeys,
     Survivors,
     SurvivorsReport,
-    TrainRound,
     Unmask,
     UnmaskReport,
-    question_digest,
 )
+from stic_core.protocol.messages import Instruction, RoundReport, TrainRound, question_digest
 from stic_core.system.files import write_atomically
 from stic_core.tensors.flat import FlatArray
 from stic_server.federation.masked_sum_file import load_masked_sum, save_masked_sum
@@ -258,7 +255,7 @@ class MaskedRounds:
             plan_digest=masked.exchange.plan,
             round=masked.exchange.round,
             serial=masked.exchange.serial,
-            signatures=masked.signatures,
+            signatures=dict(masked.signatures),
         )
         owing = [site for site in masked.survivors if site not in self._reveals]
         self._reveals |= self._ask(

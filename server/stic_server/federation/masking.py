@@ -17,19 +17,16 @@ from stic_core.privacy.secure_aggregation.keys import agreed_key, derived_key, p
 from stic_core.privacy.secure_aggregation.masks import RingVector, from_bytes, without_own, without_pairs
 from stic_core.privacy.secure_aggregation.shares import reconstruct
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import (
-    RoundReport,
-    RunPlan,
+from stic_core.protocol.mask_messages import (
+    MASKED_COUNTS,
     SiteKeys,
     UnmaskReport,
     keys_statement,
     survivors_statement,
 )
+from stic_core.protocol.messages import RoundReport, RunPlan
 from stic_core.system.keys import signed_by
 from stic_core.tensors.flat import FlatArray
-
-COUNTS = 2
-"""Whole numbers behind the update: values that were clipped, and updates that were scaled down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class MaskedSum:
         together: sites that masked the round together.
         signatures: of the survivors' list, by site.
         reports: of the survivors, whose updates are in the sum.
-        total: shape (p + `COUNTS`,).
+        total: shape (p + `MASKED_COUNTS`,).
     """
 
     exchange: MaskedExchange
@@ -141,7 +138,7 @@ def masked_values(report: RoundReport, wire: WireArray | None, *, site: str, siz
     Raises:
         SiteReportError: another length, type or digest.
     """
-    expected = 4 * (size + COUNTS)
+    expected = 4 * (size + MASKED_COUNTS)
     if wire is None or wire.dtype != np.uint8 or wire.shape != (expected,):
         raise SiteReportError(
             "its masked update has the wrong type or length",
@@ -231,8 +228,8 @@ def mean_change(
     share = sum(patients[site] for site in masked.survivors) / max(sum(patients.values()), 1)
     if not share:
         raise FederationError("no site has training patients", got=f"sites {', '.join(masked.survivors)}")
-    counts = values[-COUNTS:]
-    change = fixed_point.decode(values[:-COUNTS], share=share, bound=config.clip)
+    counts = values[-MASKED_COUNTS:]
+    change = fixed_point.decode(values[:-MASKED_COUNTS], share=share, bound=config.clip)
     norm, before = (float(np.linalg.norm(one)) for one in (change, start.astype(np.float64)))
     if norm > 1.001 * config.max_update_norm * before:
         raise FederationError(

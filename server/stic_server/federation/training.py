@@ -81,8 +81,9 @@ class Rounds:
             self._participants.observer.round_begins(number, rounds=self._participants.plan.rounds)
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
-            for reason in diagnostics.refused.values():
+            for site, reason in diagnostics.refused.items():
                 self._participants.observer.note(str(reason))
+                self._participants.observer.left_out(site, "update")
             self._write_row(before, diagnostics.validation)
             # A round lasts until the next one begins: the checkpoint of the one before is in it.
             seconds, mark = time.monotonic() - mark, time.monotonic()
@@ -172,6 +173,7 @@ class Rounds:
                     raise SiteReportError("its weights do not match the digest that it stated", site=site)
             except SiteReportError as error:
                 self._participants.observer.note(str(error))
+                self._participants.observer.left_out(site, "contradiction")
             else:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports
