@@ -16,6 +16,7 @@ OUTSIDE = (
     "numbers of patients by split and class, exact, once per run",
     "validation patients: their loss and accuracy in each round, which choose the best round and may end the training",
     "held-out patients: the evaluation, which policy.held_out_models bounds (`stic-client audit` counts it)",
+    "the figures of a privacy audit of training patients, if it was released",
     "how long a round takes",
     "a patient who is prepared again under another pseudonym: the ledger takes that for another patient",
     "predictions, cross-validation and reader studies, which stay at the site unless somebody sends them",
