@@ -68,14 +68,15 @@ def simulate(
             advice="Set image in federation.yaml to match how they were prepared.",
         )
     simulation = _registered(study, out, settings=study.settings(given))
-    observers = {
-        seed: SeedObserver(terminal, which=f"seed {seed} ({place} of {len(study.seeds)})")
+    named = {
+        seed: f"seed {seed} ({place} of {len(study.seeds)})"
         for place, seed in enumerate(study.seeds, start=1)
     }
+    observers = {seed: SeedObserver(terminal, which=name) for seed, name in named.items()}
     files = {seed: out / "seeds" / f"seed-{seed}.json" for seed in study.seeds}
     for seed in study.seeds:
         if files[seed].exists():
-            observers[seed].note("already done")
+            terminal.note(f"{named[seed]}: already done")
     missing = [seed for seed in study.seeds if not files[seed].exists()]
     with engine.started(study) as run:
         for seed, result in run(missing, out, observers):
