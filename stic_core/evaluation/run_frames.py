@@ -103,7 +103,9 @@ def _with_interval(value: Proportion | AucFigure | Absent | float) -> Row:
             return {"value": value.value} | _ends(value.ci95, kind="clopper-pearson")
         case AucFigure():
             se = None if isinstance(value.se, NotEstimable) else value.se
-            return {"value": value.value, "standard_error": se} | _ends(value.interval, kind=value.interval_kind)
+            return {"value": value.value, "standard_error": se} | _ends(
+                value.interval, kind=value.interval_kind
+            )
         case NotEstimable() | Suppressed():
             return {"reason": _why(value)}
         case _:
