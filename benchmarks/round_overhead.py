@@ -26,20 +26,17 @@ from stic_core.config import FederationConfig, ImageConfig, SecureAggregationCon
 from stic_core.data.dataset import SPLITS
 from stic_core.evaluation import ValidationReport
 from stic_core.protocol.audit_log import AuditLog, entry_of
+from stic_core.protocol.mask_messages import MaskKeys, MaskShares, Survivors, Unmask
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
     Failure,
     Finish,
-    MaskKeys,
-    MaskShares,
     RoundReport,
     RunPlan,
     SiteDescription,
     SplitCounts,
-    Survivors,
     TrainRound,
-    Unmask,
 )
 from stic_core.statistics import NotEstimable
 from stic_core.system.keys import load_private, make_key_pair

@@ -26,7 +26,9 @@ def compared(sites: int, *, rounds: int, repeats: int) -> dict[str, Any]:
         for masked, results in found.items():
             with tempfile.TemporaryDirectory() as folder:
                 results.append(server(Path(folder), sites=sites, rounds=rounds, masked=masked))
-    plain, masked = (statistics.median(one["median_seconds"] for one in found[kind]) for kind in (False, True))
+    plain, masked = (
+        statistics.median(one["median_seconds"] for one in found[kind]) for kind in (False, True)
+    )
     return {
         "sites": sites,
         "rounds": rounds * repeats,

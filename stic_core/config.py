@@ -380,7 +380,7 @@ def unmasked_part(transport: Transport, local_only: bool) -> str:  # noqa: FBT00
     if transport != "float32":
         return f"secure_aggregation needs transport: float32; masked values cannot be sent as {transport}"
     if local_only:
-        return "secure_aggregation needs local_only: false; each site's own model would leave its hospital without masks"
+        return "secure_aggregation needs local_only: false; a site's own model would leave its hospital without masks"
     return ""
 
 

@@ -38,6 +38,7 @@ from stic_core.privacy.audit_release import latest_release
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.release import class_counts, rounded, score_counts, tells_mean
 from stic_core.protocol.compression import WireArray, downlink, encode_update, unpack
+from stic_core.protocol.mask_messages import SiteKeys
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
@@ -45,7 +46,6 @@ from stic_core.protocol.messages import (
     RoundReport,
     RunPlan,
     SiteDescription,
-    SiteKeys,
     SplitCounts,
     TrainLocal,
     TrainRound,
@@ -196,7 +196,8 @@ class LocalRun:
             )
         if isinstance(question, TrainLocal) and not self.plan.local_only:
             raise PlanRefusedError(
-                "this site's own model was requested", expected="no such request (local_only: false in the plan)"
+                "this site's own model was requested",
+                expected="no such request (local_only: false in the plan)",
             )
         if not isinstance(question, TrainRound):
             return

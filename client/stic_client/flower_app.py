@@ -18,7 +18,8 @@ from stic_client.participation.participant import Participant
 from stic_core import config, config_files
 from stic_core.errors import ProtocolError
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Report, decode_instruction, encode
+from stic_core.protocol.fields import MESSAGE_KEY, WEIGHTS_KEY
+from stic_core.protocol.messages import Report, decode_instruction, encode
 from stic_core.tensors.npy import read_npy
 
 app = ClientApp()

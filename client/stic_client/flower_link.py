@@ -247,6 +247,7 @@ class FleetLink:
                 node=node, run_id=metadata.run_id, message_object_id=metadata.message_id
             ),
         )
+        self._observer.traffic(down=sum(map(len, objects.values())))
         message = inflate_object_from_contents(tree.object_id, objects)
         if not isinstance(message, Message):
             raise ProtocolError("it contains an object that is not a message")
@@ -292,6 +293,7 @@ class FleetLink:
                         session_id=pushed.session_id,
                     ),
                 )
+        self._observer.traffic(up=sum(map(len, contents.values())))
 
     # ---- being online -------------------------------------------------------------------
 
@@ -335,7 +337,7 @@ class FleetLink:
     def _ask(self, method: Callable[[RequestT], ResponseT], request: RequestT) -> ResponseT:
         """One try; what the server answers as an error of ours."""
         try:
-            return method(request)
+            answer = method(request)
         except httpx.TransportError as error:
             if refuses_key(error):
                 raise _UnknownNodeError from None
@@ -358,6 +360,8 @@ class FleetLink:
             raise ProtocolError(
                 f"the server answers HTTP {status}", got=f"code {said.code}" if said else None
             ) from None
+        self._observer.reached()
+        return answer
 
 
 def _run(app: ClientApp, message: Message, context: Context) -> Message:

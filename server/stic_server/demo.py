@@ -35,9 +35,7 @@ _STOP_S = 3.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_demo(
-    folder: Path, *, runs: Path, seed: int, full: bool, secure_aggregation: bool = False
-) -> None:
+def run_demo(folder: Path, *, runs: Path, seed: int, full: bool, secure_aggregation: bool = False) -> None:
     """From phantom patients to the report.
 
     Args:
@@ -85,9 +83,7 @@ def _write_phantoms(home: Path, *, counts: Mapping[str, Mapping[str, int]], seed
             terminal.note(f"{centre}: {sum(counts[centre].values())} phantom patients, 3 CT slices each")
 
 
-def _set_up_server(
-    home: Path, *, runs: Path, seed: int, secure_aggregation: bool
-) -> FederationConfig:
+def _set_up_server(home: Path, *, runs: Path, seed: int, secure_aggregation: bool) -> FederationConfig:
     path = home / "server" / "federation.yaml"
     if path.exists() and not _free(config_files.load(path, FederationConfig).listen.port):
         # Keys and certificates carry no port; a fresh set is as good and leaves no file half changed.

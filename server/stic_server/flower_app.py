@@ -86,6 +86,11 @@ def run_federation(
     )
     if proposal.note:
         observer.note(proposal.note)
+    left = RunFolder.unfinished(federation)
+    if left is not None and left.read_plan() is None:
+        observer.note(
+            f"warning: run {left.run_id} is not finished, and its plan is not of this version; a new run begins"
+        )
     run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
     plan = run.read_plan() or proposal.plan
     following = observed(federation.tracking, run=run.path, folder=path.resolve().parent, observer=observer)
@@ -113,6 +118,18 @@ def run_federation(
         write_model_card(run.path)
         run.update_record(report="written")
     return run
+
+
+def finished_run(path: Path) -> RunFolder | None:
+    """The run of the configuration's plan, if it was the last one and is over.
+
+    Args:
+        path: of federation.yaml.
+    """
+    federation = config_files.load(path, config.FederationConfig)
+    plan = propose(federation, sites=public_keys(path.resolve().parent / "sites")).plan
+    last = RunFolder.last_of(federation, plan)
+    return last if last is not None and last.finished else None
 
 
 def enough_admitted(
@@ -143,6 +160,7 @@ def enough_admitted(
                 expected=f"at least {federation.min_sites} (min_sites)",
                 advice="Admit every site that is to take part: stic-server admit SITE SITE.pub",
             )
+        observer.alive()
         time.sleep(_ADMITTED_S)
     return keys
 

@@ -270,8 +270,9 @@ class FleetServer:
         state = app.state.linkstate_factory.state()
         assert isinstance(state, InMemoryLinkState)  # what Flower makes of its name for a database in RAM
         self._state = state
+        self.guard = Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note)
         self._config = uvicorn.Config(
-            Guard(app, max_body=listen.max_body_mb * _MB, signatures=self._signatures, note=note),
+            self.guard,
             http=SiteConnection,
             loop="asyncio",
             ws="none",

@@ -16,17 +16,8 @@ from flwr.serverapp import Grid
 
 from stic_core.errors import FederationError, ProtocolError
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import (
-    MESSAGE_KEY,
-    WEIGHTS_KEY,
-    Describe,
-    Failure,
-    Finish,
-    Instruction,
-    TrainLocal,
-    TrainRound,
-    encode,
-)
+from stic_core.protocol.fields import MESSAGE_KEY, WEIGHTS_KEY
+from stic_core.protocol.messages import Describe, Failure, Finish, Instruction, TrainLocal, TrainRound, encode
 from stic_core.tensors.npy import read_npy
 from stic_server.federation.sites import (
     Answer,

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1.health import HealthServicer
@@ -89,7 +89,8 @@ def ask(host: str, port: int, *, timeout_s: float = 5.0) -> str:
     options = [("grpc.enable_http_proxy", 0)]  # it is asked on this machine, or not at all
     with grpc.insecure_channel(shown(reachable(host), port), options=options) as channel:
         try:
-            answer = HealthStub(channel).Check(HealthCheckRequest(service=""), timeout=timeout_s)
+            check: Any = HealthStub(channel)  # its methods are made when it is
+            answer = check.Check(HealthCheckRequest(service=""), timeout=timeout_s)
         except grpc.RpcError:
             return "no answer"
     return "serving" if answer.status == HealthCheckResponse.ServingStatus.SERVING else "not serving"

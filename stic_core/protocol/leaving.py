@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 from stic_core.config import ASKED, RELEASES, PolicyConfig, Release, Transport
 from stic_core.protocol.compression import wire_bytes
+from stic_core.protocol.mask_messages import MASKED_COUNTS
 from stic_core.protocol.messages import RunPlan
 
 NO_FIGURES = ("preparing", "acknowledged", "unprepared", "refusal", "failure")
 """Kinds of messages that hold neither weights nor figures about patients; any may leave at any time."""
+
+MASKING = ("mask-keys-report", "mask-shares-report", "survivors-report", "unmask-report")
+"""The same with secure aggregation: keys, shares and signatures, and the number of training patients once more."""
 
 _IN_TRAINING: tuple[Release, ...] = ("training-loss", "validation")
 
@@ -41,11 +45,13 @@ class Leaving:
         messages: how many of each kind at most, beside `NO_FIGURES`; the same note on repeats as in `Weights`.
         weights: by the kind of message that carries them; empty where no weight leaves.
         figures: kinds about patients; all others are answered as suppressed.
+        without_figures: kinds of messages that may leave at any time.
     """
 
     messages: dict[str, int]
     weights: dict[str, Weights]
     figures: tuple[Release, ...]
+    without_figures: tuple[str, ...]
 
 
 def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
@@ -74,11 +80,12 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
     if not compares:
         without.add("comparison")
     figures: tuple[Release, ...] = tuple(kind for kind in RELEASES if kind in kinds and kind not in without)
-    return Leaving(messages, weights, figures)
+    masks = trains and plan.secure_aggregation is not None
+    return Leaving(messages, weights, figures, (*NO_FIGURES, *(MASKING if masks else ())))
 
 
 def _weights(plan: RunPlan, *, messages: int, transport: Transport) -> Weights:
     values = sum(spec.size for spec in plan.tensors)
-    return Weights(
-        messages, len(plan.tensors), values, wire_bytes(plan.tensors, transport=transport), transport
-    )
+    counts = 0 if plan.secure_aggregation is None else MASKED_COUNTS
+    size = wire_bytes(plan.tensors, transport=transport) + 4 * counts
+    return Weights(messages, len(plan.tensors), values, size, transport)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -31,48 +31,27 @@ from stic_core.errors import ProtocolError
 from stic_core.evaluation import HeldOutReport, PairedReport, ValidationReport
 from stic_core.evaluation.reliability import Reliability
 from stic_core.privacy.audit_release import ReleasedAudit
-from stic_core.privacy.secure_aggregation.exchange import MaskedExchange, threshold_of
+from stic_core.privacy.secure_aggregation.exchange import threshold_of
+from stic_core.protocol.fields import (
+    VERSION,
+    ClassName,
+    Digest,
+    Message,
+    ModelName,
+    PublicKey,
+    Round,
+    RunId,
+    Signature,
+)
+from stic_core.protocol.mask_messages import Masking, MaskQuestion, MaskReport, SiteKeys
 from stic_core.protocol.strict_json import check_json
 from stic_core.statistics import Suppressed
 from stic_core.statistics.bounds import Count, Finite, NotNegative, Seconds
 from stic_core.tasks import Task
 from stic_core.tensors.flat import TensorSpec
 
-VERSION = 5
-"""Raised with every change that the other side would notice."""
-
-MESSAGE_KEY = "stic"
-"""The record under which a message travels; its JSON text lies in the field of the same name."""
-
-WEIGHTS_KEY = "weights"
-"""The record under which the flat array travels."""
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
-Round = Annotated[int, Field(ge=1, le=10_001)]
-"""Up to the most that a configuration can ask for, and the last look after them."""
-
-PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}$")]
-Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,400}$")]
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-"""`federated`, `ensemble`, `centralised`, or the site whose own model it is."""
-
-ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
-Serial = Annotated[int, Field(ge=1, le=10_000_000)]
-Bytes32 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
-"""32 bytes as base64: a public key, or a share of a secret."""
-
-Sealed = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{40,400}={0,2}$")]
-"""Two shares that only one site can read, as base64."""
-
 FEDERATED, ENSEMBLE = "federated", "ensemble"
 """What the two models are called that are no site's own."""
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[5] = VERSION
 
 
 class RunPlan(BaseModel):
@@ -170,45 +149,10 @@ class RunPlan(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class SiteKeys(BaseModel):
-    """A site's public keys for one masked round, signed by the key that the plan names.
-
-    Args:
-        site: its name.
-        patients: its training patients, the weight of its update.
-        cipher_key, mask_key: X25519; see `Secrets`.
-        seed_digest: of its own mask's seed.
-        signature: of `keys_statement`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    site: SiteName
-    patients: Count
-    cipher_key: Bytes32
-    mask_key: Bytes32
-    seed_digest: Digest
-    signature: Signature
-
-
-class Masking(BaseModel):
-    """What a site needs for masking the update of a round.
-
-    Args:
-        serial: of the exchange of keys.
-        shares: sealed for this site, by the site that they are from; those sites mask the round together.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    serial: Serial
-    shares: Annotated[dict[SiteName, Sealed], Field(max_length=1000)]
-
-
 # ---- what the server asks ---------------------------------------------------------------
 
 
-class Describe(_Message):
+class Describe(Message):
     """The first question of a run: will you take part, and with what?
 
     The site loads its backbone and its cached features before it answers with its description; while that
@@ -220,7 +164,7 @@ class Describe(_Message):
     plan: RunPlan
 
 
-class TrainRound(_Message):
+class TrainRound(Message):
     """The global model, to be validated and then trained; weights travel with it.
 
     Args:
@@ -239,70 +183,7 @@ class TrainRound(_Message):
     masking: Masking | None = None
 
 
-class MaskKeys(_Message):
-    """Make keys for a masked round: the first one, or one that is repeated or has other sites.
-
-    Args:
-        serial: of this exchange of keys, higher than any before in this run.
-    """
-
-    kind: Literal["mask-keys"] = "mask-keys"
-    run_id: RunId
-    plan_digest: Digest
-    round: Round
-    serial: Serial
-
-
-class MaskShares(_Message):
-    """Share the secrets of your masks with these sites, sealed for each.
-
-    Args:
-        members: the keys of all sites that take part, yours too.
-    """
-
-    kind: Literal["mask-shares"] = "mask-shares"
-    run_id: RunId
-    plan_digest: Digest
-    round: Round
-    serial: Serial
-    members: Annotated[tuple[SiteKeys, ...], Field(max_length=1000)]
-
-
-class Survivors(_Message):
-    """Sign who is left: of these sites the server has a masked update.
-
-    Args:
-        serial: of the round's exchange of keys.
-        survivors: in the order of names.
-        following: keys for the next round, whose secrets are to be shared as with `MaskShares`; empty where
-            there are none.
-    """
-
-    kind: Literal["survivors"] = "survivors"
-    run_id: RunId
-    plan_digest: Digest
-    round: Round
-    serial: Serial
-    survivors: Annotated[tuple[SiteName, ...], Field(max_length=1000)]
-    following: Annotated[tuple[SiteKeys, ...], Field(max_length=1000)] = ()
-
-
-class Unmask(_Message):
-    """Reveal shares, so that the masks can be taken off the sum.
-
-    Args:
-        signatures: of the survivors that you signed, by site.
-    """
-
-    kind: Literal["unmask"] = "unmask"
-    run_id: RunId
-    plan_digest: Digest
-    round: Round
-    serial: Serial
-    signatures: Annotated[dict[SiteName, Signature], Field(max_length=1000)]
-
-
-class TrainLocal(_Message):
+class TrainLocal(Message):
     """Train your own model with the run's plan and nobody's help; the first weights travel with it."""
 
     kind: Literal["train-local"] = "train-local"
@@ -311,7 +192,7 @@ class TrainLocal(_Message):
     weights_digest: Digest
 
 
-class EvaluateHeldOut(_Message):
+class EvaluateHeldOut(Message):
     """Open the held-out set for this model, once; its weights travel with it.
 
     Args:
@@ -336,7 +217,7 @@ class EvaluateHeldOut(_Message):
     test_fingerprint: Digest
 
 
-class Finish(_Message):
+class Finish(Message):
     """The run is over; the final model's weights may travel with it, for the site to keep.
 
     Args:
@@ -355,15 +236,7 @@ class Finish(_Message):
 
 
 Instruction = Annotated[
-    Describe
-    | TrainRound
-    | MaskKeys
-    | MaskShares
-    | Survivors
-    | Unmask
-    | TrainLocal
-    | EvaluateHeldOut
-    | Finish,
+    Describe | TrainRound | MaskQuestion | TrainLocal | EvaluateHeldOut | Finish,
     Field(discriminator="kind"),
 ]
 
@@ -390,7 +263,7 @@ class SplitCounts(BaseModel):
         return self
 
 
-class SiteDescription(_Message):
+class SiteDescription(Message):
     """What a site takes part with: counts and digests, nothing of a patient.
 
     Args:
@@ -426,7 +299,7 @@ class SiteDescription(_Message):
         return self
 
 
-class Preparing(_Message):
+class Preparing(Message):
     """The site takes part and is not ready yet: it loads its data, or computes the backbone's features; ask again.
 
     Args:
@@ -438,7 +311,7 @@ class Preparing(_Message):
     total: Count = 0
 
 
-class RoundReport(_Message):
+class RoundReport(Message):
     """A round at one site; the trained weights travel with it.
 
     Args:
@@ -463,51 +336,7 @@ class RoundReport(_Message):
     following: SiteKeys | None = None
 
 
-class MaskKeysReport(_Message):
-    """The site's keys for a masked round."""
-
-    kind: Literal["mask-keys-report"] = "mask-keys-report"
-    keys: SiteKeys
-
-
-class MaskSharesReport(_Message):
-    """The shares of the site's secrets, sealed for each other site.
-
-    Args:
-        shares: by the site that can read them.
-    """
-
-    kind: Literal["mask-shares-report"] = "mask-shares-report"
-    shares: Annotated[dict[SiteName, Sealed], Field(max_length=1000)]
-
-
-class SurvivorsReport(_Message):
-    """The site agrees on who is left.
-
-    Args:
-        signature: of `survivors_statement`.
-        shares: for the next round, sealed, by the site that can read them; empty where none were asked for.
-    """
-
-    kind: Literal["survivors-report"] = "survivors-report"
-    signature: Signature
-    shares: Annotated[dict[SiteName, Sealed], Field(max_length=1000)] = {}
-
-
-class UnmaskReport(_Message):
-    """The site's shares: of each site one of the two, never both.
-
-    Args:
-        seeds: of survivors' own masks, by site.
-        mask_keys: of the keys of sites that are not left, by site.
-    """
-
-    kind: Literal["unmask-report"] = "unmask-report"
-    seeds: Annotated[dict[SiteName, Bytes32], Field(max_length=1000)]
-    mask_keys: Annotated[dict[SiteName, Bytes32], Field(max_length=1000)]
-
-
-class LocalReport(_Message):
+class LocalReport(Message):
     """A site's own model, the best by its own validation; its weights travel with it.
 
     Args:
@@ -530,7 +359,7 @@ class LocalReport(_Message):
         return self
 
 
-class HeldOutAnswer(_Message):
+class HeldOutAnswer(Message):
     """The held-out evaluation of one model at one site, in aggregates.
 
     Args:
@@ -550,7 +379,7 @@ class HeldOutAnswer(_Message):
         return self
 
 
-class Acknowledged(_Message):
+class Acknowledged(Message):
     """Understood.
 
     Args:
@@ -561,13 +390,13 @@ class Acknowledged(_Message):
     kept_model: Digest | None = None
 
 
-class Unprepared(_Message):
+class Unprepared(Message):
     """The site does not know this run: it was restarted. Describe the run again, then ask again."""
 
     kind: Literal["unprepared"] = "unprepared"
 
 
-class Refusal(_Message):
+class Refusal(Message):
     """The site says no; a decision, not a failure.
 
     Args:
@@ -580,7 +409,7 @@ class Refusal(_Message):
     pending: bool = False
 
 
-class Failure(_Message):
+class Failure(Message):
     """The site could not do it. The code says the kind; the detail stays in the site's log.
 
     `NoRoomError` means that its disk is full: the same question, asked again once there is room, gets
@@ -595,10 +424,7 @@ Report = Annotated[
     SiteDescription
     | Preparing
     | RoundReport
-    | MaskKeysReport
-    | MaskSharesReport
-    | SurvivorsReport
-    | UnmaskReport
+    | MaskReport
     | LocalReport
     | HeldOutAnswer
     | Acknowledged
@@ -619,13 +445,6 @@ def own_model_statement(*, run_id: str, plan_digest: str, weights_digest: str) -
     return f"stic-federated own model\n{run_id}\n{plan_digest}\n{weights_digest}".encode()
 
 
-def keys_statement(exchange: MaskedExchange, keys: SiteKeys) -> bytes:
-    """What a site signs of its keys for a masked round."""
-    return exchange.statement(
-        "keys", keys.site, str(keys.patients), keys.cipher_key, keys.mask_key, keys.seed_digest
-    )
-
-
 def question_digest(question: TrainRound) -> str:
     """Stands for all that determines a round's updates, so that sites that were asked differently cannot be summed.
 
@@ -634,15 +453,6 @@ def question_digest(question: TrainRound) -> str:
     """
     facts = [question.weights_digest, question.learning_rate]
     return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
-
-
-def survivors_statement(exchange: MaskedExchange, *, question: str, survivors: Sequence[str]) -> bytes:
-    """What a site signs before masks are taken off.
-
-    Args:
-        question: `question_digest` of what it was asked to train.
-    """
-    return exchange.statement("survivors", question, *survivors)
 
 
 def encode(message: Instruction | Report) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stic_core.config import PolicyConfig
-from stic_core.protocol.leaving import NO_FIGURES, Leaving, leaving
+from stic_core.privacy.secure_aggregation.exchange import colluders_withstood
+from stic_core.protocol.leaving import Leaving, leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.system.keys import line_fingerprint
 
@@ -31,11 +32,16 @@ def described(plan: RunPlan, policy: PolicyConfig | None = None) -> list[tuple[s
         if plan.image.crop_mm is None
         else f"{plan.image.crop_mm:g} mm around the lesion",
         **(_evaluated(plan) if plan.evaluates else _training(plan)),
-        "weights sent": _weights(leaves, "round-report", when="per round"),
+        "weights sent": _weights(
+            leaves,
+            "round-report",
+            when="per round" if plan.secure_aggregation is None else "per round, under masks",
+        ),
+        **_masks(plan, policy),
         "own model sent too": _weights(leaves, "local-report", when="once"),
         "figures sent": f"patients by split and class; {', '.join(leaves.figures) or 'no other'}",
         "messages sent": "; ".join(f"{kind}, at most {count}" for kind, count in leaves.messages.items())
-        + f"; {', '.join(NO_FIGURES)}, without figures. What was lost on the way is sent again",
+        + f"; {', '.join(leaves.without_figures)}, without figures. What was lost on the way is sent again",
         "hospitals": "; ".join(f"{site} {line_fingerprint(key)}" for site, key in plan.sites.items())
         or "not named",
         "held-out patients": f"at most {plan.held_out_models} models are evaluated on them, each once",
@@ -49,6 +55,28 @@ def _weights(leaves: Leaving, kind: str, *, when: str) -> str:
     if sent is None:
         return "none"
     return f"{when}: {sent.tensors} tensors, {sent.values:,} values, {sent.transport}, {sent.bytes:,} bytes"
+
+
+def _masks(plan: RunPlan, policy: PolicyConfig | None) -> dict[str, str]:
+    """Secure aggregation: what the server sees, against whom it holds, and what it does not cover."""
+    config = plan.secure_aggregation
+    if plan.evaluates is not None:
+        return {}
+    if config is None:
+        return {"secure aggregation": "off: the server sees this hospital's update"}
+    sites, needed = len(plan.sites), plan.threshold
+    withstands = colluders_withstood(sites, threshold=needed)
+    own = None if policy is None else policy.max_update_norm
+    norm = config.max_update_norm if own is None else min(own, config.max_update_norm)
+    return {
+        "secure aggregation": f"on: the server sees the sum of the updates of at least {needed} of {sites} hospitals, "
+        "and none of them; two hospitals can compute each other's from the sum"
+        if sites == 2
+        else f"on: the server sees the sum of the updates of at least {needed} of {sites} hospitals, and none of them; "
+        f"this holds against the server {f'with up to {withstands} of the hospitals' if withstands else 'alone'}",
+        "not covered by it": "the figures sent, which are this hospital's own",
+        "update bounded": f"values at {config.clip:g}, the norm at {norm:g} times the model's",
+    }
 
 
 def _evaluated(plan: RunPlan) -> dict[str, str]:
@@ -79,8 +107,8 @@ def _noise(plan: RunPlan) -> str:
     own = " and this site's own model" if plan.local_only else ""
     return (
         f"{cost}, delta {privacy.delta:g}, each patient's part in a step cut to norm {privacy.max_grad_norm:g}. "
-        f"That covers each training patient of this site with all images, in all rounds of this plan{own}, in all its runs together. "
-        "It covers no validation or held-out patient, no number of patients, and no other plan"
+        f"That covers each training patient of this site with all images, in all rounds of this plan{own}, "
+        "in all its runs together. It covers no validation or held-out patient, no number of patients, no other plan"
     )
 
 

@@ -18,7 +18,7 @@ from stic_core.privacy import looks
 from stic_core.privacy.audit_release import AUDIT_NAME
 from stic_core.privacy.looks import HeldOutLooks, Look, patients_of
 from stic_core.protocol.audit_log import AuditLog
-from stic_core.protocol.leaving import NO_FIGURES, leaving
+from stic_core.protocol.leaving import MASKING, NO_FIGURES, leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import described
 from stic_core.tasks import TASKS
@@ -66,7 +66,9 @@ def _config(prepared: Path, folder: Path, site: str) -> SiteConfig:
     from support.federation_kit import site_config
 
     config = site_config(prepared / site, site=site)
-    own = {name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out")}
+    own = {
+        name: folder / site / name for name in ("models", "plans", "between_rounds", "held_out", "privacy")
+    }
     return config.model_copy(update={**own, "audit": folder / site / "audit.jsonl"})
 
 
@@ -121,7 +123,7 @@ def _check_messages_and_weights(plan: RunPlan, policy: PolicyConfig, lines: Line
     """The log has what the text says, to the byte, and nothing beside it."""
     promised, text = leaving(plan, policy), dict(described(plan, policy))
     kinds = Counter(line["kind"] for line in lines)
-    assert kinds.keys() - set(NO_FIGURES) == promised.messages.keys()
+    assert kinds.keys() - set(promised.without_figures) == promised.messages.keys()
     for kind, most in promised.messages.items():
         assert kinds[kind] <= most
         assert f"{kind}, at most {most}" in text["messages sent"]
@@ -190,6 +192,22 @@ def test_training(prepared: Path, tmp_path: Path, transport: str, local_only: bo
     assert _figures(lines) == set(leaving(plan, policy).figures)
 
 
+def test_masked_training(prepared: Path, tmp_path: Path) -> None:
+    """With secure aggregation: masked values and two counts, keys and shares, and nothing of the bare update."""
+    federation = _federation(tmp_path, secure_aggregation=True, local_only=False)
+    sites = _sites(prepared, tmp_path, {}, names=("center1", "center2"))
+    proposal = training_of(federation, sites=sites.public_keys)
+    plan, policy, lines = _sent(proposal, sites, federation=federation)
+    _check_messages_and_weights(plan, policy, lines)
+    assert _figures(lines) == set(leaving(plan, policy).figures)
+    text = dict(described(plan, policy))
+    assert "at least 2 of 2 hospitals" in text["secure aggregation"]
+    assert text["not covered by it"]
+    assert {line["kind"] for line in lines} >= set(MASKING)
+    plain = dict(described(plan.model_copy(update={"secure_aggregation": None}), policy))
+    assert "the server sees this hospital's update" in plain["secure aggregation"]
+
+
 def test_a_site_that_keeps_its_own_model(prepared: Path, tmp_path: Path) -> None:
     """The plan asks for it and the site's policy does not give it: the text is the site's, not the plan's."""
     federation = _federation(tmp_path)
@@ -254,7 +272,7 @@ def test_no_kind_of_message_is_missing_from_the_text() -> None:
     union = get_args(messages.Report)[0]
     kinds = {one.model_fields["kind"].default for one in get_args(union)}
     plan = training_of(_federation(Path())).plan
-    assert set(leaving(replace_local(plan)).messages) | set(NO_FIGURES) == kinds
+    assert set(leaving(replace_local(plan)).messages) | set(NO_FIGURES) | set(MASKING) == kinds
 
 
 def replace_local(plan: RunPlan) -> RunPlan:

@@ -23,9 +23,8 @@ from stic_core.config import FederationConfig
 from stic_core.errors import UntrustedServerError
 from stic_core.models.parameters import get_flat
 from stic_core.models.stic import build_head
+from stic_core.protocol.fields import MESSAGE_KEY, WEIGHTS_KEY
 from stic_core.protocol.messages import (
-    MESSAGE_KEY,
-    WEIGHTS_KEY,
     Describe,
     Failure,
     Refusal,

@@ -24,7 +24,8 @@ from flwr.supercore.inflatable.inflatable_object import add_header_to_object_bod
 
 from stic_client.flower_link import FleetLink
 from stic_core.errors import ProtocolError
-from stic_core.protocol.messages import MESSAGE_KEY, WEIGHTS_KEY, Acknowledged, Failure, Finish, encode
+from stic_core.protocol.fields import MESSAGE_KEY, WEIGHTS_KEY
+from stic_core.protocol.messages import Acknowledged, Failure, Finish, encode
 from stic_core.system.keys import load_private, make_key_pair
 from stic_server import flower_sites
 from stic_server.admission.certificates import make_certificates

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stic_client.participation import masked_rounds
+from stic_client.participation import mask_state
 from stic_core.config import FederationConfig
 from stic_core.errors import FederationError
-from stic_core.protocol.messages import (
-    Instruction,
+from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
+from stic_core.protocol.mask_messages import (
     MaskKeysReport,
     MaskSharesReport,
-    RoundReport,
-    RunPlan,
     SurvivorsReport,
-    TrainRound,
     UnmaskReport,
+    keys_statement,
 )
+from stic_core.protocol.messages import Instruction, RoundReport, RunPlan, TrainRound
+from stic_core.system.keys import load_private, sign
 from stic_server.federation.participants import Participants
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -36,9 +36,13 @@ POINTS = (MaskKeysReport, MaskSharesReport, RoundReport, SurvivorsReport, Unmask
 
 def _train(folder: Path, sites: MaskedSites, plan: RunPlan, recorder: Recorder | None = None) -> np.ndarray:
     """The weights after all rounds; a run in this folder that was interrupted goes on."""
-    config = FederationConfig.model_validate({"name": "test", "model": {"backbone": "tiny"}, "runs": folder / "runs"})
+    config = FederationConfig.model_validate(
+        {"name": "test", "model": {"backbone": "tiny"}, "runs": folder / "runs"}
+    )
     run = RunFolder.begin(config, plan)
-    limits = RunLimits(min_sites=plan.threshold, join_timeout_s=0.5, round_timeout_s=5, ask_again_s=0.01, grace_s=0.1)
+    limits = RunLimits(
+        min_sites=plan.threshold, join_timeout_s=0.5, round_timeout_s=5, ask_again_s=0.01, grace_s=0.1
+    )
     known = run.read_descriptions()
     participants = Participants(
         plan, run_id=run.run_id, sites=sites, limits=limits, observer=recorder or Recorder(), known=known
@@ -138,7 +142,9 @@ def test_below_the_threshold_nothing_is_revealed(tmp_path, point):
     with pytest.raises(FederationError, match="nothing of it was revealed"):
         _train(tmp_path, sites, plan)
     assert "unmask" not in {question.kind for _, question in sites.asked}
-    serials = [question.serial for site, question in sites.asked if question.kind == "mask-keys" and site == "d"]
+    serials = [
+        question.serial for site, question in sites.asked if question.kind == "mask-keys" and site == "d"
+    ]
     assert serials == sorted(set(serials))
     assert len(serials) == 3  # new keys for each attempt
     _check_nothing_given_away(sites)
@@ -169,7 +175,7 @@ def test_a_server_killed_anywhere_ends_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, when):
     """Killed just before or after any write of its state, it is missing from a round at most."""
-    real, writes = masked_rounds.write_atomically, []
+    real, writes = mask_state.write_atomically, []
 
     def write(path: Path, content: str, **options: object) -> None:
         of_a = path.parts[-4] == "a" if len(path.parts) > 3 else False
@@ -181,7 +187,7 @@ def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, w
         if of_a and len(writes) == kill_at and when == "after":
             raise KilledError
 
-    monkeypatch.setattr(masked_rounds, "write_atomically", write)
+    monkeypatch.setattr(mask_state, "write_atomically", write)
     kill_at = 0
     sites = masked_sites(tmp_path / "0", ("a", "b", "c"))
     _train(tmp_path / "0", sites, masked_plan(sites, rounds=2))
@@ -197,6 +203,24 @@ def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, w
         missing = [row["round"] for row in recorder.rows if "a" not in row["sites"]]
         assert len(missing) <= 1
         _check_nothing_given_away(sites)
+
+
+def test_a_process_for_each_message_masks_as_well(tmp_path):
+    """A stock SuperNode starts a process per message: all that a site knows of its masks is on its disk."""
+    sites = masked_sites(tmp_path, ("a", "b", "c"))
+    plan = masked_plan(sites, rounds=2)
+
+    def ended(site: str, question: Instruction, report: object) -> object:
+        if question.kind not in ("describe", "finish"):
+            sites.sites[site].begin(plan, question.run_id)
+        return report
+
+    sites.on_answer = ended
+    recorder = Recorder()
+    weights = _train(tmp_path, sites, plan, recorder)
+    expected = _averaged(sites, _averaged(sites, INITIAL, "abc").astype(np.float32), "abc")
+    assert np.allclose(weights, expected, atol=1e-7)
+    assert not [note for note in recorder.notes if "Trying again" in note]
 
 
 def test_equal_runs_have_equal_bits(tmp_path):
@@ -247,6 +271,31 @@ def test_a_site_that_sends_noise_is_noticed_and_not_averaged(tmp_path):
     sites.sites["b"].answer = lying
     with pytest.raises(FederationError, match="not one of honest updates"):
         _train(tmp_path, sites, plan)
+
+
+@pytest.mark.parametrize("wrong", ["small order", "signature", "patients"])
+def test_a_site_with_wrong_keys_is_left_out(tmp_path, wrong):
+    """Keys that nobody can use or trust are refused by the server, by name, and the others go on."""
+    sites = masked_sites(tmp_path, ("a", "b", "c"))
+    zero = "A" * 43 + "="
+
+    def lie(site: str, question: Instruction, report: object) -> object:
+        if site != "b" or not isinstance(report, MaskKeysReport):
+            return report
+        keys = report.keys.model_copy(
+            update={"small order": {"mask_key": zero}, "signature": {}, "patients": {"patients": 999}}[wrong]
+        )
+        exchange = MaskedExchange(question.run_id, question.plan_digest, question.round, question.serial)
+        key = load_private(sites.sites["a" if wrong == "signature" else "b"].folder / "site.key")
+        return MaskKeysReport(
+            keys=keys.model_copy(update={"signature": sign(key, keys_statement(exchange, keys))})
+        )
+
+    sites.on_answer = lie
+    recorder = Recorder()
+    weights = _train(tmp_path, sites, masked_plan(sites, rounds=1), recorder)
+    assert np.allclose(weights, _averaged(sites, INITIAL, "ac"), atol=1e-7)
+    assert [note for note in recorder.notes if note.startswith("b: ")]
 
 
 def test_wrong_shares_are_worked_around_and_named(tmp_path):

@@ -91,23 +91,31 @@ SEED = 0 if "CI" in os.environ else random.Random(RUN).randrange(1 << 32)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("transport", ["float32", "int8"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"transport": "float32"}, {"transport": "int8"}, {"secure_aggregation": True, "local_only": False}],
+    ids=["float32", "int8", "masked"],
+)
 @pytest.mark.parametrize("seed", [SEED])
-def test_a_run_that_was_killed_ends_with_the_same_model(tmp_path: Path, seed: int, transport: str) -> None:
+def test_a_run_that_was_killed_ends_with_the_same_model(
+    tmp_path: Path, seed: int, changes: dict[str, object]
+) -> None:
     """The server killed while it writes a checkpoint, in a round, in the evaluation and after it; a client too.
 
-    With int8 a site also has its rounding error of the round before, on its disk.
+    With int8 a site also has its rounding error of the round before, on its disk; with secure aggregation the
+    keys of its masks, and the server the sum that it was about to open.
 
     With determinism, model and evaluation are those of the run that nobody disturbed, bit for bit;
     every round is done once.
     """
     chance = random.Random(seed)
-    with _federation(tmp_path / "whole", rounds=ROUNDS, transport=transport) as undisturbed:
+    with _federation(tmp_path / "whole", rounds=ROUNDS, **changes) as undisturbed:
         undisturbed.go_through()
-    with _federation(tmp_path / "killed", rounds=ROUNDS, transport=transport) as killed:
+    with _federation(tmp_path / "killed", rounds=ROUNDS, **changes) as killed:
         killed.go_through(
             server=[
                 torn("round-00002"),
+                *([torn("masked-sum")] if "secure_aggregation" in changes else []),
                 read(chance.randrange(1, 40), after="round-00003"),
                 torn("evaluation.json"),
                 replaced("record.json", holding='"complete"'),

@@ -118,7 +118,10 @@ class MaskedSite:
         counts = {"train": self.patients, "val": 10, "test": 0}
         own = hashlib.sha256(self.name.encode()).hexdigest()
         return SiteDescription(
-            patients={split: SplitCounts(n=n, classes={"HCC": n, "ICC": 0, "META": 0}) for split, n in counts.items()},
+            patients={
+                split: SplitCounts(n=n, classes={"HCC": n, "ICC": 0, "META": 0})
+                for split, n in counts.items()
+            },
             quarantined=0,
             fingerprint=own,
             test_fingerprint=own,
@@ -155,7 +158,9 @@ class MaskedSites:
         """Nobody comes."""
         return self.present()
 
-    def ask(self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float) -> Exchange:
+    def ask(
+        self, questions: Mapping[str, Instruction], *, weights: WireArray | None, timeout: float
+    ) -> Exchange:
         """One after the other, each message as text."""
         answers = {}
         for site, asked in questions.items():

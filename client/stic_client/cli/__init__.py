@@ -6,11 +6,11 @@ from stic_core.system import interrupts
 
 interrupts.watch_imports("stic-client")
 
-from stic_client.cli import data, joining, models  # noqa: E402  the imports are what is watched
+from stic_client.cli import data, joining, models, privacy_budget  # noqa: E402  the imports are what is watched
 from stic_client.cli.options import app  # noqa: E402
 from stic_core.system import command_errors  # noqa: E402
 
-__all__ = ["app", "data", "joining", "main", "models"]
+__all__ = ["app", "data", "joining", "main", "models", "privacy_budget"]
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ The systemd unit's WatchdogSec is the same.
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
-        from stic_core.protocol.messages import VERSION
+        from stic_core.protocol.fields import VERSION
 
         print(f"stic-client {__version__} (protocol version {VERSION})")
         raise typer.Exit
@@ -70,31 +71,31 @@ def _serve(site: SiteFile, *, once: bool) -> None:
     with service_terminal(loaded, folder=site.path.resolve().parent) as terminal, _failure_told(terminal):
         terminal.stage("starting")
         # torch and flwr take seconds to import: errors of configuration come before.
-        from prometheus_client import CollectorRegistry
-
         from stic_client.flower_app import client_app
         from stic_client.flower_link import FleetLink
+        from stic_client.metrics import ClientMetrics
         from stic_client.participation.participant import Participant
+        from stic_core.monitoring.families import registry_of
         from stic_core.monitoring.ports import monitoring_ports
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C, signing off.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        participant = Participant(loaded, terminal)
+        metrics = ClientMetrics(terminal, silent_s=lambda: terminal.silent_s)
+        participant = Participant(loaded, metrics)
         link = FleetLink(
             loaded.server.address,
             ca=loaded.server.ca,
             key=key,
             state=site.path.resolve().parent / "node.json",
-            observer=terminal,
+            observer=metrics,
             keys=keys,
             intervals=intervals,
         )
 
-        def serving() -> bool:
-            return terminal.silent_s < _SILENT_S
-
         try:
-            with monitoring_ports(loaded.monitoring, serving=serving, registry=CollectorRegistry()):
+            with monitoring_ports(
+                loaded.monitoring, serving=partial(_serves, terminal), registry=registry_of(metrics)
+            ):
                 link.serve(
                     client_app(participant),
                     node_config={},
@@ -103,6 +104,11 @@ def _serve(site: SiteFile, *, once: bool) -> None:
                 )
         finally:
             participant.close()
+
+
+def _serves(terminal: Terminal) -> bool:
+    """What health says: the client's work goes on, whether it reaches the server or not."""
+    return terminal.silent_s < _SILENT_S
 
 
 @contextmanager
@@ -198,6 +204,8 @@ def approve(
             for one in plans:
                 work = "evaluates one model" if one.evaluates else f"at most {one.rounds} rounds"
                 print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {work}")
+        for path in store.unreadable():
+            print(f"{'unusable':9}{path.stem[:12]}  not a plan of this version: {path}")
         return
     if plan is None and not withdraw and not store.waiting():
         raise UsageError(

@@ -15,7 +15,8 @@ from stic_core.errors import DataError, ProtocolError
 from stic_core.evaluation.reliability import RELIABILITY_FILE, write_reliability
 from stic_core.models.saved import DESCRIPTION_FILE, read_model, write_model
 from stic_core.protocol.compression import WireArray, unpack
-from stic_core.protocol.messages import Digest, Finish, RunPlan
+from stic_core.protocol.fields import Digest
+from stic_core.protocol.messages import Finish, RunPlan
 from stic_core.system.files import write_atomically
 from stic_core.system.room import Reserve, is_full
 from stic_core.tensors.flat import digest

@@ -7,16 +7,16 @@ keys, signs two lists of survivors, or reveals both shares of one site; at worst
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stic_client.participation.mask_state import KeyExchange, MaskedUpdate, MaskState, read_state, write_state
 from stic_client.participation.opened_rounds import OpenedRounds
-from stic_core.errors import DataError, PlanRefusedError
+from stic_core.errors import PlanRefusedError
 from stic_core.privacy.secure_aggregation import fixed_point
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
 from stic_core.privacy.secure_aggregation.keys import (
@@ -24,6 +24,7 @@ from stic_core.privacy.secure_aggregation.keys import (
     Secrets,
     agreed_key,
     derived_key,
+    is_usable,
     public_of,
     seal,
     seed_digest,
@@ -32,86 +33,26 @@ from stic_core.privacy.secure_aggregation.keys import (
 from stic_core.privacy.secure_aggregation.masks import masked, to_bytes
 from stic_core.privacy.secure_aggregation.shares import split
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import (
+from stic_core.protocol.mask_messages import (
     MaskKeys,
     MaskKeysReport,
+    MaskQuestion,
+    MaskReport,
     MaskShares,
     MaskSharesReport,
-    RunPlan,
     SiteKeys,
     Survivors,
     SurvivorsReport,
-    TrainRound,
     Unmask,
     UnmaskReport,
     keys_statement,
-    question_digest,
     survivors_statement,
 )
-from stic_core.system.files import PRIVATE, write_atomically
+from stic_core.protocol.messages import RunPlan, TrainRound, question_digest
 from stic_core.system.keys import public_line, sign, signed_by
 from stic_core.tensors.flat import FlatArray
 
-MaskQuestion = MaskKeys | MaskShares | Survivors | Unmask
-MaskAnswer = MaskKeysReport | MaskSharesReport | SurvivorsReport | UnmaskReport
-
 STATE_FILE: Final = "masks.json"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Keys(_Frozen):
-    """One exchange of keys.
-
-    Args:
-        secrets: cipher key, mask key and seed, base64.
-        members: keys of all that take part; empty until the secrets are shared.
-        kept: the shares of its own secrets that this site keeps, base64.
-        sealed: those of the other members, by who can read them.
-    """
-
-    round: int
-    serial: int
-    keys: SiteKeys
-    secrets: tuple[str, str, str]
-    members: tuple[SiteKeys, ...] = ()
-    kept: str = ""
-    sealed: dict[str, str] = {}
-
-
-class _Sent(_Frozen):
-    """A round whose masked update left.
-
-    Args:
-        question: `question_digest` of what was asked.
-        received: the others' sealed shares, by sender; with this site they masked the round together.
-        survivors: the list that this site signed.
-    """
-
-    exchange: _Keys
-    question: str
-    received: dict[str, str]
-    survivors: tuple[str, ...] | None = None
-
-    @property
-    def together(self) -> set[str]:
-        return {*self.received, self.exchange.keys.site}
-
-
-class _State(_Frozen):
-    """All that must survive a kill.
-
-    Args:
-        serial: the highest one so far.
-        coming: keys for a round that was not masked yet.
-        sent: the last round that was.
-    """
-
-    serial: int = 0
-    coming: _Keys | None = None
-    sent: _Sent | None = None
 
 
 def check_can_mask(plan: RunPlan, *, site: str, key: ec.EllipticCurvePrivateKey) -> None:
@@ -160,11 +101,11 @@ class MaskedRounds:
         bounds = (self._config.max_update_norm, max_update_norm)
         self._max_norm = min(bound for bound in bounds if bound is not None)
         self._path, self._opened = folder / STATE_FILE, opened
-        self._state = _read(self._path)
+        self._state = read_state(self._path)
 
     # ---- what the server asks ------------------------------------------------------------
 
-    def answer(self, question: MaskQuestion, *, patients: int) -> MaskAnswer:
+    def answer(self, question: MaskQuestion, *, patients: int) -> MaskReport:
         """Answer a question about keys and masks.
 
         Args:
@@ -223,10 +164,10 @@ class MaskedRounds:
             else None
         )
         self._save(
-            _State(
+            MaskState(
                 serial=exchange.serial + (following is not None),
                 coming=following,
-                sent=_Sent(exchange=exchange, question=digest, received=received),
+                sent=MaskedUpdate(exchange=exchange, question=digest, received=received),
             )
         )
         _, mask_key, seed = map(base64.b64decode, exchange.secrets)
@@ -260,7 +201,7 @@ class MaskedRounds:
         self._save(self._state.model_copy(update={"serial": question.serial, "coming": fresh}))
         return fresh.keys
 
-    def _fresh(self, number: int, serial: int, *, patients: int) -> _Keys:
+    def _fresh(self, number: int, serial: int, *, patients: int) -> KeyExchange:
         made = Secrets.fresh()
         unsigned = SiteKeys(
             site=self._site,
@@ -272,7 +213,7 @@ class MaskedRounds:
         )
         exchange = MaskedExchange(self._run_id, self._plan.digest, number, serial)
         signature = sign(self._key(), keys_statement(exchange, unsigned))
-        return _Keys(
+        return KeyExchange(
             round=number,
             serial=serial,
             keys=unsigned.model_copy(update={"signature": signature}),
@@ -311,11 +252,13 @@ class MaskedRounds:
         self._save(self._state.model_copy(update={"coming": coming.model_copy(update=update)}))
         return sealed
 
-    def _check_members(self, own: _Keys, members: Sequence[SiteKeys], context: MaskedExchange) -> None:
+    def _check_members(self, own: KeyExchange, members: Sequence[SiteKeys], context: MaskedExchange) -> None:
         names = [member.site for member in members]
         keys = [key for member in members for key in (member.cipher_key, member.mask_key)]
         if names != sorted(set(names)) or len(set(keys)) < len(keys):
-            raise PlanRefusedError("keys for a masked round", got="a hospital or a key twice, or out of order")
+            raise PlanRefusedError(
+                "keys for a masked round", got="a hospital or a key twice, or out of order"
+            )
         for member in members:
             public = self._plan.sites.get(member.site)
             if public is None:
@@ -327,8 +270,14 @@ class MaskedRounds:
                     f"keys of {member.site} for a masked round",
                     expected="keys that it signed for this round with the key in the approved plan",
                 )
+        if not all(is_usable(base64.b64decode(key)) for key in keys):
+            raise PlanRefusedError(
+                "keys for a masked round", expected="public keys from which a secret can be made"
+            )
         if own.keys not in members:
-            raise PlanRefusedError("keys for a masked round", expected="this site's own among them, unchanged")
+            raise PlanRefusedError(
+                "keys for a masked round", expected="this site's own among them, unchanged"
+            )
         self._check_enough(names)
 
     def _check_enough(self, sites: Sequence[str] | set[str]) -> None:
@@ -339,7 +288,7 @@ class MaskedRounds:
                 expected=f"at least {self._threshold} of the plan's {len(self._plan.sites)}",
             )
 
-    def _check_hides(self, exchange: _Keys, sites: set[str]) -> None:
+    def _check_hides(self, exchange: KeyExchange, sites: set[str]) -> None:
         """A sum to which nobody else adds a patient is this site's own update."""
         others = [one for one in exchange.members if one.site in sites and one.site != self._site]
         if exchange.keys.patients and not any(one.patients for one in others):
@@ -351,14 +300,18 @@ class MaskedRounds:
 
     # ---- masking -------------------------------------------------------------------------
 
-    def _ready(self, question: TrainRound) -> tuple[_Keys, dict[str, str]]:
+    def _ready(self, question: TrainRound) -> tuple[KeyExchange, dict[str, str]]:
         """The exchange that a round is masked with, and the sealed shares that came for it."""
         coming, masking = self._state.coming, question.masking
         if masking is None:
             raise PlanRefusedError(
                 "a round without masks", expected="secure aggregation, as the approved plan says"
             )
-        if coming is None or not coming.members or (coming.round, coming.serial) != (question.round, masking.serial):
+        if (
+            coming is None
+            or not coming.members
+            or (coming.round, coming.serial) != (question.round, masking.serial)
+        ):
             raise PlanRefusedError(
                 f"round {question.round} with the keys of exchange {masking.serial}",
                 expected="keys that were exchanged for it and not used yet",
@@ -370,10 +323,13 @@ class MaskedRounds:
         self._check_hides(coming, together)
         return coming, dict(masking.shares)
 
-    def _encoded(self, exchange: _Keys, *, base: FlatArray, trained: FlatArray) -> np.ndarray:
+    def _encoded(self, exchange: KeyExchange, *, base: FlatArray, trained: FlatArray) -> np.ndarray:
         """Ring elements: the update's, then how many of them were clipped, and whether its norm was."""
         change = np.subtract(trained, base, dtype=np.float64)
-        norm, bound = float(np.linalg.norm(change)), self._max_norm * float(np.linalg.norm(base.astype(np.float64)))
+        norm, bound = (
+            float(np.linalg.norm(change)),
+            self._max_norm * float(np.linalg.norm(base.astype(np.float64))),
+        )
         if shortened := norm > bound:
             change *= bound / norm
         total = sum(member.patients for member in exchange.members)
@@ -402,10 +358,14 @@ class MaskedRounds:
                 expected=f"{', '.join(sent.survivors or ())}, as this site signed before",
             )
         shares = (
-            self._share(question.round + 1, question.serial + 1, question.following) if question.following else {}
+            self._share(question.round + 1, question.serial + 1, question.following)
+            if question.following
+            else {}
         )
         if sent.survivors is None:
-            self._save(self._state.model_copy(update={"sent": sent.model_copy(update={"survivors": survivors})}))
+            self._save(
+                self._state.model_copy(update={"sent": sent.model_copy(update={"survivors": survivors})})
+            )
         return SurvivorsReport(signature=sign(self._key(), self._agreed(sent, survivors)), shares=shares)
 
     def _reveal(self, question: Unmask) -> UnmaskReport:
@@ -428,10 +388,12 @@ class MaskedRounds:
         shares = {site: self._unsealed(sent, site) for site in sorted(sent.together)}
         return UnmaskReport(
             seeds={s: _text(both[:KEY_BYTES]) for s, both in shares.items() if both and s in sent.survivors},
-            mask_keys={s: _text(both[KEY_BYTES:]) for s, both in shares.items() if both and s not in sent.survivors},
+            mask_keys={
+                s: _text(both[KEY_BYTES:]) for s, both in shares.items() if both and s not in sent.survivors
+            },
         )
 
-    def _sent(self, question: Survivors | Unmask) -> _Sent:
+    def _sent(self, question: Survivors | Unmask) -> MaskedUpdate:
         sent = self._state.sent
         if sent is None or (sent.exchange.round, sent.exchange.serial) != (question.round, question.serial):
             raise PlanRefusedError(
@@ -440,10 +402,10 @@ class MaskedRounds:
             )
         return sent
 
-    def _agreed(self, sent: _Sent, survivors: Sequence[str]) -> bytes:
+    def _agreed(self, sent: MaskedUpdate, survivors: Sequence[str]) -> bytes:
         return survivors_statement(self._context(sent.exchange), question=sent.question, survivors=survivors)
 
-    def _unsealed(self, sent: _Sent, site: str) -> bytes | None:
+    def _unsealed(self, sent: MaskedUpdate, site: str) -> bytes | None:
         """The two shares of a site's secrets that this site holds; None where what came cannot be read."""
         exchange = sent.exchange
         if site == self._site:
@@ -452,7 +414,9 @@ class MaskedRounds:
         member = next(one for one in exchange.members if one.site == site)
         key = self._sealing_key(base64.b64decode(exchange.secrets[0]), member, context)
         content = unseal(
-            _decoded(sent.received[site]), key=key, statement=context.statement("sealed-share", site, self._site)
+            _decoded(sent.received[site]),
+            key=key,
+            statement=context.statement("sealed-share", site, self._site),
         )
         return content if content is not None and len(content) == 2 * KEY_BYTES else None
 
@@ -464,24 +428,12 @@ class MaskedRounds:
 
     # ---- state ---------------------------------------------------------------------------
 
-    def _context(self, exchange: _Keys) -> MaskedExchange:
+    def _context(self, exchange: KeyExchange) -> MaskedExchange:
         return MaskedExchange(self._run_id, self._plan.digest, exchange.round, exchange.serial)
 
-    def _save(self, state: _State) -> None:
-        write_atomically(self._path, state.model_dump_json(), mode=PRIVATE)
+    def _save(self, state: MaskState) -> None:
+        write_state(state, self._path)
         self._state = state
-
-
-def _read(path: Path) -> _State:
-    try:
-        return _State.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return _State()
-    except ValidationError:
-        raise DataError(
-            f"{path.parent.name}/{path.name} is damaged",
-            advice="Delete it: the site is missing from the round that it was in, and takes part in the next one.",
-        ) from None
 
 
 def _text(content: bytes) -> str:

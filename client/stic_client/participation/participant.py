@@ -16,7 +16,7 @@ import torch
 from stic_client.participation.approvals import PlanStore
 from stic_client.participation.disk import SiteDisk
 from stic_client.participation.final_models import Expected, FinalModels
-from stic_client.participation.masked_rounds import MaskedRounds, MaskQuestion, check_can_mask
+from stic_client.participation.masked_rounds import MaskedRounds, check_can_mask
 from stic_client.participation.opened_rounds import OpenedRounds
 from stic_client.participation.policy import check_plan
 from stic_client.participation.preparing import Preparation, Progress
@@ -35,6 +35,7 @@ from stic_core.models.devices import pick_device
 from stic_core.privacy.looks import HeldOutLooks
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
+from stic_core.protocol.mask_messages import MaskKeys, MaskQuestion, MaskShares, Survivors, Unmask
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
@@ -43,17 +44,13 @@ from stic_core.protocol.messages import (
     Finish,
     Instruction,
     LocalReport,
-    MaskKeys,
-    MaskShares,
     Preparing,
     Refusal,
     Report,
     RunPlan,
     SiteDescription,
-    Survivors,
     TrainLocal,
     TrainRound,
-    Unmask,
     Unprepared,
     own_model_statement,
 )
@@ -139,6 +136,8 @@ class Participant:
             self.observer.note(f"no request is answered: the audit log cannot be written ({why})")
             raise
         self.disk.answered(report)
+        pending = isinstance(report, Refusal) and report.pending
+        self.observer.answered(instruction.kind, "pending" if pending else decision)
         return report, trained
 
     def _entry(

@@ -22,7 +22,7 @@ from stic_client.preflight.identity import dates
 from stic_client.preflight.outcome import Check
 from stic_core.config import SiteConfig
 from stic_core.errors import ProtocolError, SticError, UntrustedServerError, UsageError
-from stic_core.protocol.messages import VERSION
+from stic_core.protocol.fields import VERSION
 from stic_core.system.keys import load_private
 
 # Flower 1.41 signs the time and refuses what is outside -5 s to +305 s.

@@ -31,6 +31,10 @@ class ConsoleObserver(RunObserver):
         """What is being done for the moment."""
         self._terminal.doing(text)
 
+    def alive(self) -> None:
+        """The work goes on."""
+        self._terminal.alive()
+
     def event(self, what: str, text: str, **facts: object) -> None:
         """Somebody may want to be told."""
         self._terminal.event(what, text, **facts)

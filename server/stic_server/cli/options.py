@@ -24,7 +24,7 @@ ConfigOption = Annotated[
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
-        from stic_core.protocol.messages import VERSION
+        from stic_core.protocol.fields import VERSION
 
         print(f"stic-server {__version__} (protocol version {VERSION})")
         raise typer.Exit

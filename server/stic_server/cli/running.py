@@ -6,9 +6,11 @@ import datetime as dt
 import enum
 import json
 import signal
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -22,12 +24,17 @@ from stic_server.cli.results import show_evaluation, show_notices
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
+    from stic_core.system.terminal import Terminal
     from stic_server.federation.run_folder import RunFolder
     from stic_server.federation.sites import RunObserver
+    from stic_server.flower_link import FleetServer
 
 
 _SILENT_S = 900.0
 """A run that shows no sign of life for so long hangs; the systemd unit's WatchdogSec is the same."""
+
+
+_STAY_S = 5.0
 
 
 class ConfigKind(enum.StrEnum):
@@ -89,9 +96,19 @@ def schema(
 
 
 @app.command()
-def start(config_file: ConfigOption = None) -> None:
+def start(
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay",
+            help="Once the run is over, also if it was before, wait until stopped: for what restarts every "
+            "program that ends, such as Kubernetes.",
+        ),
+    ] = False,
+    config_file: ConfigOption = None,
+) -> None:
     """Run the federation: wait for the sites, train, evaluate, write the report."""
-    _federate(federation_file(config_file))
+    _federate(federation_file(config_file), stay=stay)
 
 
 @app.command()
@@ -213,10 +230,15 @@ def _check_not_lost(out: Path) -> None:
         raise UsageError(f"{out} exists", got="no plan", advice="It is not overwritten; give another name.")
 
 
-def _federate(path: Path, *, evaluate: Path | None = None) -> None:
+def _federate(path: Path, *, evaluate: Path | None = None, stay: bool = False) -> None:
     def work(grid: Grid, observer: RunObserver) -> RunFolder:
-        from stic_server.flower_app import run_federation
+        from stic_server.flower_app import finished_run, run_federation
 
+        if stay:
+            run = finished_run(path)
+            if run is None:
+                run = _told(lambda: run_federation(grid, path, observer=observer), observer)
+            _wait_to_be_stopped(run, observer)
         return _told(lambda: run_federation(grid, path, observer=observer, evaluate=evaluate), observer)
 
     run = _serve(path, work)
@@ -243,12 +265,12 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
             if warning := one.warning(dt.datetime.now(dt.UTC)):
                 terminal.note(f"warning: {warning}")
         # torch and flwr take seconds to import: errors of configuration come before.
-        from prometheus_client import CollectorRegistry
-
+        from stic_core.monitoring.families import registry_of
         from stic_core.monitoring.ports import monitoring_ports
         from stic_server.cli.console import ConsoleObserver
         from stic_server.flower_link import FleetServer, Listen
         from stic_server.status.file import StatusFile
+        from stic_server.status.metrics import Looks, ServerMetrics
 
         # A service manager stops with SIGTERM; leave as with Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -265,21 +287,42 @@ def _serve(path: Path, work: Callable[[Grid, RunObserver], RunFolder]) -> RunFol
             interval_scale=interval_scale,
         )
 
-        def serving() -> bool:
-            return server.answers() and terminal.silent_s < _SILENT_S
-
+        serving = partial(_serves, server, terminal)
+        looks = Looks(
+            presence=server.presence,
+            serving=serving,
+            silent_s=lambda: terminal.silent_s,
+            refused_requests=server.guard.refused.copy,
+            refused_connections=server.entrance.refused.copy,
+        )
+        metrics = ServerMetrics(
+            ConsoleObserver(terminal), folder=folder, min_sites=federation.min_sites, looks=looks
+        )
         server.watch(folder / "sites")
         server.start()
         try:
             with (
-                monitoring_ports(federation.monitoring, serving=serving, registry=CollectorRegistry()),
-                StatusFile(folder, ConsoleObserver(terminal), presence=server.presence) as observer,
+                monitoring_ports(federation.monitoring, serving=serving, registry=registry_of(metrics)),
+                StatusFile(folder, metrics, presence=server.presence) as observer,
             ):
                 terminal.note(f"listening on https://{listen.host}:{listen.port}")
                 terminal.ready()
                 return server.execute(lambda grid: work(grid, observer))
         finally:
             server.stop()
+
+
+def _serves(server: FleetServer, terminal: Terminal) -> bool:
+    """What health says: the sites' port answers, and the run goes on."""
+    return server.answers() and terminal.silent_s < _SILENT_S
+
+
+def _wait_to_be_stopped(run: RunFolder, observer: RunObserver) -> NoReturn:
+    """Sites may connect, and wait for the next run; a configuration with another plan begins one at the next start."""
+    observer.stage(f"run {run.run_id} is over; waiting to be stopped")
+    while True:
+        observer.alive()
+        time.sleep(_STAY_S)
 
 
 def _told(work: Callable[[], RunFolder], observer: RunObserver) -> RunFolder:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from stic_core.errors import DataError
-from stic_core.protocol.messages import Digest
+from stic_core.protocol.fields import Digest
 from stic_core.system.files import write_atomically
 from stic_server.federation.round import BestModel, FederationState
 from stic_server.strategies.algorithm import WEIGHTS

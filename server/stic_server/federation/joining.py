@@ -19,7 +19,7 @@ from stic_core.protocol.messages import (
     RunPlan,
     SiteDescription,
 )
-from stic_server.federation.sites import Answer, RunLimits, RunObserver, Sites, answers_of
+from stic_server.federation.sites import Answer, PartState, RunLimits, RunObserver, Sites, answers_of
 
 FULL = "its disk is full"
 TAKES_PART = "takes part"
@@ -146,6 +146,10 @@ class Joining:
         waits = {site: one.words for site, one in self.undecided.items()}
         parts = self.declined | waits | dict.fromkeys(self.ready, TAKES_PART)
         self._observer.parts(dict(sorted(parts.items())))
+        states: dict[str, PartState] = {site: one.why for site, one in self.undecided.items()}
+        states.update(dict.fromkeys(self.declined.keys() - states.keys(), "declined"))
+        states.update(dict.fromkeys(self.ready, "takes-part"))
+        self._observer.states(states)
 
     def note_full(self, sites: Collection[str]) -> None:
         """Say once that sites wait for room."""
@@ -240,6 +244,7 @@ class Joining:
             if why:
                 self.declined[site] = why.removeprefix(f"{site} is ")
                 self._observer.note(why)
+                self._observer.left_out(site, "contradiction")
             else:
                 fitting[site] = description
         return fitting

@@ -11,22 +11,19 @@ from stic_core.errors import FederationError, SiteReportError
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
 from stic_core.privacy.secure_aggregation.masks import RingVector, ring_sum
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import (
-    Instruction,
+from stic_core.protocol.mask_messages import (
     Masking,
     MaskKeys,
     MaskKeysReport,
     MaskShares,
     MaskSharesReport,
-    RoundReport,
     SiteKeys,
     Survivors,
     SurvivorsReport,
-    TrainRound,
     Unmask,
     UnmaskReport,
-    question_digest,
 )
+from stic_core.protocol.messages import Instruction, RoundReport, TrainRound, question_digest
 from stic_core.system.files import write_atomically
 from stic_core.tensors.flat import FlatArray
 from stic_server.federation.masked_sum_file import load_masked_sum, save_masked_sum
@@ -46,7 +43,7 @@ from stic_server.federation.masking import (
 from stic_server.federation.participants import Participants
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.screen_reports import check_round
-from stic_server.federation.sites import Exchange, answers_of
+from stic_server.federation.sites import Exchange, answers_of, leave_out
 
 _LIGHT_S = 60.0
 """For which an answer without weights is waited for."""
@@ -130,7 +127,12 @@ class MaskedRounds:
         if shared is not None and shared.exchange.round == number and set(here) <= shared.sealed.keys():
             return shared
         exchange = MaskedExchange(self._run.run_id, self._plan.digest, number, self._next_serial())
-        names = {"run_id": exchange.run_id, "plan_digest": exchange.plan, "round": number, "serial": exchange.serial}
+        names = {
+            "run_id": exchange.run_id,
+            "plan_digest": exchange.plan,
+            "round": number,
+            "serial": exchange.serial,
+        }
         found = self._ask(
             dict.fromkeys(here, MaskKeys(**names)),
             MaskKeysReport,
@@ -171,7 +173,9 @@ class MaskedRounds:
         serial = shared.exchange.serial
         self._keep_serial(serial + 1)  # of the keys that come with the updates
         questions = {
-            site: question.model_copy(update={"masking": Masking(serial=serial, shares=shared.for_site(site))})
+            site: question.model_copy(
+                update={"masking": Masking(serial=serial, shares=shared.for_site(site))}
+            )
             for site in sorted(shared.sealed)
         }
         exchange = self._participants.ask_each(questions, weights=wire)
@@ -186,7 +190,7 @@ class MaskedRounds:
                 values[site] = masked_values(report, answered, site=site, size=size)
                 reports[site] = report
             except SiteReportError as error:
-                self._participants.observer.note(str(error))
+                leave_out(error, observer=self._participants.observer)
         self._require(reports, number=question.round, what="masked updates")
         masked = MaskedSum(
             exchange=shared.exchange,
@@ -225,7 +229,7 @@ class MaskedRounds:
                 sealed[site] = report.shares
             except SiteReportError as error:
                 if following:
-                    self._participants.observer.note(str(error))
+                    leave_out(error, observer=self._participants.observer)
         if following and len(sealed) >= self._needed:
             self._shared = SharedKeys(exchange, following, sealed)
         return {site: report.signature for site, report in found.items()}
@@ -239,7 +243,7 @@ class MaskedRounds:
                     self._check_keys(site, report.following, exchange)
                     found.append(report.following)
                 except SiteReportError as error:
-                    self._participants.observer.note(str(error))
+                    leave_out(error, observer=self._participants.observer)
         return tuple(found) if len(found) >= self._needed else ()
 
     # ---- the sum -------------------------------------------------------------------------
@@ -251,7 +255,7 @@ class MaskedRounds:
             plan_digest=masked.exchange.plan,
             round=masked.exchange.round,
             serial=masked.exchange.serial,
-            signatures=masked.signatures,
+            signatures=dict(masked.signatures),
         )
         owing = [site for site in masked.survivors if site not in self._reveals]
         self._reveals |= self._ask(
@@ -277,7 +281,11 @@ class MaskedRounds:
             )
 
     def _ask(
-        self, questions: Mapping[str, Instruction], kind: type[ReportT], *, check: Callable[[str, ReportT], None]
+        self,
+        questions: Mapping[str, Instruction],
+        kind: type[ReportT],
+        *,
+        check: Callable[[str, ReportT], None],
     ) -> dict[str, ReportT]:
         """An exchange without weights; what fails the check is noted and left out."""
         if not questions:

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
-from stic_core.protocol.messages import RoundReport, SiteKeys
+from stic_core.protocol.mask_messages import SiteKeys
+from stic_core.protocol.messages import RoundReport
 from stic_core.system.files import write_atomically
 from stic_server.federation.masking import MaskedSum
 

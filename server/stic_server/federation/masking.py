@@ -13,23 +13,26 @@ from stic_core.config import SecureAggregationConfig
 from stic_core.errors import FederationError, SiteReportError
 from stic_core.privacy.secure_aggregation import fixed_point
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
-from stic_core.privacy.secure_aggregation.keys import agreed_key, derived_key, public_of, seed_digest
+from stic_core.privacy.secure_aggregation.keys import (
+    agreed_key,
+    derived_key,
+    is_usable,
+    public_of,
+    seed_digest,
+)
 from stic_core.privacy.secure_aggregation.masks import RingVector, from_bytes, without_own, without_pairs
 from stic_core.privacy.secure_aggregation.shares import reconstruct
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.messages import (
-    RoundReport,
-    RunPlan,
+from stic_core.protocol.mask_messages import (
+    MASKED_COUNTS,
     SiteKeys,
     UnmaskReport,
     keys_statement,
     survivors_statement,
 )
+from stic_core.protocol.messages import RoundReport, RunPlan
 from stic_core.system.keys import signed_by
 from stic_core.tensors.flat import FlatArray
-
-COUNTS = 2
-"""Whole numbers behind the update: values that were clipped, and updates that were scaled down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class MaskedSum:
         together: sites that masked the round together.
         signatures: of the survivors' list, by site.
         reports: of the survivors, whose updates are in the sum.
-        total: shape (p + `COUNTS`,).
+        total: shape (p + `MASKED_COUNTS`,).
     """
 
     exchange: MaskedExchange
@@ -100,16 +103,21 @@ def check_keys(keys: SiteKeys, *, site: str, plan: RunPlan, exchange: MaskedExch
         patients: that it described.
 
     Raises:
-        SiteReportError: another site's, not signed, or for other patients.
+        SiteReportError: another site's, not signed, of small order, or for other patients.
     """
     right = keys.site == site and signed_by(
         plan.sites.get(site, ""), keys_statement(exchange, keys), signature=keys.signature
     )
     if not right:
         raise SiteReportError("its keys for masks are not signed with the key in the plan", site=site)
+    if not all(is_usable(base64.b64decode(key)) for key in (keys.cipher_key, keys.mask_key)):
+        raise SiteReportError("its keys for masks cannot be used", site=site)
     if keys.patients != patients:
         raise SiteReportError(
-            "claims training patients that it did not announce", site=site, got=keys.patients, expected=patients
+            "claims training patients that it did not announce",
+            site=site,
+            got=keys.patients,
+            expected=patients,
         )
 
 
@@ -138,7 +146,7 @@ def masked_values(report: RoundReport, wire: WireArray | None, *, site: str, siz
     Raises:
         SiteReportError: another length, type or digest.
     """
-    expected = 4 * (size + COUNTS)
+    expected = 4 * (size + MASKED_COUNTS)
     if wire is None or wire.dtype != np.uint8 or wire.shape != (expected,):
         raise SiteReportError(
             "its masked update has the wrong type or length",
@@ -170,14 +178,22 @@ def unmask(masked: MaskedSum, reveals: Mapping[str, UnmaskReport], *, plan: RunP
     own, total = [], masked.total
     for site in masked.survivors:
         shares = {holder: report.seeds[site] for holder, report in reveals.items() if site in report.seeds}
-        seed = _secret(shares, of=site, plan=plan, is_right=lambda one, k=keys[site]: seed_digest(one) == k.seed_digest)
+        seed = _secret(
+            shares, of=site, plan=plan, is_right=lambda one, k=keys[site]: seed_digest(one) == k.seed_digest
+        )
         statement = masked.exchange.statement("own-mask", masked.question, site)
         own.append(derived_key(seed, statement=statement))
     total = without_own(total, own)
     for absent in sorted(set(masked.together) - set(masked.survivors)):
-        shares = {holder: report.mask_keys[absent] for holder, report in reveals.items() if absent in report.mask_keys}
+        shares = {
+            holder: report.mask_keys[absent]
+            for holder, report in reveals.items()
+            if absent in report.mask_keys
+        }
         public = base64.b64decode(keys[absent].mask_key)
-        private = _secret(shares, of=absent, plan=plan, is_right=lambda one, public=public: public_of(one) == public)
+        private = _secret(
+            shares, of=absent, plan=plan, is_right=lambda one, public=public: public_of(one) == public
+        )
         pairs = {
             site: agreed_key(
                 private,
@@ -220,8 +236,8 @@ def mean_change(
     share = sum(patients[site] for site in masked.survivors) / max(sum(patients.values()), 1)
     if not share:
         raise FederationError("no site has training patients", got=f"sites {', '.join(masked.survivors)}")
-    counts = values[-COUNTS:]
-    change = fixed_point.decode(values[:-COUNTS], share=share, bound=config.clip)
+    counts = values[-MASKED_COUNTS:]
+    change = fixed_point.decode(values[:-MASKED_COUNTS], share=share, bound=config.clip)
     norm, before = (float(np.linalg.norm(one)) for one in (change, start.astype(np.float64)))
     if norm > 1.001 * config.max_update_norm * before:
         raise FederationError(
@@ -248,4 +264,3 @@ def check_reveal(report: UnmaskReport, *, site: str, masked: MaskedSum) -> None:
 def following_exchange(exchange: MaskedExchange) -> MaskedExchange:
     """The exchange whose keys come with a round's masked updates: for the next round."""
     return MaskedExchange(exchange.run_id, exchange.plan, exchange.round + 1, exchange.serial + 1)
-

@@ -155,7 +155,9 @@ def finish_masked_round(
         algorithm: of the plan; it can work on a mean.
     """
     assert algorithm.from_mean is not None  # else the plan could not be made
-    state, validation = record_validation(state, {site: SiteRound(one, None) for site, one in reports.items()})
+    state, validation = record_validation(
+        state, {site: SiteRound(one, None) for site, one in reports.items()}
+    )
     arrays, figures = algorithm.from_mean(state.arrays, mean.change)
     masking = {"clipped_values": float(mean.clipped), "scaled_down_updates": float(mean.scaled_down)}
     losses = {site: report.train_loss for site, report in reports.items()}

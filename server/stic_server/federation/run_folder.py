@@ -66,6 +66,20 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @classmethod
+    def last_of(cls, config: FederationConfig, plan: RunPlan) -> RunFolder | None:
+        """The federation's last run, if it has this plan; the sites that the two name may differ."""
+        last = cls._last(config)
+        before = None if last is None else last.read_plan()
+        same = before is not None and before.model_copy(update={"sites": plan.sites}) == plan
+        return last if same else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do, the report among it."""
+        record = self.read_record()
+        return record["status"] != "running" and record.get("report") != "owed"
+
+    @classmethod
     def begin(
         cls, config: FederationConfig, plan: RunPlan, *, origin: ModelOrigin | None = None
     ) -> RunFolder:
@@ -76,14 +90,9 @@ class RunFolder:
         Args:
             origin: of the model, where the plan evaluates one.
         """
-        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
-        if runs:
-            record = cls(runs[-1].parent).read_record()
-            unfinished = record["status"] == "running" or record.get("report") == "owed"
-            last = cls(runs[-1].parent)
-            before = last.read_plan() if unfinished else None
-            if before is not None and before.model_copy(update={"sites": plan.sites}) == plan:
-                return last
+        last = cls.last_of(config, plan)
+        if last is not None and not last.finished:
+            return last
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
         run = cls(config.runs / f"{config.name}-{stamp}")
         run.path.mkdir(parents=True)
@@ -112,6 +121,17 @@ class RunFolder:
         )
         return run
 
+    @classmethod
+    def unfinished(cls, config: FederationConfig) -> RunFolder | None:
+        """The last run, where its training, evaluation or report is not done."""
+        last = cls._last(config)
+        return None if last is None or last.finished else last
+
+    @classmethod
+    def _last(cls, config: FederationConfig) -> RunFolder | None:
+        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
+        return cls(runs[-1].parent) if runs else None
+
     def read_plan(self) -> RunPlan | None:
         """`plan.json`, the plan as the sites approved it; None where another version wrote it, or none did."""
         try:
@@ -123,7 +143,7 @@ class RunFolder:
         """`record.json`.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: there is none, it is damaged, or a newer version wrote it.
         """
         try:
             record = self._read_json("record.json")
@@ -131,6 +151,14 @@ class RunFolder:
             raise DataError(f"{self.path} is not a run: it has no record.json") from None
         if not (isinstance(record.get("status"), str) and isinstance(record.get("sites"), dict)):
             raise self._damaged("record.json")
+        schema = record.get("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise DataError(
+                f"{self.path / 'record.json'} was written by a newer version",
+                got=f"schema {schema}",
+                expected=f"{SCHEMA} or less",
+                advice="Install that version again, or move the run's folder away to begin a new run.",
+            )
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:

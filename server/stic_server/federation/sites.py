@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from stic_core.errors import NoRoomError, ProtocolError, SiteReportError
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.messages import Failure, Instruction, Refusal, Report, decode_report
-from stic_core.system.observer import Observer
+from stic_core.system.observer import Observer, Relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +200,18 @@ class AuditedSites:
         )
 
 
+PartState = Literal["takes-part", "approval", "preparing", "disk", "silent", "declined"]
+"""What a site has to do with a run: it takes part, waits for one of four things, or does not take part."""
+
+PART_STATES: tuple[PartState, ...] = get_args(PartState)
+
+LeftOut = Literal["refusal", "failure", "unreadable", "disk", "unexpected", "contradiction", "update"]
+"""Why an answer is not used: the site refused or failed, its disk is full, what it sent cannot be read, is of
+another kind or contradicts what it was asked or described, or its update was refused before averaging."""
+
+LEFT_OUT: tuple[LeftOut, ...] = get_args(LeftOut)
+
+
 class RunObserver(Observer):
     """Receives a run's progress events. This one shows nothing."""
 
@@ -209,11 +221,53 @@ class RunObserver(Observer):
     def parts(self, parts: Mapping[str, str]) -> None:
         """What each site that is or was online has to do with the run, in words, such as `takes part`."""
 
+    def states(self, states: Mapping[str, PartState]) -> None:
+        """The same in one word each."""
+
+    def left_out(self, site: str, kind: LeftOut) -> None:
+        """A site's answer was not used; a line says why."""
+
     def round_begins(self, number: int, *, rounds: int) -> None:
         """The sites are asked to train the round."""
 
     def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
         """A round with its scores, as `rounds.jsonl` has it."""
+
+
+class RunRelay(Relay, RunObserver):
+    """Passes on every event of a run; a subclass looks at some on the way.
+
+    Args:
+        observer: receives them.
+    """
+
+    def __init__(self, observer: RunObserver) -> None:
+        super().__init__(observer)
+        self._run_observer = observer
+
+    def waiting(self, sites: Sequence[str], seconds: float) -> None:
+        """See `RunObserver`."""
+        self._run_observer.waiting(sites, seconds)
+
+    def parts(self, parts: Mapping[str, str]) -> None:
+        """See `RunObserver`."""
+        self._run_observer.parts(parts)
+
+    def states(self, states: Mapping[str, PartState]) -> None:
+        """See `RunObserver`."""
+        self._run_observer.states(states)
+
+    def left_out(self, site: str, kind: LeftOut) -> None:
+        """See `RunObserver`."""
+        self._run_observer.left_out(site, kind)
+
+    def round_begins(self, number: int, *, rounds: int) -> None:
+        """See `RunObserver`."""
+        self._run_observer.round_begins(number, rounds=rounds)
+
+    def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
+        """See `RunObserver`."""
+        self._run_observer.round_done(row, rounds=rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +301,12 @@ class RunLimits:
 ReportT = TypeVar("ReportT")
 
 
+def leave_out(error: SiteReportError, *, observer: RunObserver, kind: LeftOut = "contradiction") -> None:
+    """Say why a site's answer is not used."""
+    observer.note(str(error))
+    observer.left_out(error.site, kind)
+
+
 def answers_of(
     exchange: Exchange,
     kind: type[ReportT],
@@ -262,22 +322,30 @@ def answers_of(
     out: dict[str, tuple[ReportT, WireArray | None]] = {}
     for site, answer in sorted(exchange.answers.items()):
         report = answer.report
+        why: LeftOut
         if isinstance(report, kind):
             try:
                 if check is not None:
                     check(site, report)
             except SiteReportError as error:
-                observer.note(str(error))
+                leave_out(error, observer=observer)
             else:
                 out[site] = (report, answer.weights)
-        elif answer.fault:
+            continue
+        if answer.fault:
             observer.note(f"{site}: its answer cannot be read ({answer.fault})")
+            why = "unreadable"
         elif isinstance(report, Refusal):
             observer.note(f"{site} refused: {report.reason}")
+            why = "refusal"
         elif answer.waits_for_room:
             observer.note(f"{site}: its disk is still full; continuing without it")
+            why = "disk"
         elif isinstance(report, Failure):
             observer.note(f"{site} failed with {report.code}; its own log has the details")
+            why = "failure"
         else:
             observer.note(f"{site} answered with {type(report).__name__} instead of {kind.__name__}")
+            why = "unexpected"
+        observer.left_out(site, why)
     return out

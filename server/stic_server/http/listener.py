@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,10 @@ _AT_ONCE, _PAUSE_S = 25, 0.05
 """At most 500 connections are accepted a second, whatever becomes of them: 2 % of a core."""
 
 _GOODBYE_S = 5.0
+
+
+REFUSED = ("limit", "handshake", "key", "place")
+"""Too many at once; no admitted key was shown; a key that was revoked meanwhile; too many of one site."""
 
 
 class Entrance:
@@ -55,6 +60,8 @@ class Entrance:
         self._accepting: Sequence[asyncio.Task[None]] = ()
         self._open: dict[bytes, set[SiteConnection]] = {}
         self.limits = HandshakeLimits()
+        self.refused: Counter[str] = Counter()
+        """Connections that got no HTTP, by one of `REFUSED`."""
 
     def admit(self, keys: Mapping[bytes, str]) -> None:
         """Let in exactly these keys (PEM, SubjectPublicKeyInfo); connections of others end now."""
@@ -119,6 +126,7 @@ class Entrance:
         name = self._keys.get(key)
         mine = self._open.get(key, set())
         if name is None or len(mine) >= CONNECTIONS_PER_SITE:
+            self.refused["key" if name is None else "place"] += 1
             return None
         self._open[key] = mine | {connection}
         if connection.client is not None:
@@ -155,6 +163,7 @@ class Entrance:
             if self.limits.begin(address):
                 self._start(self._greet(connection, address))
             else:
+                self.refused["limit"] += 1
                 _drop(connection)
             accepted += 1
             if accepted % _AT_ONCE == 0:  # accepting does not wait while others are in the queue
@@ -172,7 +181,7 @@ class Entrance:
                 ssl_shutdown_timeout=_GOODBYE_S,
             )
         except OSError:  # an SSLError is one; nobody here is told of a stranger
-            pass
+            self.refused["handshake"] += 1
         finally:
             self.limits.end(address)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -34,6 +35,9 @@ ENDPOINTS = frozenset(
 
 CONTENT = "/v1/fleet/push-object"
 """The one request that carries content."""
+
+REFUSALS = (401, 404, 405, 411, 413, TAKEN_OVER, 429, 503)
+"""HTTP statuses with which a request is not let through; `Guard` says for what."""
 
 SMALL_BODY = 256 * 1024
 """Of every other request; ours have 2 kB at most."""
@@ -76,6 +80,8 @@ class Guard:
         self._instances = Instances()
         self._under_way: dict[str, list[int]] = {}
         self._said: dict[str, float] = {}
+        self.refused: Counter[int] = Counter()
+        """Requests that were not let through, by HTTP status."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -85,11 +91,11 @@ class Guard:
         length = _length(scope)
         status, site = self._judge(scope, length)
         if status is not None:
-            await _answer(send, status)
+            await self._refuse(send, status)
             return
         if self._instances.is_replaced(site, path=scope["path"], instance=instance_of(scope["headers"])):
             self._say(site, f"{site}: two of its clients are running; the one that signed on last is served")
-            await _answer(send, TAKEN_OVER)
+            await self._refuse(send, TAKEN_OVER)
             return
         if scope["path"] == SIGN_ON:
             send = self._watched(send, site, instance=instance_of(scope["headers"]))
@@ -103,6 +109,10 @@ class Guard:
             self._say("server", f"a request to {scope['path']} failed with {type(error).__name__}")
         finally:
             bodies.remove(length)
+
+    async def _refuse(self, send: Send, status: int) -> None:
+        self.refused[status] += 1
+        await _answer(send, status)
 
     def _watched(self, send: Send, site: str, *, instance: bytes) -> Send:
         """Know the process whose sign-on Flower takes."""

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stic_core.system.files import write_atomically
 from stic_server.admission.registry import Presence
-from stic_server.federation.sites import RunObserver
+from stic_server.federation.sites import RunObserver, RunRelay
 
 LOG = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _process_began(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-class StatusFile(RunObserver):
+class StatusFile(RunRelay):
     """An observer that keeps `status.json`, and passes on what it is told.
 
     Args:
@@ -116,7 +116,8 @@ class StatusFile(RunObserver):
     def __init__(
         self, folder: Path, observer: RunObserver, *, presence: Callable[[], Mapping[str, Presence]]
     ) -> None:
-        self._path, self._observer, self._presence = folder / FILE, observer, presence
+        super().__init__(observer)
+        self._path, self._presence = folder / FILE, presence
         now = time.time()
         self._activity = Activity(os.getpid(), _process_began(os.getpid()), socket.gethostname(), now, now)
         self._waiting_since = 0.0
@@ -139,46 +140,26 @@ class StatusFile(RunObserver):
 
     # ---- what the run tells -------------------------------------------------------------
 
-    def note(self, text: str) -> None:
-        """See `RunObserver`."""
-        self._observer.note(text)
-
     def stage(self, text: str) -> None:
         """See `RunObserver`."""
         self._change(stage=text, waiting=(), waiting_s=0.0)
-        self._observer.stage(text)
-
-    def doing(self, text: str) -> None:
-        """See `RunObserver`."""
-        self._observer.doing(text)
-
-    def event(self, what: str, text: str, **facts: object) -> None:
-        """See `RunObserver`."""
-        self._observer.event(what, text, **facts)
+        super().stage(text)
 
     def waiting(self, sites: Sequence[str], seconds: float) -> None:
         """See `RunObserver`."""
         self._waiting_since = time.monotonic()
         self._change(waiting=tuple(sites), waiting_s=round(seconds, 1))
-        self._observer.waiting(sites, seconds)
+        super().waiting(sites, seconds)
 
     def parts(self, parts: Mapping[str, str]) -> None:
         """See `RunObserver`."""
         self._change(parts=dict(parts))
-        self._observer.parts(parts)
+        super().parts(parts)
 
     def round_begins(self, number: int, *, rounds: int) -> None:
         """See `RunObserver`."""
         self._change(round=number, rounds=rounds, waiting=(), waiting_s=0.0)
-        self._observer.round_begins(number, rounds=rounds)
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """See `RunObserver`."""
-        self._observer.progress(what, done, total)
-
-    def round_done(self, row: Mapping[str, Any], *, rounds: int) -> None:
-        """See `RunObserver`."""
-        self._observer.round_done(row, rounds=rounds)
+        super().round_begins(number, rounds=rounds)
 
     # ---- the file -----------------------------------------------------------------------
 

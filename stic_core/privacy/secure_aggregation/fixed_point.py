@@ -63,7 +63,7 @@ def decode(total: RingVector, *, share: float, bound: float) -> npt.NDArray[np.f
         share: of all patients, that these sites have together; above 0.
         bound: that they encoded with.
     """
-    return total.view(np.int32) * (bound / (share * _SPAN))
+    return total.view(np.int32).astype(np.float64) * (bound / (share * _SPAN))
 
 
 def encode_counts(counts: Sequence[int], *, sites: int) -> RingVector:

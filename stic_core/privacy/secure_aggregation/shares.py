@@ -14,7 +14,8 @@ _TRIES = 500
 def split(secret: bytes, *, holders: int, threshold: int) -> list[bytes]:
     """A share of 32 bytes for each holder; the share at place i has number i + 1."""
     halves = [
-        Shamir.split(threshold, holders, secret[start : start + _HALF]) for start in range(0, 2 * _HALF, _HALF)
+        Shamir.split(threshold, holders, secret[start : start + _HALF], False)
+        for start in range(0, 2 * _HALF, _HALF)
     ]
     return [first + second for (_, first), (_, second) in zip(*halves, strict=True)]
 
@@ -27,7 +28,7 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
     """
     numbered = sorted(shares.items())
     return b"".join(
-        Shamir.combine([(number, share[start : start + _HALF]) for number, share in numbered])
+        Shamir.combine([(number, share[start : start + _HALF]) for number, share in numbered], False)
         for start in range(0, 2 * _HALF, _HALF)
     )
 

@@ -16,16 +16,17 @@ from stic_core.errors import ConfigError, DataError, PlanRefusedError
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
 from stic_core.privacy.secure_aggregation.keys import Secrets, public_of, seed_digest
 from stic_core.privacy.secure_aggregation.masks import from_bytes
-from stic_core.protocol.messages import (
+from stic_core.protocol.mask_messages import (
     Masking,
     MaskKeys,
     MaskShares,
     SiteKeys,
     Survivors,
-    TrainRound,
     Unmask,
     keys_statement,
 )
+from stic_core.protocol.messages import TrainRound
+from stic_core.protocol.plan_summary import described
 from stic_core.system.keys import load_private, make_key_pair, sign
 from stic_core.tensors.flat import digest
 from support.masked_sites import INITIAL, RUN_ID, TENSORS, MaskedSites, masked_plan, masked_sites, update_of
@@ -46,6 +47,7 @@ class Coordinator:
         self.masks = {name: site.begin(self.plan) for name, site in self.sites.sites.items()}
 
     def names(self, number: int, serial: int | None = None) -> dict:
+        """What all questions have."""
         return {
             "run_id": RUN_ID,
             "plan_digest": self.plan.digest,
@@ -54,17 +56,23 @@ class Coordinator:
         }
 
     def ask(self, site: str, question: object) -> object:
+        """A site's answer."""
         return self.masks[site].answer(question, patients=self.sites.sites[site].patients)
 
     def keys(self, number: int = 1, *, among: str = "abcde") -> tuple[SiteKeys, ...]:
+        """New keys of some sites."""
         self.serial += 2  # the one between is of the keys that come with a masked update
         return tuple(self.ask(site, MaskKeys(**self.names(number))).keys for site in among)
 
     def share(self, members: tuple[SiteKeys, ...], number: int = 1) -> dict[str, dict[str, str]]:
+        """What the members sealed for each other, by sender and reader."""
         question = MaskShares(**self.names(number), members=members)
         return {member.site: self.ask(member.site, question).shares for member in members}
 
-    def question(self, site: str, sealed: dict[str, dict[str, str]], number: int = 1, **changes: object) -> TrainRound:
+    def question(
+        self, site: str, sealed: dict[str, dict[str, str]], number: int = 1, **changes: object
+    ) -> TrainRound:
+        """A round's question."""
         shares = {sender: shares[site] for sender, shares in sealed.items() if sender != site}
         facts = {
             "run_id": RUN_ID,
@@ -76,6 +84,7 @@ class Coordinator:
         return TrainRound(**facts | changes)
 
     def train(self, site: str, sealed: dict, number: int = 1, **changes: object) -> np.ndarray:
+        """A site's masked update."""
         question = self.question(site, sealed, number, **changes)
         self.masks[site].check(question)
         wire, _ = self.masks[site].mask(question, base=INITIAL, trained=INITIAL + update_of(site, INITIAL))
@@ -87,12 +96,15 @@ class Coordinator:
         return {site: self.train(site, sealed, number) for site in among}
 
     def sign(self, site: str, survivors: str, number: int = 1) -> str:
+        """A site's signature of who is left."""
         return self.ask(site, Survivors(**self.names(number), survivors=tuple(survivors))).signature
 
     def reveal(self, site: str, signatures: dict[str, str], number: int = 1) -> object:
+        """A site's shares."""
         return self.ask(site, Unmask(**self.names(number), signatures=signatures))
 
     def restart(self, site: str) -> None:
+        """The site was killed, and is started again."""
         self.masks[site] = self.sites.sites[site].begin(self.plan)
 
 
@@ -191,8 +203,7 @@ def test_an_abandoned_attempt_can_be_repeated_with_others(server):
 
 
 def test_the_same_masks_never_hide_two_updates(server):
-    """Asked for the same exchange again, with another model or after a restart, the site refuses: the difference
-    of two updates under the same masks would be bare."""
+    """Asked for the same exchange again, a site refuses: two updates under one mask would bare their difference."""
     sealed = server.share(server.keys())
     server.train("a", sealed)
     for changes in ({}, {"weights_digest": "1" * 64}, {"learning_rate": 0.01}):
@@ -264,14 +275,17 @@ def test_too_few_members_get_no_shares(server):
 
 
 def test_another_model_for_one_site_gives_noise(server):
-    """A server that sends all others a model with which they change nothing finds nobody's update in the sum:
-    their masks do not cancel, and the lists that they sign are not the same."""
+    """Others that were sent a model with which they change nothing do not lay one site's update bare."""
     sealed = server.share(server.keys())
-    sent = {site: server.train(site, sealed, weights_digest=("0" if site == "a" else "1") * 64) for site in FIVE}
+    sent = {
+        site: server.train(site, sealed, weights_digest=("0" if site == "a" else "1") * 64) for site in FIVE
+    }
     signatures = {site: server.sign(site, "abcde") for site in FIVE}
     with pytest.raises(PlanRefusedError, match="1 that are valid"):
         server.reveal("a", signatures)
-    assert len(server.reveal("b", signatures).seeds) == 5  # the four others agree, and their shares open the sum
+    assert (
+        len(server.reveal("b", signatures).seeds) == 5
+    )  # the four others agree, and their shares open the sum
     total = sum(sent.values())
     assert np.unique(total).size > 35
 
@@ -364,7 +378,9 @@ def test_plans_that_undo_the_masks_are_refused(server, changes, policy):
         check_plan(server.plan.model_copy(update=changes), PolicyConfig(**policy))
 
 
-@pytest.mark.parametrize("wrong", [{"local_only": True}, {"transport": "float16"}, {"secure_aggregation": {"threshold": 0.5}}])
+@pytest.mark.parametrize(
+    "wrong", [{"local_only": True}, {"transport": "float16"}, {"secure_aggregation": {"threshold": 0.5}}]
+)
 def test_configurations_that_undo_the_masks_are_refused(wrong):
     """The same in federation.yaml, with the key to change."""
     good = {"local_only": False, "secure_aggregation": True}
@@ -372,3 +388,31 @@ def test_configurations_that_undo_the_masks_are_refused(wrong):
     assert FederationConfig.model_validate({"secure_aggregation": False}).secure_aggregation is None
     with pytest.raises((ConfigError, ValueError), match=next(iter(wrong))):
         FederationConfig.model_validate(good | wrong)
+
+
+@pytest.mark.parametrize(
+    ("sites", "masking", "told"),
+    [
+        (2, {}, "at least 2 of 2 hospitals, and none of them; two hospitals can compute each other's"),
+        (3, {}, "at least 2 of 3 hospitals, and none of them; this holds against the server alone"),
+        (
+            3,
+            {"threshold": 1.0},
+            "at least 3 of 3 hospitals, and none of them; this holds against the server with up to 1 of",
+        ),
+        (
+            10,
+            {},
+            "at least 7 of 10 hospitals, and none of them; this holds against the server with up to 3 of",
+        ),
+    ],
+)
+def test_the_approval_text_says_against_whom_it_holds(tmp_path, sites, masking, told):
+    """How many hospitals are in a sum, how many may be in league with the server, and what is not covered."""
+    plan = masked_plan(masked_sites(tmp_path, "abcdefghij"[:sites]), **masking)
+    text = dict(described(plan, PolicyConfig(max_update_norm=0.25)))
+    assert told in text["secure aggregation"]
+    assert "the figures sent" in text["not covered by it"]
+    assert text["update bounded"] == "values at 8, the norm at 0.25 times the model's"
+    assert text["weights sent"].startswith("per round, under masks: 1 tensors, 40 values")
+    assert all(site in text["hospitals"] for site in plan.sites)

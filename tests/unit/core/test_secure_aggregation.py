@@ -11,7 +11,14 @@ from scipy.stats import chisquare
 from stic_core.errors import DataError, ProtocolError
 from stic_core.privacy.secure_aggregation import fixed_point
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange, colluders_withstood, threshold_of
-from stic_core.privacy.secure_aggregation.keys import Secrets, agreed_key, derived_key, public_of, seal, unseal
+from stic_core.privacy.secure_aggregation.keys import (
+    Secrets,
+    agreed_key,
+    derived_key,
+    public_of,
+    seal,
+    unseal,
+)
 from stic_core.privacy.secure_aggregation.masks import (
     from_bytes,
     keystream,
@@ -48,7 +55,8 @@ def test_masked_sum_is_the_plain_sum(data, sites, size):
     values = {name: rng.integers(0, 2**32, size, dtype=np.uint32) for name in names}
     secrets = {name: Secrets.fresh() for name in names}
     sent = {
-        name: masked(values[name], site=name, own=secrets[name].seed, pairs=_pair_keys(secrets, name)) for name in names
+        name: masked(values[name], site=name, own=secrets[name].seed, pairs=_pair_keys(secrets, name))
+        for name in names
     }
     total = ring_sum(sent[name] for name in data.draw(st.permutations(left)))
     total = without_own(total, [secrets[name].seed for name in left])
@@ -75,7 +83,9 @@ def test_fixed_point_mean_is_within_its_rounding(patients, bound, spread, seed):
     clipped = [np.clip(u.astype(np.float64), -bound, bound) for u in updates]
     expected = np.sum([s * u for s, u in zip(shares, clipped, strict=True)], axis=0)
     assert np.abs(mean - expected).max() <= (0.5 * len(patients) + 0.01) * bound / (2**31 - 2**16)
-    assert [one.clipped for one in encoded] == [int((np.abs(u.astype(np.float64)) > bound).sum()) for u in updates]
+    assert [one.clipped for one in encoded] == [
+        int((np.abs(u.astype(np.float64)) > bound).sum()) for u in updates
+    ]
 
 
 def test_values_at_the_bound_do_not_wrap():
@@ -170,7 +180,12 @@ def test_statements_are_never_the_same_for_two_purposes():
         EXCHANGE.statement("survivors", "a", "b"),
         *(
             MaskedExchange(*facts).statement("keys", "a", "b")
-            for facts in (("run2", "0" * 64, 1, 1), ("run", "1" * 64, 1, 1), ("run", "0" * 64, 2, 1), ("run", "0" * 64, 1, 2))
+            for facts in (
+                ("run2", "0" * 64, 1, 1),
+                ("run", "1" * 64, 1, 1),
+                ("run", "0" * 64, 2, 1),
+                ("run", "0" * 64, 1, 2),
+            )
         ),
     ]
     assert len(set(others)) == len(others)
@@ -190,7 +205,10 @@ def test_colluders_withstood_is_right(sites):
         opened = [
             c
             for c in range(sites - 1)
-            if any(min(a, threshold) + c >= threshold and (sites - c - a) + c >= threshold for a in range(sites - c + 1))
+            if any(
+                min(a, threshold) + c >= threshold and (sites - c - a) + c >= threshold
+                for a in range(sites - c + 1)
+            )
         ]
         most = min(opened) - 1 if opened else sites - 2
         assert colluders_withstood(sites, threshold=threshold) == max(0, most), (sites, threshold)

@@ -67,3 +67,21 @@ def test_the_step_of_a_diverging_run_is_a_number() -> None:
     huge = float(np.finfo(np.float32).max)
     _, figures = FED_AVG.aggregate({WEIGHTS: _weights(-huge)}, {"a": Contribution(_weights(huge), 1)})
     assert figures == {"step_norm": 2 * huge}
+
+
+@given(seed=st.integers(0, 2**32), sites=st.integers(1, 8))
+def test_the_mean_change_gives_what_the_updates_give(seed: int, sites: int) -> None:
+    """Secure aggregation leaves the mean change alone: FedAvg makes the same weights of it, to float32."""
+    rng = np.random.default_rng(seed)
+    start = rng.normal(0, 1, 20).astype(np.float32)
+    updates = {
+        str(n): Contribution((start + rng.normal(0, 0.1, 20)).astype(np.float32), n + 1) for n in range(sites)
+    }
+    changes = [one.weights.astype(np.float64) - start for one in updates.values()]
+    mean = np.average(changes, axis=0, weights=[one.examples for one in updates.values()])
+    assert FED_AVG.from_mean is not None
+    after, figures = FED_AVG.from_mean({WEIGHTS: start}, mean)
+    expected, by_sites = FED_AVG.aggregate({WEIGHTS: start}, updates)
+    np.testing.assert_allclose(after[WEIGHTS], expected[WEIGHTS], rtol=0, atol=3e-7)
+    assert after[WEIGHTS].dtype == np.float32
+    assert abs(figures["step_norm"] - by_sites["step_norm"]) < 1e-5
