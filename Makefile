@@ -2,7 +2,7 @@
 #              (SECURE=1: the server sees only the sum of the centres' updates)
 # make test    lint, types, import contracts and tests, two at a time (JOBS=4 for more)
 # make coverage  which lines and branches the tests run
-# make deploy-test   what takes minutes: stock Flower
+# make deploy-test   what takes minutes: stock Flower, containers, the bundle (14 GB for a while), Slurm, earlier state
 # make install only the virtual environment
 # make dist    wheel and sdist, in dist/
 # make bundle  one archive that installs a client without a network (SIDE=server, PLATFORM=linux-aarch64, CUDA=cpu INDEX=URL)

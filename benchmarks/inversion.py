@@ -2,13 +2,13 @@
 
     python benchmarks/inversion.py [--out benchmarks/results/inversion.json] [--picture docs/images/inversion.png]
 
-One hospital's update of one round: 1, 4 or 16 patients, all of them in each of 1 or 10 local steps, from the
-first round's weights, of the demo's backbone frozen (features and clinical columns are recovered) or
-training (images of 64 x 64 pixels are, which the backbone turns into maps of 2 x 2). The attacker knows the model, the weights before, the labels, and what phantoms look
-like in general; the same attack is tried on every arm. Each figure stands beside what the attacker has
-without any update: the mean of other patients. Training takes plain views here, without augmentation, which
-favours the attacker. Iterations are few (one CPU core, minutes in all), so figures are what this attack
-achieved and no bound on better ones.
+One hospital's update of one round: 1, 4 or 16 patients, all of them in each of 1 or 10 local steps, from
+the first round's weights, with the demo's backbone frozen (features and clinical columns are recovered) or
+training (images of 64 x 64 pixels are, which the backbone turns into maps of 2 x 2). The attacker knows the
+model, the weights before, the labels, and what phantoms look like in general; the same attack is tried on
+every arm. Each figure stands beside what the attacker has without any update: the mean of other patients.
+Training takes plain views here, without augmentation, which favours the attacker. Iterations are few (one
+CPU core, minutes in all), so figures are what this attack achieved and no bound on better ones.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
-from torch.nn import functional
-
 from inversion_attacks import (
     BOUND,
     SIGMA,
@@ -38,9 +34,14 @@ from inversion_attacks import (
     match,
     paired,
     psnr,
+    span_of_one,
     ssim,
     update_of,
 )
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
 from stic_core.config import ModelConfig
 from stic_core.data.clinical import encode
 from stic_core.models.stic import Network, build_head, extract, network_of
@@ -51,10 +52,18 @@ from stic_core.phantom.prepared import image_of
 CLASSES = ("HCC", "ICC", "META")
 COUNTS, OTHERS = (1, 4, 16), 16
 DELTA = 1e-3
-STEPS = {"features": 200, "image": 50}
+STEPS = {"features": 200, "true image": 300, "image": 50}
+"""Iterations of the attacks on features, on an image from the true features, and from recovered ones."""
+
+TRUE = "true features"
 SMALL = 64
 IMAGE_STEPS = {1: 200, 4: 60, 16: 20}
 """Iterations of the attack on images, by patients: about the same time for each."""
+
+
+CAPTIONS = ["1 patient, 1 step,\nplain gradient", "16 patients, 10 steps,\nAdam"]
+EXACT = "1 patient, 1 step,\nexact features"
+"""Above the image from the true features, which one patient's plain gradient gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +84,7 @@ class Patients:
 def draw(count: int, *, seed: int) -> Patients:
     """Phantom patients of the demo's first centre, classes in turn."""
     centre = CENTRES["center1"]
-    patients = [
-        draw_patient(centre=centre, label=CLASSES[i % 3], seed=seed, index=i) for i in range(count)
-    ]
+    patients = [draw_patient(centre=centre, label=CLASSES[i % 3], seed=seed, index=i) for i in range(count)]
     images = np.stack([image_of(one, crop_mm=160.0) for one in patients]).astype(np.float32) / 255
     return Patients(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
@@ -136,15 +143,19 @@ def closed_forms(people: Patients) -> dict[str, Any]:
     with torch.no_grad():
         features = extract(stic.backbone, people.images).float()
     for arm in (one for one in arms() if one.patients == 1):
-        right = []
+        right, span = [], []
         for i in range(len(people.labels)):
             one = slice(i, i + 1)
             update = update_of(
                 stic.head, arm, features[one], people.clinical[one], people.labels[one], seed=i
             )
+            span.append(span_of_one(update, features[i]))
             right.append((clinical_of_one(update) == people.clinical[i]).float().mean().item())
-        out[f"clinical columns right, {arm.kind}, {arm.steps} step(s), mean of {len(right)} patients"] = float(
-            np.mean(right)
+        out[f"clinical columns right, {arm.kind}, {arm.steps} step(s), mean of {len(right)} patients"] = (
+            float(np.mean(right))
+        )
+        out[f"features within three directions of the update (stic), {arm.kind}, {arm.steps} step(s)"] = (
+            float(np.mean(span))
         )
     return out
 
@@ -187,17 +198,32 @@ def frozen(people: Patients, others: Patients) -> tuple[list[dict[str, Any]], di
     return rows, first
 
 
-def features_to_images(people: Patients, others: Patients, wanted: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def features_to_images(
+    people: Patients, others: Patients, wanted: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Whether an image can be had back from features: from the true ones, and from recovered ones."""
     model = network("stic", trains=False)
     start = others.images.mean(dim=0)[:, None]
     truth, rows, pictures = people.images[:1].numpy(), {}, {}
     for name, features in wanted.items():
-        found = image_of_features(model.backbone, features, steps=STEPS["image"], start=start)[:, 0][None].numpy()
-        rows[name] = {"psnr": psnr(found, truth), "ssim": ssim(found, truth)}
+        steps = STEPS["true image" if name == TRUE else "image"]
+        found = image_of_features(model.backbone, features, steps=steps, start=start)[:, 0][None].numpy()
+        rows[name] = _image_figures(found, truth, mean=start[:, 0].numpy()) | {"iterations": steps}
         pictures[name] = found[0]
         print(name, rows[name], flush=True)
     return rows, pictures
+
+
+def _image_figures(found: np.ndarray, truth: np.ndarray, *, mean: np.ndarray) -> dict[str, float]:
+    """Of images, beside those of the mean of other patients."""
+    guess = np.broadcast_to(mean, truth.shape)
+    return {
+        "psnr": psnr(found, truth),
+        "ssim": ssim(found, truth),
+        "psnr_of_the_mean": psnr(guess, truth),
+        "ssim_of_the_mean": ssim(guess, truth),
+        "image_cosine": cosine(found - mean, truth - mean),
+    }
 
 
 def unfrozen(people: Patients, others: Patients) -> tuple[list[dict[str, Any]], dict[Arm, np.ndarray]]:
@@ -227,14 +253,8 @@ def unfrozen(people: Patients, others: Patients) -> tuple[list[dict[str, Any]], 
         order = paired((found - mean).numpy(), (truth - mean).numpy())
         rows.append(
             asdict(arm)
-            | {
-                "psnr": psnr(found[order].numpy(), truth.numpy()),
-                "ssim": ssim(found[order].numpy(), truth.numpy()),
-                "psnr_of_the_mean": psnr(mean.expand_as(truth).numpy(), truth.numpy()),
-                "ssim_of_the_mean": ssim(mean.expand_as(truth).numpy(), truth.numpy()),
-                "image_cosine": cosine((found[order] - mean).numpy(), (truth - mean).numpy()),
-                "iterations": IMAGE_STEPS[n],
-            }
+            | _image_figures(found[order].numpy(), truth.numpy(), mean=mean.numpy())
+            | {"iterations": IMAGE_STEPS[n]}
         )
         first[arm] = found[order[0]].numpy()
         print(json.dumps(rows[-1]), flush=True)
@@ -269,9 +289,7 @@ def main() -> None:
     began = time.perf_counter()
     everyone = draw(max(COUNTS) + OTHERS, seed=chosen.seed)
     parts = [slice(0, max(COUNTS)), slice(max(COUNTS), None)]
-    people, others = (
-        Patients(everyone.images[p], everyone.clinical[p], everyone.labels[p]) for p in parts
-    )
+    people, others = (Patients(everyone.images[p], everyone.clinical[p], everyone.labels[p]) for p in parts)
     closed = closed_forms(people)
     print(json.dumps(closed, indent=1), flush=True)
     on_features, features = frozen(people, others)
@@ -279,7 +297,7 @@ def main() -> None:
     with torch.no_grad():
         true = extract(model.backbone, people.images[:1]).float()[0]
     shown = [Arm("gradient", 1, 1), Arm("adam", 16, 10), Arm("dp", 1, 1), Arm("masked", 1, 1)]
-    wanted = {"true features": true} | {str(asdict(arm)): features[arm] for arm in shown}
+    wanted = {TRUE: true} | {str(asdict(arm)): features[arm] for arm in shown}
     back, pictures = features_to_images(people, others, wanted)
     on_images, images = unfrozen(people, others)
     document = {
@@ -300,13 +318,24 @@ def main() -> None:
         "torch": torch.__version__,
     }
     chosen.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    original = ("original", people.images[0].numpy())
-    captions = ["1 patient, 1 step,\nplain gradient", "16 patients, 10 steps,\nAdam", "1 patient, noise,\nepsilon " + f"{epsilon(1):.1f}", "masked"]
+    captions = [*CAPTIONS, f"1 patient, noise,\nepsilon {epsilon(1):.1f}", "masked"]
+    small = functional.interpolate(people.images[:1], SMALL, mode="area")[0].numpy()
+    of_features = [pictures[TRUE], *(pictures[str(asdict(arm))] for arm in shown[1:])]
+    of_images = [images[arm] for arm in shown]
     draw_picture(
         chosen.picture,
         [
-            ("frozen\nbackbone:\nfeatures, then\nan image", [original, *zip(captions, [pictures[str(asdict(arm))] for arm in shown], strict=True)]),
-            ("backbone\ntrains:\nimages", [original, *zip(captions, [images[arm] for arm in shown], strict=True)]),
+            (
+                "frozen\nbackbone:\nfeatures, then\nan image",
+                [
+                    ("original", people.images[0].numpy()),
+                    *zip([EXACT, *captions[1:]], of_features, strict=True),
+                ],
+            ),
+            (
+                "backbone\ntrains:\nimages",
+                [("original,\n64 x 64 pixels", small), *zip(captions, of_images, strict=True)],
+            ),
         ],
     )
     print(f"written: {chosen.out}, {chosen.picture}")

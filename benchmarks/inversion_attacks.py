@@ -44,7 +44,13 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def gradients(
-    module: nn.Module, weights: Tensors, inputs: Tensor, clinical: Tensor, labels: Tensor, *, graph: bool = False
+    module: nn.Module,
+    weights: Tensors,
+    inputs: Tensor,
+    clinical: Tensor,
+    labels: Tensor,
+    *,
+    graph: bool = False,
 ) -> dict[str, Tensor]:
     """Of the mean cross-entropy; with `graph` they can be differentiated again."""
     leaves = {name: one.detach().requires_grad_() for name, one in weights.items()}
@@ -54,7 +60,13 @@ def gradients(
 
 
 def _noisy(
-    module: nn.Module, weights: Tensors, inputs: Tensor, clinical: Tensor, labels: Tensor, *, noise: torch.Generator
+    module: nn.Module,
+    weights: Tensors,
+    inputs: Tensor,
+    clinical: Tensor,
+    labels: Tensor,
+    *,
+    noise: torch.Generator,
 ) -> dict[str, Tensor]:
     """The Gaussian mechanism on patients' gradients (Abadi et al. 2016)."""
 
@@ -84,7 +96,9 @@ def update_of(
         ring = np.random.default_rng(seed)
         return {
             name: torch.from_numpy(
-                (ring.integers(0, 2**32, one.numel(), dtype=np.uint32).view(np.int32) / 2.0**31).astype(np.float32)
+                (ring.integers(0, 2**32, one.numel(), dtype=np.uint32).view(np.int32) / 2.0**31).astype(
+                    np.float32
+                )
             ).reshape(one.shape)
             for name, one in before.items()
         }
@@ -115,10 +129,25 @@ def clinical_of_one(update: Tensors, *, prefix: str = "") -> Tensor:
 
 
 def features_of_one(update: Tensors) -> Tensor:
-    """What a first linear layer with a bias was given by one patient: gradient of a weight row over that of its bias."""
+    """What one patient gave a first linear layer: the gradient of a row of weights over that of its bias."""
     weight, bias = update["first.weight"], update["first.bias"]
     row = bias.abs().argmax()
     return weight[row] / bias[row]
+
+
+def span_of_one(update: Tensors, features: Tensor) -> float:
+    """How much of one patient's features lies in three directions of the update, as a cosine.
+
+    The gradient of a layer that all three phases share is a sum of three products: its rows are mixtures of the
+    three feature maps, and nothing else.
+
+    Args:
+        features: (3, channels, grid, grid), the truth.
+    """
+    weight = update["spatial_extractor.project.weight"].flatten(1).double()
+    rows = torch.linalg.svd(weight, full_matrices=False).Vh[:3]
+    flat = features.flatten(1).double()
+    return float(functional.cosine_similarity(flat @ rows.T @ rows, flat, dim=1).mean())
 
 
 # ---- matching ---------------------------------------------------------------------------------
@@ -171,7 +200,10 @@ def match(
         found = _seen(gradients(module, weights, x, columns, labels, graph=True), signs=signs)
         if by_tensor:
             loss = torch.stack(
-                [1 - functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in zip(found, target, strict=True)]
+                [
+                    1 - functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+                    for a, b in zip(found, target, strict=True)
+                ]
             ).mean()
         else:
             flat = [torch.cat([one.flatten() for one in part]) for part in (found, target)]
@@ -189,7 +221,9 @@ def match(
     return x.detach(), (clinical if clinical is not None else torch.sigmoid(c)).detach()
 
 
-def image_of_features(backbone: Callable[[Tensor], Tensor], features: Tensor, *, steps: int, start: Tensor) -> Tensor:
+def image_of_features(
+    backbone: Callable[[Tensor], Tensor], features: Tensor, *, steps: int, start: Tensor
+) -> Tensor:
     """Images whose features are these, through the public frozen backbone (Mahendran and Vedaldi 2015).
 
     Args:

@@ -86,6 +86,11 @@ def run_federation(
     )
     if proposal.note:
         observer.note(proposal.note)
+    left = RunFolder.unfinished(federation)
+    if left is not None and left.read_plan() is None:
+        observer.note(
+            f"warning: run {left.run_id} is not finished, and its plan is not of this version; a new run begins"
+        )
     run = RunFolder.begin(federation, proposal.plan, origin=proposal.origin)
     plan = run.read_plan() or proposal.plan
     following = observed(federation.tracking, run=run.path, folder=path.resolve().parent, observer=observer)

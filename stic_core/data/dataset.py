@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +30,9 @@ from stic_core.tensors.array_types import ClinicalMatrix, LabelVector, PhaseImag
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+SCHEMA_VERSION: Final = 2
+"""Of `dataset.json`; another version's dataset is prepared again."""
+
 SPEC_VERSION = 2
 """Version of the way from files to arrays; raised when the same files give other arrays."""
 
@@ -44,7 +47,7 @@ class _Summary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2] = SCHEMA_VERSION
     spec_version: int
     images: str
     clinical: str
@@ -322,7 +325,7 @@ def load_dataset(folder: Path, *, verify: bool = False) -> SiteDataset:
 
     try:
         found = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and found.get("schema_version") == 1:
+        if isinstance(found, dict) and found.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
             raise unusable("was written by another version")
         summary = _Summary.model_validate(found)
     except FileNotFoundError:

@@ -156,11 +156,19 @@ def _over(sites: Mapping[str, Auc], mean: Estimate | NotEstimable) -> AucFigure 
 
 
 def _meta(aucs: Mapping[str, Auc]) -> SitesMeta | NotEstimable:
-    usable = {site: (auc.value, se) for site, auc in aucs.items() if isinstance(se := auc.se, float)}
-    found = statistics.meta_analysis(
+    found = {site: statistics.with_half_a_patient(auc) for site, auc in aucs.items()}
+    usable = {site: pair for site, pair in found.items() if isinstance(pair, tuple)}
+    meta = statistics.meta_analysis(
         [value for value, _ in usable.values()], standard_errors=[se for _, se in usable.values()]
     )
-    return found if isinstance(found, NotEstimable) else SitesMeta(sites=tuple(usable), **vars(found))
+    if isinstance(meta, NotEstimable):
+        return meta
+    return SitesMeta(
+        sites=tuple(usable),
+        corrected=tuple(site for site in usable if aucs[site].value in {0, 1}),
+        left_out={site: why.reason for site, why in found.items() if isinstance(why, NotEstimable)},
+        **vars(meta),
+    )
 
 
 def _accuracy_pair(first: HeldOutReport, second: HeldOutReport) -> IndependentProportions | Absent:

@@ -31,7 +31,7 @@ class FoldResult:
     Args:
         accuracy: share of patients whose highest score is their class's.
         aucs: of each class against the others; None where a side is empty.
-        curves: true-positive rates at `FPR_GRID`, one row per class.
+        curves: true-positive rates at `FPR_GRID`, one row per class; at 0 the highest that needs no false positive.
     """
 
     accuracy: float
@@ -70,15 +70,14 @@ def stratified_folds(labels: LabelVector, *, folds: int, seed: int, val_share: f
 def roc_at_grid(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """A ROC curve's true-positive rates at `FPR_GRID`, between its points on straight lines.
 
-    Equal scores are one point, so that ties make a slope and not a step.
+    Equal scores are one point, so that ties make a slope and not a step. Where several points share a
+    rate it is the highest, at 0 too: from (0, 0) a curve rises vertically, and a perfect one has area 1.
 
     Args:
         scores: of one class.
         positive: whether each patient is of the class; both sides not empty.
     """
-    curve = np.interp(FPR_GRID, *roc_points(scores, positive=positive))
-    curve[0], curve[-1] = 0.0, 1.0  # where several points share a rate, interp takes the last
-    return curve
+    return np.interp(FPR_GRID, *roc_points(scores, positive=positive))
 
 
 def judge(probabilities: ScoreMatrix, labels: LabelVector) -> FoldResult:
@@ -106,7 +105,6 @@ def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[
         "folds": len(results),
         "accuracy": _spread([result.accuracy for result in results]),
         "auc": {},
-        "mean_roc": {"false_positive_rate": FPR_GRID.round(4).tolist()},
     }
     aucs, rocs = {}, {}
     for at, name in enumerate(classes):
@@ -115,7 +113,7 @@ def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[
         aucs[name] = _spread(values)
         mean = np.mean(curves, axis=0) if curves else np.empty(0)
         rocs[name] = {
-            "true_positive_rate": mean.round(6).tolist(),
+            "true_positive_rate": [0.0, *mean.round(6).tolist()] if curves else [],
             "auc_of_mean": float(np.trapezoid(mean, FPR_GRID)) if curves else None,
         }
     whole = [
@@ -126,7 +124,7 @@ def summarise(results: Sequence[FoldResult], *, classes: Sequence[str]) -> dict[
     return out | {
         "auc": aucs,
         "auc_macro": _spread(whole),
-        "mean_roc": {"false_positive_rate": FPR_GRID.round(4).tolist(), "classes": rocs},
+        "mean_roc": {"false_positive_rate": [0.0, *FPR_GRID.round(4).tolist()], "classes": rocs},
     }
 
 

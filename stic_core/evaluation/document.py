@@ -22,6 +22,7 @@ from stic_core.statistics import (
     Auc,
     AucTest,
     IndependentProportions,
+    Interval,
     NotEstimable,
     Recalibration,
     Summary,
@@ -76,6 +77,7 @@ class Figures(Written):
     Args:
         roc: by class; in older files the bare AUC of a site that releases AUCs and no histograms.
         left_out: sites that the pooled AUCs are not over, with the reason; None for a single site.
+        auc_bounds: between these the pooled AUC of each class lies for certain, also where it is not shown.
     """
 
     n: int
@@ -91,6 +93,7 @@ class Figures(Written):
     calibration: Calibration | Absent
     roc: dict[str, Curve | Absent | Auc]
     left_out: dict[str, str] | None = None
+    auc_bounds: dict[str, Interval] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,13 @@ class StratifiedFigures(Written):
 
 @dataclass(frozen=True)
 class SitesMeta(Written):
-    """Meta-analysis of the sites' AUCs of one class (`statistics.MetaAnalysis`), and of which sites."""
+    """Meta-analysis of the sites' AUCs of one class (`statistics.MetaAnalysis`), and of which sites.
+
+    Args:
+        hartung_knapp, prediction: None in files of older versions.
+        corrected: sites whose AUC is 0 or 1, with half a patient added (`statistics.with_half_a_patient`).
+        left_out: sites whose AUC is released but has no standard error, with the reason.
+    """
 
     sites: tuple[str, ...]
     fixed: Summary
@@ -126,6 +135,10 @@ class SitesMeta(Written):
     df: int
     p: float
     i2: float
+    hartung_knapp: Summary | None = None
+    prediction: Interval | NotEstimable | None = None
+    corrected: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,6 +208,17 @@ class Evaluation(Written):
     centralised: ModelFigures | None = None
     ensemble: ModelFigures | None = None
     comparison: dict[str, Comparison] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> tuple[AucFigure | Absent, Literal["pooled", "within hospitals"]]:
+        """The AUC of all classes that stands for the federated model, and which pairs of patients it compares.
+
+        Pooled where it can be estimated; else the stratified one, which needs no bins.
+        """
+        within = self.stratified_auc.auc_macro
+        if isinstance(self.pooled.auc_macro, NotEstimable) and isinstance(within, AucFigure):
+            return within, "within hospitals"
+        return self.pooled.auc_macro, "pooled"
 
     @property
     def models(self) -> dict[str, ModelFigures]:

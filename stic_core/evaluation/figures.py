@@ -47,6 +47,7 @@ class AucFigure(Written):
 
     Args:
         positives, negatives: patients of the class, and of the others; None for means.
+        ci95_newcombe: where hardly any pair is out of order (`Auc.sparse`), so that the other two say little.
         bounds: the AUC of the scores themselves lies between them, where it was made of histograms.
         note: what is to be known of the standard error.
         sites: whose AUCs went into a mean over sites.
@@ -61,11 +62,17 @@ class AucFigure(Written):
     bounds: Interval | None = None
     note: str | None = None
     sites: tuple[str, ...] | None = None
+    ci95_newcombe: Interval | None = None
 
     @property
     def interval(self) -> Interval | NotEstimable:
         """The interval that tables show."""
-        return self.ci95_logit
+        return self.ci95_logit if self.ci95_newcombe is None else self.ci95_newcombe
+
+    @property
+    def interval_kind(self) -> str:
+        """Which one that is."""
+        return "logit" if self.ci95_newcombe is None else "newcombe"
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class PairedAccuracy(Written):
 
     Args:
         b, c: patients that only the first, and only the second, got right.
-        p: of McNemar's test.
+        p: of McNemar's test with Edwards' correction, as in the paper.
+        p_exact: of the exact test, where fewer than `FEW_DISCORDANT` patients are discordant.
     """
 
     difference: float
@@ -82,6 +90,17 @@ class PairedAccuracy(Written):
     b: int
     c: int
     p: float
+    p_exact: float | None = None
+
+    @property
+    def decisive_p(self) -> float:
+        """The exact one where there is one: the other is an approximation for many."""
+        return self.p if self.p_exact is None else self.p_exact
+
+    @property
+    def test(self) -> str:
+        """Whose p that is."""
+        return "McNemar" if self.p_exact is None else "exact McNemar"
 
 
 def proportion(accuracy: Accuracy | Absent) -> Proportion | Absent:
@@ -102,7 +121,12 @@ def auc_figure(
         return auc
     found = AucFigure(auc.value, auc.se, auc.wald(), auc.logit(), bounds=bounds, note=note)
     if isinstance(auc, Auc):
-        found = replace(found, positives=auc.positives, negatives=auc.negatives)
+        found = replace(
+            found,
+            positives=auc.positives,
+            negatives=auc.negatives,
+            ci95_newcombe=auc.newcombe() if auc.sparse else None,
+        )
     return replace(found, bounds=auc.bounds) if isinstance(auc, PooledAuc) else found
 
 
@@ -111,7 +135,14 @@ def paired_accuracy(*, b: int, c: int, n: int) -> PairedAccuracy | NotEstimable:
     found = statistics.paired_difference(b=b, c=c, n=n)
     if isinstance(found, NotEstimable):
         return found
-    return PairedAccuracy(found.difference, found.ci95, b, c, p=statistics.mcnemar(b=b, c=c).p)
+    return PairedAccuracy(
+        found.difference,
+        found.ci95,
+        b,
+        c,
+        p=statistics.mcnemar(b=b, c=c).p,
+        p_exact=statistics.mcnemar_exact(b=b, c=c) if b + c < statistics.FEW_DISCORDANT else None,
+    )
 
 
 def as_json(value: object) -> Json:

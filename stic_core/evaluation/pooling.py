@@ -6,7 +6,7 @@ and named in `left_out`, with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
@@ -23,7 +23,7 @@ from stic_core.evaluation.document import (
     ReliabilityBin,
 )
 from stic_core.evaluation.figures import AucFigure, Proportion, auc_figure, proportion
-from stic_core.evaluation.reports import Accuracy, BinnedScores, CalibrationSums, HeldOutReport
+from stic_core.evaluation.reports import Accuracy, CalibrationSums, HeldOutReport
 from stic_core.privacy.release import NOBODY
 from stic_core.statistics import (
     Absent,
@@ -31,7 +31,7 @@ from stic_core.statistics import (
     Estimate,
     NotEstimable,
     PooledAuc,
-    ScoreHistogram,
+    PooledScores,
     Suppressed,
 )
 
@@ -73,24 +73,24 @@ def site_figures(report: HeldOutReport) -> Figures:
             # A curve gives its area away, so it is shown where the AUC is.
             name: auc
             if not isinstance(auc, Auc)
-            else _curve([histograms[name].histogram])
-            if isinstance(histograms, dict)
             else histograms
+            if isinstance(histograms, Absent)
+            else _curve(_scores([report], name))
             for name, auc in report.auc.items()
         },
     )
 
 
-MOST_OPEN = 0.9
-"""Share of the pairs of patients whose order the bins may leave open. Beyond it a pooled AUC is the
-assumption on how scores lie within a bin, not the hospitals' data: a single bin gave 0.995."""
-
-
-def pool(reports: Reports) -> Figures:
+def pool(reports: Reports, *, summed: Mapping[str, PooledScores] | None = None) -> Figures:
     """The figures of all sites' patients together.
 
-    AUCs come from the summed histograms, pairs inside a site from the site's own AUC where
-    it is released; `bounds` hold the AUC of the scores themselves for certain.
+    AUCs come from the sites' histograms, pairs inside a site from the site's own AUC where it is
+    released; `bounds` hold the AUC of the scores themselves for certain. Where the bins leave too
+    much open, the bounds are all that is said.
+
+    Args:
+        summed: exact counts of all sites' scores by class, where a sum over sites was computed that tells none
+            of them (`PooledScores.of_counts`); they take the place of the sites' bins.
 
     Raises:
         SiteReportError: a site's classes differ from the first site's.
@@ -101,7 +101,8 @@ def pool(reports: Reports) -> Figures:
     classes = _agreed(reports)
     accuracies = [r.accuracy for r in order if isinstance(r.accuracy, Accuracy)]
     counts = _summed_counts(order, classes=classes)
-    aucs: dict[str, PooledAuc | Absent] = of_two({name: _pooled_class(order, name) for name in classes})
+    scores = {name: (summed or {}).get(name) or _scores(order, name) for name in classes}
+    aucs: dict[str, PooledAuc | Absent] = of_two({name: _shown(found) for name, found in scores.items()})
     confusion = _summed_confusion(order, k=len(classes))
     sensitivity, specificity = _pooled_rates(order, classes=classes)
     return Figures(
@@ -113,22 +114,20 @@ def pool(reports: Reports) -> Figures:
             else _first([report.accuracy for report in order])
         ),
         auc={name: auc_figure(auc) for name, auc in aucs.items()},
-        auc_micro=auc_figure(_pooled_micro(order), note=MICRO_NOTE),
+        auc_micro=_pooled_micro(order),
         auc_macro=macro_figure(list(aucs.values())),
         auc_macro_interpolated=NotEstimable("needs the scores themselves"),
         confusion=confusion,
         sensitivity=sensitivity,
         specificity=specificity,
-        calibration=_calibration(order, classes=classes),
-        roc={
-            name: _curve([h[name].histogram for r in order if isinstance(h := r.histograms, dict)])
-            for name in classes
-        },
+        calibration=_calibration(order, classes=classes, summed=summed),
+        roc={name: _curve(found) for name, found in scores.items()},
         left_out={
             site: report.histograms.reason
             for site, report in sorted(reports.items())
             if not isinstance(report.histograms, dict)
         },
+        auc_bounds={name: found.bounds for name, found in scores.items() if isinstance(found, PooledScores)},
     )
 
 
@@ -182,47 +181,41 @@ def _agreed(reports: Reports) -> tuple[str, ...]:
     return first.classes
 
 
-def _pooled_class(order: Sequence[HeldOutReport], name: str) -> PooledAuc | Absent:
-    return _pooled(
-        order,
-        of_site=lambda histograms: [histograms[name].histogram],
-        exact=lambda report: report.auc[name],
+def _scores(order: Sequence[HeldOutReport], name: str) -> PooledScores | Absent:
+    """Scores of one class over the sites that release them."""
+    releasing = [(report, h[name].histogram) for report in order if isinstance(h := report.histograms, dict)]
+    if not releasing:
+        return _first([report.histograms for report in order])
+    return statistics.pool_scores(
+        [[histogram] for _, histogram in releasing],
+        exact=[_exact(report.auc[name]) for report, _ in releasing],
     )
 
 
-def _pooled_micro(order: Sequence[HeldOutReport]) -> PooledAuc | Absent:
-    auc = _pooled(
-        order, of_site=lambda h: [one.histogram for one in h.values()], exact=lambda report: report.auc_micro
+def _exact(auc: Estimate | Absent) -> float | None:
+    return auc.value if isinstance(auc, Estimate) else None
+
+
+def _shown(scores: PooledScores | Absent) -> PooledAuc | Absent:
+    return scores if isinstance(scores, Absent) else scores.too_open or scores.auc()
+
+
+def _pooled_micro(order: Sequence[HeldOutReport]) -> AucFigure | Absent:
+    releasing = [(report, h) for report in order if isinstance(h := report.histograms, dict)]
+    if not releasing:
+        return _first([report.histograms for report in order])
+    auc = _shown(
+        statistics.pool_scores(
+            [[one.histogram for one in h.values()] for _, h in releasing],
+            exact=[_exact(report.auc_micro) for report, _ in releasing],
+        )
     )
-    if not isinstance(auc, PooledAuc):
+    if isinstance(auc, Absent):
         return auc
     # Each patient counts k times here, so DeLong's variance would be too small by about that.
     k = len(order[0].classes)
     wide = auc.variance if isinstance(auc.variance, NotEstimable) else auc.variance * k
-    return PooledAuc(
-        value=auc.value, variance=wide, positives=auc.positives, negatives=auc.negatives, bounds=auc.bounds
-    )
-
-
-def _pooled(
-    order: Sequence[HeldOutReport],
-    *,
-    of_site: Callable[[dict[str, BinnedScores]], list[ScoreHistogram]],
-    exact: Callable[[HeldOutReport], Estimate | Absent],
-) -> PooledAuc | Absent:
-    releasing = [(report, h) for report in order if isinstance(h := report.histograms, dict)]
-    if not releasing:
-        return _first([report.histograms for report in order])
-    own = [exact(report) for report, _ in releasing]
-    auc = statistics.pooled_auc(
-        [of_site(h) for _, h in releasing],
-        exact=[auc.value if isinstance(auc, Estimate) else None for auc in own],
-    )
-    if isinstance(auc, PooledAuc) and auc.bounds[1] - auc.bounds[0] > MOST_OPEN:
-        return NotEstimable(
-            "the released bins of scores leave the order of nearly all pairs of patients open"
-        )
-    return auc
+    return auc_figure(Estimate(value=auc.value, variance=wide), note=MICRO_NOTE, bounds=auc.bounds)
 
 
 def _first(values: Sequence[object]) -> Absent:
@@ -313,7 +306,12 @@ def _rates(
     )
 
 
-def _calibration(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> Calibration | Absent:
+def _calibration(
+    order: Sequence[HeldOutReport],
+    *,
+    classes: Sequence[str],
+    summed: Mapping[str, PooledScores] | None = None,
+) -> Calibration | Absent:
     known = [(r, c) for r in order if isinstance(c := r.calibration, CalibrationSums)]
     if not known:
         return _first([report.calibration for report in order])
@@ -321,17 +319,23 @@ def _calibration(order: Sequence[HeldOutReport], *, classes: Sequence[str]) -> C
     binned = [h for r, _ in known if isinstance(h := r.histograms, dict)]
 
     def of_class(name: str) -> ClassCalibration:
-        groups = [group for bins in binned for group in bins[name].groups]
-        fit = statistics.recalibration([bins[name].histogram for bins in binned])
-        return ClassCalibration(statistics.ece(groups), fit, _bins(groups))
+        found = (summed or {}).get(name) or _scores([report for report, _ in known], name)
+        groups = _bins([group for bins in binned for group in bins[name].groups])
+        if isinstance(found, Absent):
+            why = NotEstimable("no site releases scores") if isinstance(found, Suppressed) else found
+            return ClassCalibration(why, why, groups)
+        return ClassCalibration(statistics.ece(found), statistics.recalibration(found), groups)
 
     by_class = {name: of_class(name) for name in classes}
-    errors = [found.ece for found in by_class.values() if isinstance(found.ece, float)]
+    errors = [found.ece for found in by_class.values()]
+    bad = next((error for error in errors if isinstance(error, NotEstimable)), None)
     return Calibration(
         n=n,
         brier=sum(sums.brier_sum for _, sums in known) / n,
         log_loss=sum(sums.log_loss_sum for _, sums in known) / n,
-        ece=sum(errors) / len(errors) if errors else NotEstimable("no site releases scores"),
+        ece=bad
+        if bad is not None
+        else sum(error for error in errors if isinstance(error, float)) / len(errors),
         classes=by_class,
     )
 
@@ -343,10 +347,10 @@ def _bins(groups: Sequence[statistics.Group]) -> tuple[ReliabilityBin, ...]:
     )
 
 
-def _curve(histograms: Sequence[ScoreHistogram]) -> Curve | Absent:
-    if not histograms:
-        return Suppressed("no site releases scores")
-    points = statistics.pooled_roc(histograms)
-    if isinstance(points, NotEstimable):
-        return points
-    return tuple((round(float(x), 6), round(float(y), 6)) for x, y in zip(*points, strict=True))
+def _curve(scores: PooledScores | Absent) -> Curve | Absent:
+    """No curve where its area is not shown."""
+    if isinstance(scores, Absent):
+        return scores
+    if scores.too_open is not None:
+        return scores.too_open
+    return tuple((round(float(x), 6), round(float(y), 6)) for x, y in zip(*scores.roc(), strict=True))

@@ -100,7 +100,7 @@ class HeldOutReport(_Released):
         false_positives: patients of other classes who were taken for the class.
         auc: each class against the rest, exact inside the site, with DeLong's variance.
         auc_micro, auc_macro: with variances that respect that patients are used k times.
-        auc_macro_interpolated: the paper's macro average, biased upward by .002 to .005.
+        auc_macro_interpolated: the paper's macro average, biased upward by some thousandths.
         histograms: scores of each class, for figures across sites.
     """
 

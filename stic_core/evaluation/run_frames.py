@@ -103,7 +103,9 @@ def _with_interval(value: Proportion | AucFigure | Absent | float) -> Row:
             return {"value": value.value} | _ends(value.ci95, kind="clopper-pearson")
         case AucFigure():
             se = None if isinstance(value.se, NotEstimable) else value.se
-            return {"value": value.value, "standard_error": se} | _ends(value.ci95_logit, kind="logit")
+            return {"value": value.value, "standard_error": se} | _ends(
+                value.interval, kind=value.interval_kind
+            )
         case NotEstimable() | Suppressed():
             return {"reason": _why(value)}
         case _:
@@ -137,9 +139,11 @@ def comparison_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator
 def _difference(found: PairedAccuracy | AucTest | Absent) -> Row:
     if not isinstance(found, PairedAccuracy | AucTest):
         return {"reason": _why(found)}
-    row: Row = {"difference": found.difference, "lower": found.ci95[0], "upper": found.ci95[1], "p": found.p}
+    row: Row = {"difference": found.difference, "lower": found.ci95[0], "upper": found.ci95[1]}
     if isinstance(found, PairedAccuracy):
-        row |= {"only_federated_right": found.b, "only_other_right": found.c}
+        row |= {"only_federated_right": found.b, "only_other_right": found.c, "p": found.decisive_p}
+        return row | {"test": found.test.replace(" ", "-").lower()}
+    row |= {"p": found.p}
     return row
 
 

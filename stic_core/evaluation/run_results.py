@@ -64,7 +64,7 @@ class Run:
 
         Columns: `other_model`, `held_out_set`, `n`, `figure` (`accuracy`, `auc`), `class`,
         `difference` (federated minus other), `lower` and `upper` (95 %), `only_federated_right`,
-        `only_other_right` (patients, for accuracy), `test` (`mcnemar`, `delong`), `p` (not corrected
+        `only_other_right` (patients, for accuracy), `test` (`mcnemar`, `exact-mcnemar`, `delong`), `p` (not corrected
         for the number of tests), `reason`.
         """
         return run_frames.frame(

@@ -84,10 +84,15 @@ the two is right more often.
         return f"On the same {n} patients, {first} and {second} were right on the same ones and wrong on the same ones."
     return (
         f"On the same {n} patients, {first} was right on {pair.b} that {second} got wrong, and {second} on "
-        f"{pair.c} that {first} got wrong (McNemar's test, {p_text(pair.p)}). Accuracy of {first} minus that of "
-        f"{second}: {difference(pair)}. "
+        f"{pair.c} that {first} got wrong ({mcnemar_name(pair)}, {p_text(pair.decisive_p)}). "
+        f"Accuracy of {first} minus that of {second}: {difference(pair)}. "
         + verdict(pair, open_question="which of the two is right more often", first=first, second=second)
     )
+
+
+def mcnemar_name(pair: PairedAccuracy) -> str:
+    """The test whose p value is told."""
+    return "McNemar's test" if pair.p_exact is None else "exact McNemar test"
 
 
 def difference(pair: PairedAccuracy) -> str:
@@ -103,7 +108,7 @@ def favours(pair: PairedAccuracy) -> int:
     one may say what the other does not; then nothing is claimed.
     """
     low, high = pair.ci95
-    if pair.p >= ONE_TEST or low <= 0 <= high:
+    if pair.decisive_p >= ONE_TEST or low <= 0 <= high:
         return 0
     return 1 if low > 0 else -1
 

@@ -278,5 +278,6 @@ def _read(path: Path) -> Look:
         raise DataError(
             f"{path.parent.name}/{path.name}, a look at held-out patients, cannot be read",
             got=type(error).__name__,
-            advice="Restore it from a backup: without it the site cannot know what it has told of these patients.",
+            advice="Restore it from a backup, or install the newer version that wrote it: without it the site cannot "
+            "know what it has told of these patients.",
         ) from None

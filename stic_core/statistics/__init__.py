@@ -14,6 +14,7 @@ from stic_core.statistics.auc import (
     delong,
     difference_test,
     influence,
+    newcombe_variance,
     paired_test,
     paired_variance,
     placements,
@@ -37,23 +38,27 @@ from stic_core.statistics.decisions import (
     predictive_values,
 )
 from stic_core.statistics.histogram import (
-    PooledAuc,
     ScoreHistogram,
-    auc_bounds,
     cells_of,
     counted,
-    fine_counts,
     merged_starts,
-    pooled_auc,
-    pooled_roc,
     score_histogram,
 )
 from stic_core.statistics.logistic import Recalibration, logistic_fit
-from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified
+from stic_core.statistics.meta import MetaAnalysis, Summary, meta_analysis, stratified, with_half_a_patient
 from stic_core.statistics.multiclass import macro, macro_interpolated, margins, micro, one_vs_rest, roc_points
 from stic_core.statistics.multiplicity import holm
 from stic_core.statistics.non_inferiority import MARGIN, NonInferiority, mean_difference
-from stic_core.statistics.paired import PairedDifference, TestResult, cochran_q, mcnemar, paired_difference
+from stic_core.statistics.paired import (
+    FEW_DISCORDANT,
+    PairedDifference,
+    TestResult,
+    cochran_q,
+    mcnemar,
+    mcnemar_exact,
+    paired_difference,
+)
+from stic_core.statistics.pooled import PooledAuc, PooledScores, auc_bounds, pool_scores, pooled_auc
 from stic_core.statistics.precision import expected_auc_interval, expected_proportion_interval
 from stic_core.statistics.proportions import (
     IndependentProportions,
@@ -68,6 +73,7 @@ from stic_core.statistics.values import Absent, Interval, NotEstimable, Suppress
 __all__ = [
     "CELLS",
     "EDGES",
+    "FEW_DISCORDANT",
     "LOSS_CAP",
     "MARGIN",
     "SCORE_GRID",
@@ -85,6 +91,7 @@ __all__ = [
     "NotEstimable",
     "PairedDifference",
     "PooledAuc",
+    "PooledScores",
     "PredictiveValue",
     "PredictiveValues",
     "Recalibration",
@@ -106,7 +113,6 @@ __all__ = [
     "ece",
     "expected_auc_interval",
     "expected_proportion_interval",
-    "fine_counts",
     "holm",
     "independent_proportions",
     "influence",
@@ -116,19 +122,21 @@ __all__ = [
     "macro_interpolated",
     "margins",
     "mcnemar",
+    "mcnemar_exact",
     "mean_difference",
     "merged_starts",
     "meta_analysis",
     "micro",
     "net_benefit",
     "newcombe",
+    "newcombe_variance",
     "one_vs_rest",
     "paired_difference",
     "paired_test",
     "paired_variance",
     "placements",
+    "pool_scores",
     "pooled_auc",
-    "pooled_roc",
     "predictive_values",
     "recalibration",
     "reliability",
@@ -137,4 +145,5 @@ __all__ = [
     "stratified",
     "unpaired_test",
     "wilson",
+    "with_half_a_patient",
 ]

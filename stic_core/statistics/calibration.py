@@ -5,7 +5,7 @@ All of it comes from sums over groups of patients, so figures across sites are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +15,8 @@ from scipy import special
 
 from stic_core.statistics.auc import Scores
 from stic_core.statistics.bounds import Count, Finite, Some
-from stic_core.statistics.histogram import ScoreHistogram, mean_scores
 from stic_core.statistics.logistic import Recalibration, logistic_fit
+from stic_core.statistics.pooled import PooledScores
 from stic_core.statistics.values import FORBID, NotEstimable
 
 BINS = 10
@@ -83,23 +83,32 @@ def reliability(groups: Iterable[Group]) -> tuple[Group, ...]:
     return tuple(Group(*totals[index]) for index in sorted(totals))
 
 
-def ece(groups: Iterable[Group]) -> float | NotEstimable:
-    """Expected calibration error: mean distance of observed from predicted, weighted by patients."""
-    curve = reliability(groups)
-    total = sum(group.n for group in curve)
-    if total == 0:
-        return NotEstimable("no patients")
-    return sum(abs(group.hits - group.predicted) for group in curve) / total
+MOST_OPEN = 0.2
+"""Share of the pairs that bins may leave open for slope and calibration error to be shown. Up to here the slope's
+bias stays below a half of its standard error (`benchmarks/pooled_auc_coverage.py`)."""
+
+TOO_COARSE = NotEstimable("the released bins of scores are too coarse for it")
 
 
-def recalibration(histograms: Sequence[ScoreHistogram]) -> Recalibration | NotEstimable:
-    """Cox's slope and intercept (Biometrika 1958, 45:562) from score histograms of one class.
+def ece(scores: PooledScores) -> float | NotEstimable:
+    """Expected calibration error: mean distance of observed from predicted in ten bins, weighted by patients."""
+    if scores.open_by_bins > MOST_OPEN:
+        return TOO_COARSE
+    probability = special.expit(scores.centres)
+    n = scores.positives + scores.negatives
+    distance = np.bincount(_bin(probability), weights=scores.positives - n * probability, minlength=BINS)
+    return float(np.abs(distance).sum() / n.sum())
 
-    Scores are log odds, so a calibrated model has slope 1 and intercept 0. Patients of a bin
-    enter with the bin's mean score; a slope below 1 says that predictions are too extreme.
+
+def recalibration(scores: PooledScores) -> Recalibration | NotEstimable:
+    """Cox's slope and intercept (Biometrika 1958, 45:562) of one class.
+
+    Scores are log odds, so a calibrated model has slope 1 and intercept 0; a slope below 1 says
+    that predictions are too extreme.
     """
-    x, p, n = mean_scores(histograms)
-    return logistic_fit(x, hits=p, misses=n) if len(x) else NotEstimable("no patients")
+    if scores.open_by_bins > MOST_OPEN:
+        return TOO_COARSE
+    return logistic_fit(scores.centres, hits=scores.positives, misses=scores.negatives)
 
 
 def _bin(p: Scores) -> npt.NDArray[np.intp]:

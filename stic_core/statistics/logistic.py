@@ -38,14 +38,14 @@ def logistic_fit(x: Scores, *, hits: Scores, misses: Scores) -> Recalibration | 
         return NotEstimable(
             "no patient of this class" if not len(with_class) else "no patient of another class"
         )
-    if with_class.min() >= without.max() or without.min() >= with_class.max():
-        return NotEstimable("the score separates the classes completely, so no slope is steep enough")
     # Newton's steps behave on a standardised variable; the fit is taken back below.
     weight = hits + misses
     centre = float(x @ weight / weight.sum())
     scale = float(np.sqrt((x - centre) ** 2 @ weight / weight.sum()))
     if scale < 1e-12:  # log odds: nothing that a float32 network tells apart, and 1 / scale^2 stays finite
         return NotEstimable("all scores are equal")
+    if with_class.min() >= without.max() or without.min() >= with_class.max():
+        return NotEstimable("the score separates the classes completely, so no slope is steep enough")
     design = np.stack([np.ones_like(x), (x - centre) / scale], axis=1)
     beta = np.zeros(2)
     information = np.eye(2)

@@ -47,6 +47,22 @@ def mcnemar(*, b: int, c: int) -> TestResult:
     return TestResult(statistic=statistic, df=1, p=float(stats.chi2.sf(statistic, 1)))
 
 
+FEW_DISCORDANT = 25
+"""Below so many discordant patients chi-squared is a rough law for McNemar's statistic (Agresti, Categorical Data
+Analysis, 3rd edition, section 11.1), and the exact test is for them."""
+
+
+def mcnemar_exact(*, b: int, c: int) -> float:
+    """Two-sided p of the exact test: each discordant patient is a toss of a coin.
+
+    Example:
+        >>> mcnemar_exact(b=5, c=0)
+        0.0625
+    """
+    _check(b, c)
+    return float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Difference of two proportions of the same patients, first minus second."""

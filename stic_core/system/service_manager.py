@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
 from contextlib import suppress
 
 _EVERY_S = 5.0
+"""Between signs of life; where the manager waits for less than twice as long, half of that."""
 _LONGEST = 200  # characters of a status
 
 
@@ -24,7 +26,8 @@ class ServiceManager:
     def __init__(self, address: str | None = None) -> None:
         address = os.environ.get("NOTIFY_SOCKET") if address is None else address
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
-        self._sent = -_EVERY_S
+        self._every = min(_EVERY_S, _patience_s() / 2)
+        self._sent = -self._every
         self._status = ""
         self._alive_at = time.monotonic()
 
@@ -42,7 +45,7 @@ class ServiceManager:
         self._tell("STOPPING=1")
 
     def alive(self, status: str = "") -> None:
-        """A sign of life, with what is being done; at most one in five seconds is sent unless that changes.
+        """A sign of life, with what is being done; few are sent unless that changes.
 
         Args:
             status: one line without anything about a patient; `systemctl status` shows it.
@@ -50,7 +53,7 @@ class ServiceManager:
         status = " ".join(status.split())[:_LONGEST]
         new = bool(status) and status != self._status
         now = self._alive_at = time.monotonic()
-        if new or now - self._sent >= _EVERY_S:
+        if new or now - self._sent >= self._every:
             self._sent = now
             self._status = status or self._status
             self._tell("WATCHDOG=1", *([f"STATUS={status}"] if new else []))
@@ -62,3 +65,9 @@ class ServiceManager:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
             one.setblocking(False)
             one.sendto("\n".join(lines).encode(), self._address)
+
+
+def _patience_s() -> float:
+    """How long the manager waits for a sign of life (sd_watchdog_enabled(3)); for ever where it says nothing."""
+    text = os.environ.get("WATCHDOG_USEC", "")
+    return int(text) / 1e6 if text.isascii() and text.isdecimal() and int(text) > 0 else math.inf

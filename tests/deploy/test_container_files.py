@@ -160,6 +160,7 @@ def test_a_quadlet_hardens_its_container(side: str) -> None:
     assert {
         f"--user={USER}:{USER}",
         "--read-only=true",
+        "--read-only-tmpfs=false",
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
         "--pull=never",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ SITES = ("center1", "center2")
 USER = 10001
 HEALTH_PORTS = {"server": 8081, "center1": 8082, "center2": 8083}
 """Each another, because the test's containers share one network."""
+Image = Callable[[str], str]
 UNITS = {"server": "stic-server.container", "client": "stic-client@.container"}
 
 
@@ -52,29 +55,26 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerHost]:
 
 
 @pytest.fixture(scope="module")
-def images(host: ContainerHost) -> Mapping[str, str]:
-    """The names of both images, built as docs/deploy.md says; of the bundles nothing stays."""
-    names = {}
-    for side in UNITS:
+def image(host: ContainerHost) -> Image:
+    """The name of a side's image, built once, as docs/deploy/containers.md says; of its bundle nothing stays."""
+
+    @cache
+    def build(side: str) -> str:
         bundles = host.folder / "bundles"
-        script = [
-            sys.executable,
-            str(TREE / "scripts" / "make_bundle.py"),
-            "--side",
-            side,
-            "--out",
-            str(bundles),
-        ]
-        subprocess.run(script, check=True, capture_output=True)
+        script = str(TREE / "scripts" / "make_bundle.py")
+        subprocess.run(
+            [sys.executable, script, "--side", side, "--out", str(bundles)], check=True, capture_output=True
+        )
         (archive,) = bundles.glob("*.tar")
         with tarfile.open(archive) as tar:
             tar.extractall(bundles, filter="data")
         archive.unlink()
         (folder,) = (path for path in bundles.iterdir() if path.is_dir())
         output = host.must(str(folder / "build-image.sh"), "localhost/base:test", ISOLATION="chroot")
-        names[side] = output.splitlines()[-1].removeprefix("done: ")
         shutil.rmtree(bundles)
-    return names
+        return output.splitlines()[-1].removeprefix("done: ")
+
+    return build
 
 
 class Place(ABC):
@@ -108,6 +108,13 @@ class Place(ABC):
         output, _ = (process := self.start(party, *arguments)).communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
         return output
+
+    def send(self, file: Path, *, to: str) -> str:
+        """A file reaches another party, as its own; how the party names it."""
+        copy = Path(shutil.copy(file, self.home(to)))
+        owner = self.home(to).stat()
+        os.chown(copy, owner.st_uid, owner.st_gid)
+        return str(self.names(to)[0] / copy.name)
 
     def edit(self, path: Path, **changes: object) -> None:
         """Keys of a YAML file, which keeps its owner."""
@@ -155,11 +162,9 @@ class Processes(Place):
 class Containers(Place):
     """One container per party, with the options of the Quadlets."""
 
-    def __init__(
-        self, folder: Path, *, data: Path, port: int, host: ContainerHost, images: Mapping[str, str]
-    ) -> None:
+    def __init__(self, folder: Path, *, data: Path, port: int, host: ContainerHost, image: Image) -> None:
         super().__init__(folder, data=data, port=port)
-        self._host, self._images = host, images
+        self._host, self._image = host, image
         for party in ("server", *SITES):
             shutil.chown(self.home(party), USER, USER)
 
@@ -183,7 +188,7 @@ class Containers(Place):
                 *("podman", "run", "--rm", "--replace", f"--name=stic-{party}", "--env=OMP_NUM_THREADS=1"),
                 # Nobody's clock runs here: the health check is called by the test.
                 *("--health-interval=disable", f"--volume={self.home(party)}:/var/lib/stic"),
-                *(*options, self._images[side], *arguments),
+                *(*options, self._image(side), *arguments),
             ),
             env=self._host.environment(),
             stdin=subprocess.DEVNULL,
@@ -220,21 +225,17 @@ def federate(place: Place) -> str:
         training=federation["training"] | {"views": 1, "local_epochs": 1},
     )
     for site in SITES:
-        home, data = place.names(site)
         folder = place.home(site) / "sites" / site
-        shutil.copy(server / "ca.crt", place.home(site))
-        address = ("--server", f"127.0.0.1:{place.port}", "--ca", str(home / "ca.crt"))
-        place.run(site, "--site", site, "enroll", *address, "--data", str(data))
+        address = ("--server", f"127.0.0.1:{place.port}", "--ca", place.send(server / "ca.crt", to=site))
+        place.run(site, "--site", site, "enroll", *address, "--data", str(place.names(site)[1]))
         place.edit(folder / "site.yaml", device="cpu", monitoring={"health_port": HEALTH_PORTS[site]})
         place.enrolled(site)
-        shutil.copy(folder / "site.pub", place.home("server"))
-        place.run("server", "admit", site, str(place.names("server")[0] / "site.pub"))
+        place.run("server", "admit", site, place.send(folder / "site.pub", to="server"))
         place.run(site, "--site", site, "prepare")
-    plan = "plan.json"
-    place.run("server", "plan", "--out", str(place.names("server")[0] / plan))
+    place.run("server", "plan", "--out", str(place.names("server")[0] / "plan.json"))
     for site in SITES:
-        shutil.copy(place.home("server") / plan, place.home(site))
-        place.run(site, "--site", site, "approve", str(place.names(site)[0] / plan), "--yes")
+        plan = place.send(place.home("server") / "plan.json", to=site)
+        place.run(site, "--site", site, "approve", plan, "--yes")
     with ExitStack() as stack:
         programs = [stack.enter_context(place.start("server", "start", "--log", "json"))]
         place.await_health("server")
@@ -290,12 +291,13 @@ def test_podman_and_compose_take_the_files(host: ContainerHost, tools: str) -> N
 
 @pytest.mark.parametrize("side", UNITS)
 def test_an_image_says_what_it_is_and_can_change_nothing(
-    side: str, host: ContainerHost, images: Mapping[str, str]
+    side: str, host: ContainerHost, image: Image
 ) -> None:
     """Version, revision, user, health check and bill of materials; nothing that its user could write to."""
-    assert images[side] == f"localhost/stic-{side}:{stic_core.__version__}-cu13"
-    assert read_unit(FILES / "quadlet" / UNITS[side])["Container"]["Image"] == images[side]
-    (about,) = json.loads(host.must("podman", "image", "inspect", images[side]))
+    name = image(side)
+    assert name == f"localhost/stic-{side}:{stic_core.__version__}-cu13"
+    assert read_unit(FILES / "quadlet" / UNITS[side])["Container"]["Image"] == name
+    (about,) = json.loads(host.must("podman", "image", "inspect", name))
     labels = about["Labels"]
     assert labels["org.opencontainers.image.version"] == stic_core.__version__
     commit = subprocess.run(
@@ -304,24 +306,23 @@ def test_an_image_says_what_it_is_and_can_change_nothing(
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit.stdout.strip()
     assert about["User"] == f"{USER}:{USER}"
     assert about["HealthCheck"]["Test"][0] == "CMD-SHELL"
-    run = ("podman", "run", "--rm", "--health-interval=disable", "--entrypoint=sh", images[side], "-c")
-    assert host.must(*run, "find / -xdev -path /proc -prune -o -writable ! -type l -print").split() == [
-        "/tmp",
-        "/var/lib/stic",
-        "/var/tmp",
-    ]
+    options = [one for one in container_options(FILES / "quadlet" / UNITS[side]) if "secret" not in one]
+    disabled = ("--health-interval=disable", "--entrypoint=sh")
+    run = ("podman", "run", "--rm", *disabled, *options, name, "-c")
+    writable = host.must(*run, "find / -xdev -writable ! -type l 2>/dev/null || true").split()
+    assert sorted(writable) == ["/tmp", "/var/lib/stic"]
     bill = json.loads(host.must(*run, "cat /usr/share/doc/stic/sbom.cdx.json"))
     assert bill["bomFormat"] == "CycloneDX"
 
 
 def test_containers_make_the_model_that_processes_make(
-    host: ContainerHost, images: Mapping[str, str], tmp_path: Path
+    host: ContainerHost, image: Image, tmp_path: Path
 ) -> None:
     """One server and two clients, read-only, without root, privileges or a network: bit for bit the same model."""
     data = tmp_path / "exports"
     for site in SITES:
         counts = {"train": 8, "val": 4, "test": 6}
         write_cohort(data / site, centre=site, seed=0, counts=counts, workers=2)
-    inside = Containers(tmp_path / "containers", data=data, port=8443, host=host, images=images)
+    inside = Containers(tmp_path / "containers", data=data, port=8443, host=host, image=image)
     outside = Processes(tmp_path / "processes", data=data, port=free_port())
     assert federate(inside) == federate(outside)

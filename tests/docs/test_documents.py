@@ -14,7 +14,7 @@ from stic_client.cli import app as client
 from stic_server.cli.app import app as server
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PROGRAMS = {"stic-server": server, "stic-client": client}
 
 
@@ -31,7 +31,7 @@ def _options(command: click.Command) -> dict[str, click.Option]:
     return {name: o for o in command.params if isinstance(o, click.Option) for name in o.opts}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_the_documents_exist(document: Path) -> None:
     """Each word that looks like a subcommand or an option is one."""
     for words in _commands(document.read_text(encoding="utf-8")):
@@ -56,7 +56,7 @@ def test_getting_started_shows_the_commands() -> None:
     assert {("stic-server", "init"), ("stic-server", "admit"), ("stic-server", "start")} <= found
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     """Relative links and pictures are files of the project."""
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):

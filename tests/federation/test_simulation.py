@@ -21,10 +21,10 @@ from stic_client.participation.participant import Participant
 from stic_core.config import FederationConfig, ImageConfig
 from stic_core.data.dataset import SPLITS, load_dataset, write_dataset
 from stic_core.errors import DataError, UsageError
-from stic_core.evaluation import pooling
 from stic_core.phantom import CENTRES, GENERATOR_VERSION, members
 from stic_core.phantom.prepared import write_prepared
 from stic_core.protocol.messages import Describe, TrainLocal
+from stic_core.statistics import pooled
 from stic_core.system.terminal import Terminal
 from stic_core.tasks import TASKS
 from stic_core.tensors.flat import digest
@@ -237,10 +237,10 @@ def test_centralised_is_one_site_with_everybodys_patients(done: tuple, tmp_path:
     folder, study, simulation = done
     record = json.loads((folder / "out" / simulation["results"]["0"]["run"] / "record.json").read_text())
     one = participant(tmp_path, site="centralised", seed=0)
-    pooled = union(prepared_sites(study.prepared), tmp_path / "all")
+    together = union(prepared_sites(study.prepared), tmp_path / "all")
     one = Participant(
         one.config.model_copy(
-            update={"dataset": one.config.dataset.model_copy(update={"prepared": pooled.folder})}
+            update={"dataset": one.config.dataset.model_copy(update={"prepared": together.folder})}
         )
     )
     proposal = training_of(study.federation.model_copy(update={"seed": 0}))
@@ -274,7 +274,8 @@ def test_every_arm_is_judged_on_every_site(done: tuple) -> None:
 
 def test_figures_are_those_of_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a federation estimates from histograms is at most its bounds away, even where these are too wide to be shown."""
-    monkeypatch.setattr(pooling, "MOST_OPEN", 1.0)
+    monkeypatch.setattr(pooled, "COARSEST", 1.0)
+    monkeypatch.setattr(pooled, "COARSEST_ASSUMED", 1.0)
     folder = tmp_path
     study = _study(tmp_path, seeds=(0,))
     simulation = simulate(study, folder / "out", terminal=Terminal(quiet=True))

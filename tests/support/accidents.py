@@ -9,6 +9,7 @@ import os
 import signal
 import ssl
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ Accident = tuple[str, *tuple[str | int, ...]]
 def arrange(accident: Accident) -> None:
     """In the program, before it begins."""
     name, *arguments = accident
-    {"torn": _torn, "replaced": _replaced, "read": _read, "said": _said, "tapped": _tapped}[name](*arguments)
+    known = {
+        "torn": _torn,
+        "replaced": _replaced,
+        "read": _read,
+        "said": _said,
+        "hung": _hung,
+        "tapped": _tapped,
+    }
+    known[name](*arguments)
 
 
 def torn(name: str) -> Accident:
@@ -40,6 +49,11 @@ def read(number: int, *, after: str) -> Accident:
 def said(text: str, number: int) -> Accident:
     """A signal to itself the first time that it has written a text to stderr."""
     return ("said", text, number)
+
+
+def hung(text: str) -> Accident:
+    """The thread that writes a text to stderr never goes on; the others do."""
+    return ("hung", text)
 
 
 def tapped() -> Accident:
@@ -118,3 +132,16 @@ def _said(text: str, number: int) -> None:
         return written
 
     sys.stderr.write = watching
+
+
+def _hung(text: str) -> None:
+    write = sys.stderr.write
+
+    def hanging(content: str) -> int:
+        written = write(content)
+        if text in content:
+            sys.stderr.flush()
+            threading.Event().wait()
+        return written
+
+    sys.stderr.write = hanging

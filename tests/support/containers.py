@@ -135,10 +135,12 @@ def container_options(unit: Path, *, instance: str = "") -> Sequence[str]:
         "PodmanArgs": lambda value: value.split(),
     }
     elsewhere = {"Image", "ContainerName", "Exec", "PidsLimit", "Volume", "PublishPort", "HealthOnFailure"}
-    section = read_unit(unit)["Container"]
-    options = [f"--user={section['User']}:{section['Group']}"]
-    for key, value in section.items():
-        if key not in elsewhere | {"User", "Group"}:
+    text = unit.read_text().partition("[Container]")[2].partition("\n[")[0]
+    lines = [line.partition("=") for line in text.splitlines() if line and not line.startswith("#")]
+    users = {key: value for key, _, value in lines if key in {"User", "Group"}}
+    options = [f"--user={users['User']}:{users['Group']}"]
+    for key, _, value in lines:
+        if key not in elsewhere | users.keys():
             options += takes[key](value.replace("%i", instance))
     return options
 

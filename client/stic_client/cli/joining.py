@@ -204,6 +204,8 @@ def approve(
             for one in plans:
                 work = "evaluates one model" if one.evaluates else f"at most {one.rounds} rounds"
                 print(f"{state:9}{one.digest[:12]}  {one.name}, task {one.task.name}, {work}")
+        for path in store.unreadable():
+            print(f"{'unusable':9}{path.stem[:12]}  not a plan of this version: {path}")
         return
     if plan is None and not withdraw and not store.waiting():
         raise UsageError(

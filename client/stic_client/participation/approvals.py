@@ -96,11 +96,15 @@ class PlanStore:
 
     def waiting(self) -> list[RunPlan]:
         """Plans that the server asked for and nobody approved, the newest first."""
-        return [read_plan(path) for path in _files(self._pending)]
+        return _readable(self._pending)
 
     def approved(self) -> list[RunPlan]:
         """Approved plans, the newest first."""
-        return [read_plan(path) for path in _files(self._approved)]
+        return _readable(self._approved)
+
+    def unreadable(self) -> list[Path]:
+        """Files of plans of another version, or damaged: nothing can run under them."""
+        return [path for path in (*_files(self._pending), *_files(self._approved)) if _read(path) is None]
 
     def find(self, name: str) -> RunPlan:
         """A plan by the beginning of its hash, waiting or approved.
@@ -142,8 +146,8 @@ class PlanStore:
 
     def differences(self, plan: RunPlan) -> list[str]:
         """What a plan has otherwise than the one that was approved last; empty where none was."""
-        before = next((read_plan(path) for path in _files(self._approved)), None)
-        return [] if before is None else differences(before, plan)
+        before = self.approved()
+        return differences(before[0], plan) if before else []
 
 
 def read_plan(path: Path) -> RunPlan:
@@ -162,6 +166,18 @@ def read_plan(path: Path) -> RunPlan:
             got=type(error).__name__,
             expected="what `stic-server plan` wrote",
         ) from None
+
+
+def _readable(folder: Path) -> list[RunPlan]:
+    return [plan for path in _files(folder) if (plan := _read(path)) is not None]
+
+
+def _read(path: Path) -> RunPlan | None:
+    """A plan that lies in the site's own folder; None where this version cannot read it."""
+    try:
+        return RunPlan.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError):
+        return None
 
 
 def _files(folder: Path) -> list[Path]:

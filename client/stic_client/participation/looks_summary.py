@@ -35,7 +35,7 @@ def looks_in_words(folder: Path, *, allowed: int, run: str | None = None) -> str
     if not sets:
         lines.append(f"held-out patients: no model was looked at; {allowed} are allowed in all runs")
     lines += [
-        f"privacy audit: three figures of model {look.audit['model'][:12]} were released {look.at[:16].replace('T', ' ')}"
+        f"privacy audit: three figures of model {look.audit['model'][:12]} were released on {look.at[:10]}"
         for look in looks
         if look.audit is not None and run is None
     ]

@@ -127,7 +127,7 @@ def _silent(what: str, done: int, total: int) -> None:
 def _check(dataset: SiteDataset, about: ModelDescription, *, task: Task) -> None:
     if dataset.image != about.image:
         raise DataError(
-            "the dataset's images are prepared in another way than the model's",
+            "the site's images were not prepared as the model's were",
             got=f"crop_mm: {dataset.image.crop_mm}",
             expected=f"crop_mm: {about.image.crop_mm}",
             advice="Set dataset.image.crop_mm in site.yaml and prepare again.",
@@ -144,15 +144,17 @@ def _check(dataset: SiteDataset, about: ModelDescription, *, task: Task) -> None
 def _notes(dataset: SiteDataset, expected: Expected | None) -> tuple[str, ...]:
     """What may make the figures wrong."""
     if expected is None:
-        return (
+        unknown = (
             "this site has no record of the run that trained the model: if the training patients of the prepared "
-            "dataset were not in that run, finding nothing means nothing",
+            "dataset were not in that run, finding nothing means nothing"
         )
+        return (unknown,)
     if expected.fingerprint not in {None, dataset.fingerprint}:
-        return (
+        changed = (
             "the dataset was prepared anew since the run that trained the model: some of those who are called "
-            "training patients here may not have been in it",
+            "training patients here may not have been in it"
         )
+        return (changed,)
     return ()
 
 

@@ -68,11 +68,8 @@ class RunFolder:
     @classmethod
     def last_of(cls, config: FederationConfig, plan: RunPlan) -> RunFolder | None:
         """The federation's last run, if it has this plan; the sites that the two name may differ."""
-        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
-        if not runs:
-            return None
-        last = cls(runs[-1].parent)
-        before = last.read_plan()
+        last = cls._last(config)
+        before = None if last is None else last.read_plan()
         same = before is not None and before.model_copy(update={"sites": plan.sites}) == plan
         return last if same else None
 
@@ -124,6 +121,17 @@ class RunFolder:
         )
         return run
 
+    @classmethod
+    def unfinished(cls, config: FederationConfig) -> RunFolder | None:
+        """The last run, where its training, evaluation or report is not done."""
+        last = cls._last(config)
+        return None if last is None or last.finished else last
+
+    @classmethod
+    def _last(cls, config: FederationConfig) -> RunFolder | None:
+        runs = sorted(config.runs.glob(f"{config.name}-*/record.json")) if config.runs.is_dir() else []
+        return cls(runs[-1].parent) if runs else None
+
     def read_plan(self) -> RunPlan | None:
         """`plan.json`, the plan as the sites approved it; None where another version wrote it, or none did."""
         try:
@@ -135,7 +143,7 @@ class RunFolder:
         """`record.json`.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: there is none, it is damaged, or a newer version wrote it.
         """
         try:
             record = self._read_json("record.json")
@@ -143,6 +151,14 @@ class RunFolder:
             raise DataError(f"{self.path} is not a run: it has no record.json") from None
         if not (isinstance(record.get("status"), str) and isinstance(record.get("sites"), dict)):
             raise self._damaged("record.json")
+        schema = record.get("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise DataError(
+                f"{self.path / 'record.json'} was written by a newer version",
+                got=f"schema {schema}",
+                expected=f"{SCHEMA} or less",
+                advice="Install that version again, or move the run's folder away to begin a new run.",
+            )
         return record
 
     def write_record(self, record: Mapping[str, Any]) -> None:

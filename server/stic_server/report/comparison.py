@@ -122,7 +122,7 @@ def _lead(compared: Mapping[str, Comparison]) -> str:
         sets = [pair for pair in found.sites.values() if isinstance(pair, PairFigures)]
         kept = any(isinstance(pair.accuracy, Suppressed) for pair in sets)
         of = f" of the {found.pooled.n} patients whose hospitals released these counts" if kept else ""
-        text = f"{spoken(other)} ({accuracy.b} patients to {accuracy.c}{of}; {p_text(accuracy.p)})"
+        text = f"{spoken(other)} ({accuracy.b} patients to {accuracy.c}{of}; {p_text(accuracy.decisive_p)})"
         (settled if side > 0 else worse if side < 0 else open_ones).append(text)
     if not (settled or worse or open_ones):
         return ""
@@ -135,7 +135,7 @@ def _lead(compared: Mapping[str, Comparison]) -> str:
         parts.append(f"no difference is shown from {listed(open_ones)}")
     return (
         f"In accuracy, {'; '.join(parts)}. The counts are of patients whom only one of the two models got right "
-        "(McNemar's test, p values not corrected for their number)."
+        "(McNemar's test, exact below 25 such patients; p values not corrected for their number)."
     )
 
 

@@ -13,8 +13,10 @@ def figure(value: Proportion | AucFigure | Absent, *, kind: str) -> Cells:
 
     Args:
         value: the figure.
-        kind: `ci95`, `ci95_logit` or `ci95_wald`.
+        kind: `ci95`, `ci95_logit`, `ci95_wald` or `ci95_newcombe`; `interval` is the one that pages show.
     """
+    if kind == "interval":
+        kind = f"ci95_{value.interval_kind}" if isinstance(value, AucFigure) else "ci95_logit"
     if isinstance(value, Absent):
         return "", "", "", kind, why(value)
     ends = getattr(value, kind)

@@ -69,7 +69,7 @@ def cues_of(
 def chance_cues(evaluation: Evaluation) -> Iterator[Cue]:
     """Whether the federated model's scores are told from chance: pooled, by class, within hospitals, at each."""
     name = overall_auc(evaluation.classes)
-    pooled = evaluation.pooled.auc_macro
+    pooled, _ = evaluation.headline
     if isinstance(pooled, Absent):
         yield from _accuracy_cue(evaluation)
     elif (side := side_of_chance(pooled)) < 0:
@@ -100,7 +100,7 @@ def _interval(auc: AucFigure) -> Interval:
     It is the logit interval that tables show, unless the AUC is nearer to 0 or 1 than its standard
     error: there that interval spans everything, also for a model that is nearly perfect, and Wald's is taken.
     """
-    near = isinstance(auc.se, float) and auc.se > min(auc.value, 1 - auc.value)
+    near = auc.ci95_newcombe is None and isinstance(auc.se, float) and auc.se > min(auc.value, 1 - auc.value)
     found = auc.ci95_wald if near else auc.interval
     return (auc.value, auc.value) if isinstance(found, NotEstimable) else found
 

@@ -10,7 +10,7 @@ from stic_core.evaluation.document import Calibration, Figures
 from stic_core.evaluation.figures import AucFigure, Proportion
 from stic_core.evaluation.readers.release import StudyFigures
 from stic_core.evaluation.table import patients_behind
-from stic_core.statistics import Absent, NotEstimable
+from stic_core.statistics import Absent, Interval, NotEstimable
 from stic_server.report import plots
 from stic_server.report.confusion import known_rates
 from stic_server.report.cues import side_of_chance
@@ -53,13 +53,11 @@ def held_out(
             ("The model" if evaluates and model == "federated" else title_of(model), rows)
             for model, rows in _groups(rows)
         ],
-        "macro": evaluation.pooled.auc_macro,
+        "headline": evaluation.headline,
         "models": forest,
         "models_caption": capitalise(caption),
         "bounds": [
-            (name, auc.bounds)
-            for name in titles
-            if isinstance(auc := evaluation.pooled.auc[name], AucFigure) and auc.bounds
+            (name, *_bounds(evaluation.pooled, name)) for name in titles if _bounds(evaluation.pooled, name)
         ],
         "roc": [
             (
@@ -76,6 +74,20 @@ def held_out(
             for name, found in evaluation.between_sites.auc.items()
             if name in titles and not isinstance(found, NotEstimable)
         },
+        "corrected": sorted(
+            {
+                site
+                for name, found in evaluation.between_sites.auc.items()
+                if name in titles and not isinstance(found, NotEstimable)
+                for site in found.corrected
+            }
+        ),
+        "sparse": any(
+            isinstance(auc, AucFigure) and auc.ci95_newcombe is not None
+            for model in evaluation.models.values()
+            for figures in model.sets.values()
+            for auc in (*figures.auc.values(), figures.auc_macro)
+        ),
         "reasons": _reasons(sets),
     }
 
@@ -88,27 +100,33 @@ def verdict(evaluation: Evaluation, *, evaluates: bool = False) -> str:
     """
     model, name = ("the model" if evaluates else "the federated model"), overall_auc(evaluation.classes)
     pooled = evaluation.pooled
-    if isinstance(pooled.auc_macro, Absent):
-        return f"Whether {model} tells these patients apart cannot be said: the {name} is {absent(pooled.auc_macro)}."
-    # Those that the pooled AUC is over: a site that releases no scores is not among them.
-    counted = max(
-        ((a.positives or 0) + (a.negatives or 0) for a in pooled.auc.values() if isinstance(a, AucFigure)),
-        default=0,
+    auc, scope = evaluation.headline
+    if isinstance(auc, Absent):
+        return f"Whether {model} tells these patients apart cannot be said: the {name} is {absent(auc)}."
+    # Those that the AUC is over: a site that releases no scores is not among them.
+    counted = (
+        max((patients_behind(one) or 0 for one in pooled.auc.values()), default=0)
+        if scope == "pooled"
+        else sum(evaluation.sites[site].n for site in _compared_within(evaluation))
     )
     article = "an" if name == "AUC" else "a"
     unseen = "" if evaluates else "whom it had never seen, "
     found = (
         f"On {thousands(counted)} held-out patients, {unseen}{model} reaches {article} {name} of "
-        f"{pooled.auc_macro.value:.3f}"
+        f"{auc.value:.3f}"
     )
-    if not isinstance(pooled.auc_macro.interval, NotEstimable):
-        low, high = pooled.auc_macro.interval
+    if not isinstance(auc.interval, NotEstimable):
+        low, high = auc.interval
         found += f" (95 % interval {low:.3f} to {high:.3f})"
-    side = side_of_chance(pooled.auc_macro)
+    if scope != "pooled":
+        found += ", each compared with patients of the same hospital"
+    side = side_of_chance(auc)
     if side <= 0:
         found += ", which is " + (
             "worse than chance" if side < 0 else "no better than chance as far as these patients show"
         )
+    if scope != "pooled":  # the hospitals' own models have no such figure
+        return f"{found}."
     own = {owner: figures.pooled.auc_macro for owner, figures in evaluation.local_only.items()}
     values = {owner: auc.value for owner, auc in own.items() if isinstance(auc, AucFigure)}
     if not values:
@@ -119,6 +137,22 @@ def verdict(evaluation: Evaluation, *, evaluates: bool = False) -> str:
         else f"{min(values.values()):.3f} to {max(values.values()):.3f}"
     )
     return f"{found}; a model trained at one hospital alone reaches {told} on the same patients."
+
+
+def _compared_within(evaluation: Evaluation) -> list[str]:
+    """Hospitals whose own AUCs the stratified one is made of, in every class."""
+    found = [
+        set(auc.sites or ()) for auc in evaluation.stratified_auc.auc.values() if isinstance(auc, AucFigure)
+    ]
+    return sorted(set.intersection(*found)) if found else []
+
+
+def _bounds(pooled: Figures, name: str) -> tuple[Interval, bool] | None:
+    """Where the AUC of a class lies for certain, and whether it is estimated as well."""
+    auc = pooled.auc[name]
+    shown = auc.bounds if isinstance(auc, AucFigure) else None
+    bounds = (pooled.auc_bounds or {}).get(name, shown)
+    return None if bounds is None else (bounds, isinstance(auc, AucFigure))
 
 
 def _groups(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, list[tuple[str, ...]]]]:

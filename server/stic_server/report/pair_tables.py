@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from stic_core.evaluation import Evaluation, auc_titles
 from stic_core.evaluation.document import PairFigures
+from stic_core.evaluation.figures import PairedAccuracy
 from stic_core.evaluation.readers.release import StudyFigures
-from stic_core.statistics import NotEstimable
+from stic_core.statistics import Absent, NotEstimable
 from stic_server.report.comparison import matrix
 from stic_server.report.csv_columns import counts, difference, figure, parts, why
 
@@ -64,7 +65,7 @@ def cross_site(evaluation: Evaluation) -> Iterator[Row]:
     """Macro AUC of every model on every held-out set."""
     for row in matrix(evaluation)["rows"]:
         for cell in row["cells"]:
-            yield row["model"], cell["where"], cell["n"], *figure(cell["auc"], kind="ci95_logit")
+            yield row["model"], cell["where"], cell["n"], *figure(cell["auc"], kind="interval")
 
 
 def comparison(evaluation: Evaluation) -> Iterator[Row]:
@@ -73,7 +74,7 @@ def comparison(evaluation: Evaluation) -> Iterator[Row]:
         for where, pair in found.sets.items():
             n = pair.n if isinstance(pair, PairFigures) else ""
             accuracy = pair.accuracy if isinstance(pair, PairFigures) else pair
-            cells = (*parts(accuracy, "b", "c"), "McNemar", *parts(accuracy, "p"), why(accuracy))
+            cells = (*parts(accuracy, "b", "c"), *_mcnemar(accuracy), why(accuracy))
             yield other, where, n, "accuracy", *difference(accuracy), *cells
             for name, title in auc_titles(evaluation.classes).items():
                 test = pair.auc[name] if isinstance(pair, PairFigures) else pair
@@ -98,9 +99,13 @@ def heterogeneity(evaluation: Evaluation) -> Iterator[Row]:
         found = evaluation.between_sites.auc[name]
         if isinstance(found, NotEstimable):
             continue
-        for kind, summary in (("fixed", found.fixed), ("random", found.random)):
-            spread = (found.tau2, found.q, found.df, found.p, found.i2)
-            yield name, kind, summary.value, *summary.ci95, *spread
+        kinds = {"fixed": found.fixed, "random": found.random, "hartung-knapp": found.hartung_knapp}
+        for kind, summary in kinds.items():
+            if summary is not None:
+                spread = (found.tau2, found.q, found.df, found.p, found.i2)
+                yield name, kind, summary.value, *summary.ci95, *spread
+        if isinstance(found.prediction, tuple):
+            yield name, "prediction", "", *found.prediction, *("",) * 5
 
 
 def readers(studies: Mapping[str, StudyFigures]) -> Iterator[Row]:
@@ -117,8 +122,13 @@ def reader_pairs(studies: Mapping[str, StudyFigures]) -> Iterator[Row]:
     """Readers with help against alone, the model against them, and all readers together."""
     for site, study in studies.items():
         for first, second, pair in study.pairs:
-            cells = (*parts(pair, "b", "c"), *difference(pair), "McNemar", *parts(pair, "p"), why(pair))
+            cells = (*parts(pair, "b", "c"), *difference(pair), *_mcnemar(pair), why(pair))
             yield site, first, second, study.n, *cells
         for condition, test in study.between.items():
             cells = ("", "", "", "", "", "Cochran's Q", *parts(test, "p"), why(test))
             yield site, f"all readers {condition}", "", study.n, *cells
+
+
+def _mcnemar(pair: PairedAccuracy | Absent) -> tuple[object, ...]:
+    """The test and its p value."""
+    return ("McNemar", "") if isinstance(pair, Absent) else (pair.test, pair.decisive_p)

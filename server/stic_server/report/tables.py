@@ -165,7 +165,8 @@ def _named(found: Figures | StratifiedFigures) -> dict[str, AucFigure | Absent]:
 
 def _aucs(model: str, where: str, figures: Mapping[str, AucFigure | Absent]) -> Iterator[Row]:
     for name, auc in figures.items():
-        for kind in ("ci95_logit", "ci95_wald"):
+        newcombe = isinstance(auc, AucFigure) and auc.ci95_newcombe is not None
+        for kind in ("ci95_logit", "ci95_wald", *(("ci95_newcombe",) if newcombe else ())):
             yield model, where, name, *figure(auc, kind=kind)
 
 

@@ -22,12 +22,14 @@ from stic_core.evaluation.comparison import Discordant
 from stic_core.evaluation.figures import Json, PairedAccuracy, Proportion, paired_accuracy, proportion
 from stic_core.evaluation.readers.study import (
     CONDITIONS,
+    CONSENSUS,
     LONGEST_NAME,
     Comparison,
     Condition,
     Performance,
     Rate,
     ReaderStudy,
+    is_consensus,
 )
 from stic_core.evaluation.reports import Accuracy, HeldOutReport
 from stic_core.faults import first_fault
@@ -38,9 +40,6 @@ from stic_core.statistics import Absent, NotEstimable, Suppressed
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-CONSENSUS = "consensus"
-"""A reader of this name is no person and keeps it; the others are numbered."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ def numbered(readers: Sequence[str]) -> dict[str, str]:
         >>> numbered(["Dr B", "Consensus", "Dr A"])
         {'Consensus': 'consensus', 'Dr A': 'reader 1', 'Dr B': 'reader 2'}
     """
-    people = [name for name in sorted(readers) if name.strip().casefold() != CONSENSUS]
+    people = [name for name in sorted(readers) if not is_consensus(name)]
     called = {name: f"reader {number}" for number, name in enumerate(people, start=1)}
     return {name: called.get(name, CONSENSUS) for name in sorted(readers)}
 

@@ -21,6 +21,9 @@ Condition: TypeAlias = Literal["alone", "aided"]
 CONDITIONS: tuple[Condition, ...] = ("alone", "aided")
 _CONDITION_OF: Mapping[str, Condition] = {condition: condition for condition in CONDITIONS}
 LONGEST_NAME = 64
+CONSENSUS = "consensus"
+"""A reader of this name is no person: what the others agreed on, which is compared but is no further judge."""
+
 MOST_NAMED = 10
 """Missing readings that a message names by the patient's pseudonym."""
 
@@ -87,7 +90,7 @@ class ReaderStudy:
         model: performance of the model.
         helped: each reader with the model's help against alone.
         against_model: the model against each reader alone.
-        between: Cochran's Q over the readers, by condition.
+        between: Cochran's Q over the readers without their consensus, by condition.
     """
 
     n: int
@@ -177,6 +180,7 @@ def evaluate_readers(
         truth: class of each held-out patient.
         classes: of the task.
     """
+    people = [by for reader, by in sorted(readers.items()) if not is_consensus(reader)]
     return ReaderStudy(
         n=len(truth),
         readers={
@@ -191,12 +195,15 @@ def evaluate_readers(
             reader: compare(model, by["alone"], truth=truth) for reader, by in sorted(readers.items())
         },
         between={
-            condition: statistics.cochran_q(
-                response_patterns([by[condition] for _, by in sorted(readers.items())], truth=truth)
-            )
+            condition: statistics.cochran_q(response_patterns([by[condition] for by in people], truth=truth))
             for condition in CONDITIONS
         },
     )
+
+
+def is_consensus(reader: str) -> bool:
+    """Whether a name in the study's file is that of the readers' common diagnosis."""
+    return reader.strip().casefold() == CONSENSUS
 
 
 def performance(diagnoses: Diagnoses, *, truth: Diagnoses, classes: Sequence[str]) -> Performance:

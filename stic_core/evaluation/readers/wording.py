@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from stic_core.evaluation.figures import PairedAccuracy
 from stic_core.evaluation.readers.release import StudyFigures
-from stic_core.evaluation.wording import difference, multiplicity, p_text, paired_sentence, verdict
+from stic_core.evaluation.wording import (
+    difference,
+    mcnemar_name,
+    multiplicity,
+    p_text,
+    paired_sentence,
+    verdict,
+)
 from stic_core.statistics import TestResult
 
 WITH = {"alone": "alone", "aided": "with the model's help"}
@@ -50,7 +57,7 @@ def _helped(reader: str, pair: PairedAccuracy, *, n: int) -> str:
         return f"{reader}: right and wrong on the same of the {n} patients, with the model's help and alone."
     return (
         f"{reader}: with the model's help right on {pair.b} of the {n} patients that were wrong without it, "
-        f"and wrong on {pair.c} that were right without it (McNemar's test, {p_text(pair.p)}). "
+        f"and wrong on {pair.c} that were right without it ({mcnemar_name(pair)}, {p_text(pair.decisive_p)}). "
         f"Accuracy with help minus without: {difference(pair)}. "
         + verdict(
             pair,

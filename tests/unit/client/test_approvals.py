@@ -340,3 +340,17 @@ def test_a_site_that_approves_late_joins_late(tmp_path: Path, site: Participant,
     time.sleep(0.02)  # `ask_again_s`
     participants.admit_late_sites()
     assert list(participants.descriptions) == ["center1", "center2"]
+
+
+def test_a_plan_of_another_version_is_not_in_the_way(tmp_path: Path, plan: RunPlan) -> None:
+    """After an upgrade or a downgrade: plans that cannot be read are named, and others are approved as usual."""
+    store = PlanStore(tmp_path)
+    for folder in ("approved", "pending"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{'a' * 64}.json").write_text('{"of_another_version": 1}')
+    store.hold(plan)
+    assert [one.digest for one in store.waiting()] == [plan.digest]
+    assert store.differences(plan) == []
+    store.approve(plan)
+    assert [one.digest for one in store.approved()] == [plan.digest]
+    assert {path.parent.name for path in store.unreadable()} == {"approved", "pending"}

@@ -156,8 +156,14 @@ def test_means_over_folds_by_hand() -> None:
     assert found["accuracy"] == {"mean": 0.75, "sd": pytest.approx(0.353553, abs=1e-5), "values": [1.0, 0.5]}
     assert found["auc"]["A"]["mean"] == 0.75
     curve = found["mean_roc"]["classes"]["A"]
-    assert curve["true_positive_rate"][50] == pytest.approx(0.75)
+    assert curve["true_positive_rate"][51] == pytest.approx(0.75)
     assert curve["auc_of_mean"] == pytest.approx(0.75)
+    assert (curve["true_positive_rate"][:2], found["mean_roc"]["false_positive_rate"][:2]) == (
+        [0, 0.5],
+        [0, 0],
+    )
+    alone = summarise(results[:1], classes=("A", "B"))["mean_roc"]["classes"]["A"]
+    assert alone["auc_of_mean"] == 1.0  # of perfect separation, not what is left of it beside the first step
 
 
 def test_crossval_in_one_site(tmp_path: Path) -> None:

@@ -311,8 +311,10 @@ def test_the_command(site: SiteConfig, tmp_path: Path) -> None:
     path.write_text(json.dumps(site.model_dump(mode="json", exclude_none=True)))
     result = CliRunner().invoke(
         app,
-        ["--site", "center1", "--config", str(path), "privacy-audit", "--model", RUN, "--shadow-models", "2"]
-        + ["--out", str(tmp_path / "out")],
+        [
+            *("--site", "center1", "--config", str(path), "privacy-audit", "--model", RUN),
+            *("--shadow-models", "2", "--out", str(tmp_path / "out")),
+        ],
         catch_exceptions=False,
     )
     assert result.exit_code == 0, result.output

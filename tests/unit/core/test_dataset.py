@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +197,13 @@ def test_rows_that_do_not_agree_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not agree"):
         _write(tmp_path, subjects=("A", "A", "C", "D"))
     assert not (tmp_path / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("schema", [1, 3, "2"])
+def test_a_dataset_of_another_schema_is_said_to_be_one(tmp_path: Path, schema: object) -> None:
+    """An older one, and a newer one after a downgrade: it is not called damaged."""
+    _write(tmp_path)
+    summary = tmp_path / "dataset.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"schema_version": schema}))
+    with pytest.raises(DataError, match="was written by another version"):
+        load_dataset(tmp_path)

@@ -72,6 +72,18 @@ def test_study_end_to_end(tmp_path: Path) -> None:
     assert isinstance(study.between["alone"], TestResult)
 
 
+def test_the_consensus_is_no_further_reader() -> None:
+    """Cochran's Q is over the people; what they agreed on follows from them, and would count them twice."""
+    read = {"A": {c: flipped("p1") for c in CONDITIONS}, "B": {c: flipped("p2", "p3") for c in CONDITIONS}}
+    alone = evaluate_readers(read, model=flipped("p5"), truth=TRUTH, classes=CLASSES)
+    read[" Consensus "] = {c: flipped() for c in CONDITIONS}
+    with_it = evaluate_readers(read, model=flipped("p5"), truth=TRUTH, classes=CLASSES)
+    assert with_it.between == alone.between
+    assert isinstance(alone.between["alone"], TestResult)
+    assert alone.between["alone"].df == 1
+    assert set(with_it.readers) == set(read)
+
+
 def test_golden_comparison() -> None:
     """17 against 2 discordant patients of 58 give the specification's interval and p value."""
     truth = {f"p{i}": "HCC" for i in range(58)}

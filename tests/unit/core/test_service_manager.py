@@ -89,3 +89,22 @@ def test_a_key_as_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_private(inside, missing="") == b"secret"
     with pytest.raises(UsageError, match="can be read by others"):
         read_private(outside, missing="")
+
+
+@pytest.mark.parametrize(
+    ("patience", "signs"), [("2000000", 1), ("1200000000", 0), ("", 0), ("0", 0), ("soon", 0), ("-3", 0)]
+)
+def test_an_impatient_manager_hears_more_often(
+    manager: tuple[str, Hear], monkeypatch: pytest.MonkeyPatch, patience: str, signs: int
+) -> None:
+    """Of `WATCHDOG_USEC` at most half passes between two signs of life, and five seconds."""
+    address, hear = manager
+    monkeypatch.setenv("WATCHDOG_USEC", patience)
+    clock = 100.0
+    monkeypatch.setattr("stic_core.system.service_manager.time.monotonic", lambda: clock)
+    told = ServiceManager(address)
+    told.alive()
+    hear()
+    clock += 1.1
+    told.alive()
+    assert len(hear()) == signs

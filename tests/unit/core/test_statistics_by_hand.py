@@ -7,6 +7,7 @@ from math import exp, log, sqrt
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from stic_core.statistics import (
     CELLS,
@@ -21,6 +22,7 @@ from stic_core.statistics import (
     NonInferiority,
     NotEstimable,
     PairedDifference,
+    PooledScores,
     Recalibration,
     ScoreHistogram,
     TestResult,
@@ -31,7 +33,6 @@ from stic_core.statistics import (
     delong,
     difference_test,
     ece,
-    fine_counts,
     independent_proportions,
     influence,
     log_loss_sum,
@@ -48,8 +49,8 @@ from stic_core.statistics import (
     paired_test,
     paired_variance,
     placements,
+    pool_scores,
     pooled_auc,
-    pooled_roc,
     recalibration,
     reliability,
     roc_points,
@@ -57,6 +58,7 @@ from stic_core.statistics import (
     stratified,
     unpaired_test,
     wilson,
+    with_half_a_patient,
 )
 from stic_core.statistics.auc import NO_VARIANCE
 from support.samples import sample
@@ -307,12 +309,59 @@ def test_macro_and_micro_without_enough_patients() -> None:
 
 
 def test_stratified_without_a_variance() -> None:
-    """One site's AUC of 1 has no variance, and so the mean has none; its value stands."""
+    """A site without one, whose AUC is 1, has that of as many patients at the mean; all of them at 1 have none."""
     found = stratified([Auc(1.0, NO_VARIANCE, 2, 2), Auc(0.5, 0.01, 4, 3)])
-    assert _value(found) == pytest.approx((4 * 1.0 + 12 * 0.5) / 16)
+    mean = (4 * 1.0 + 12 * 0.5) / 16
+    assert _value(found) == pytest.approx(mean)
     assert isinstance(found, Estimate)
-    assert isinstance(found.variance, NotEstimable)
-    assert _value(stratified([Auc(0.5, NO_VARIANCE, 1, 1)])) == 0.5
+    # Hanley and McNeil with both classes of 2: 1 other of each, Q1 = A / (2 - A), Q2 = 2 A^2 / (1 + A).
+    q1, q2 = mean / (2 - mean), 2 * mean**2 / (1 + mean)
+    of_first = (mean * (1 - mean) + (q1 - mean**2) + (q2 - mean**2)) / 4
+    assert found.variance == pytest.approx((of_first * 4**2 + 0.01 * 12**2) / 16**2)
+    perfect = stratified([Auc(1.0, NO_VARIANCE, 5, 5)] * 2)
+    assert isinstance(perfect, Estimate)
+    assert perfect == Estimate(1.0, NO_VARIANCE)
+
+
+@pytest.mark.parametrize(
+    ("auc", "m", "n"), [(0.9, 20, 30), (0.5, 12, 10), (1.0, 20, 20), (0.0, 15, 40), (0.999, 50, 9)]
+)
+def test_newcombe_ends_lie_z_standard_errors_away(auc: float, m: int, n: int) -> None:
+    """Each end's own standard error, by Hanley and McNeil's Q1 and Q2, is what separates it from the AUC."""
+    others = (m + n) / 2 - 1
+    for level, z in ((0.95, Z95), (0.9, Z90)):
+        low, high = Auc(auc, NO_VARIANCE, m, n).newcombe(level=level)
+        assert 0 <= low <= auc <= high <= 1
+        for end in {low, high} - {0.0, 1.0}:
+            q1, q2 = end / (2 - end), 2 * end**2 / (1 + end)
+            variance = (end * (1 - end) + others * (q1 - end**2 + q2 - end**2)) / (m * n)
+            assert abs(end - auc) == pytest.approx(z * sqrt(variance), abs=1e-7)
+    assert (high == 1) == (auc == 1)
+    assert (low == 0) == (auc == 0)
+
+
+def test_which_interval_an_auc_shows() -> None:
+    """Newcombe's where less than a quarter of a patient is out of order, else the logit interval."""
+    for value, sparse in ((1.0, True), (0.99, True), (0.98, False), (0.5, False), (0.005, True)):
+        auc = Auc(value, 0.001, 20, 40)
+        assert auc.sparse == sparse
+        assert auc.interval() == (auc.newcombe() if sparse else auc.logit())
+
+
+def test_an_auc_of_one_on_the_logit_scale() -> None:
+    """All of so many effective patients are in order, and a half is added: Haldane's log odds and variance."""
+    perfect = Auc(1.0, NO_VARIANCE, 20, 20)
+    assert perfect.effective == pytest.approx(400 / (1 + 19 / 2))
+    found = with_half_a_patient(perfect)
+    assert isinstance(found, tuple)
+    value, se = found
+    assert log(value / (1 - value)) == pytest.approx(log((perfect.effective + 0.5) / 0.5))
+    assert (se / (value * (1 - value))) ** 2 == pytest.approx(1 / (perfect.effective + 0.5) + 1 / 0.5)
+    assert with_half_a_patient(Auc(0.8, 0.01, 20, 20)) == (0.8, pytest.approx(0.1))
+    assert with_half_a_patient(Auc(0.5, NO_VARIANCE, 20, 20)) == NO_VARIANCE
+    worst = with_half_a_patient(Auc(0.0, NO_VARIANCE, 20, 20))
+    assert isinstance(worst, tuple)
+    assert worst == (pytest.approx(1 - value), pytest.approx(se))
 
 
 def test_meta_analysis_of_two_sites_by_hand() -> None:
@@ -520,7 +569,6 @@ def test_the_curve_adds_up_sites_bin_by_bin() -> None:
     curve = reliability(groups)
     assert [(g.n, g.hits) for g in curve] == [(6, 1), (5, 4)]
     assert [g.predicted for g in curve] == pytest.approx([0.82, 4.75])
-    assert ece(groups) == pytest.approx((abs(1 - 0.82) + abs(4 - 4.75)) / 11)
 
 
 def test_a_logistic_fit_that_has_a_formula() -> None:
@@ -566,18 +614,35 @@ def test_classes_that_a_fit_cannot_tell() -> None:
     assert isinstance(logistic_fit(x, hits=np.array([1.0, 1, 1]), misses=over), Recalibration)
 
 
-def test_recalibration_takes_the_mean_score_of_each_bin() -> None:
-    """Two sites, an empty bin: the fit is that of the bins' means with their patients."""
-    one = ScoreHistogram((0.0, 1.0), (0, 1, 2), (1, 0, 4), (3, 0, 2), (-8.0, 0.0, 12.0))
-    two = ScoreHistogram((0.0, 1.0), (0, 1), (2, 3), (4, 3), (-6.0, 3.0))
-    expected = logistic_fit(
-        np.array([-2.0, 2.0, -1.0, 0.5]), hits=np.array([1.0, 4, 2, 3]), misses=np.array([3.0, 2, 4, 3])
-    )
+def test_recalibration_is_the_fit_of_the_cells() -> None:
+    """Two sites' unmerged bins: the fit is that of the cells' centres with all their patients."""
+    edges = (-1.0, 0.0, 1.0)
+    one = ScoreHistogram(edges, (0, 1, 2, 3), (1, 0, 2, 4), (30, 2, 1, 0), (0.0,) * 4)
+    two = ScoreHistogram(edges, (0, 1, 2, 3), (0, 1, 3, 9), (9, 4, 2, 1), (0.0,) * 4)
+    centres = np.array([-1.0, -0.5, 0.5, 1.0])
+    expected = logistic_fit(centres, hits=np.array([1.0, 1, 5, 13]), misses=np.array([39.0, 6, 3, 1]))
+    pooled = pool_scores([[one], [two]])
     assert isinstance(expected, Recalibration)
-    assert recalibration([one, two]) == expected
-    assert recalibration([]) == NotEstimable("no patients")
-    empty = ScoreHistogram((0.0,), (0, 1), (0, 0), (0, 0), (0.0, 0.0))
-    assert recalibration([empty]) == NotEstimable("no patients")
+    assert isinstance(pooled, PooledScores)
+    assert pooled.open_by_bins < 0.2
+    assert recalibration(pooled) == expected
+    probability = expit(centres)
+    n, hits = np.array([40, 7, 8, 14]), np.array([1, 1, 5, 13])
+    assert ece(pooled) == pytest.approx(np.abs(hits - n * probability).sum() / 69)
+
+
+def test_coarse_bins_give_no_calibration() -> None:
+    """Where bins leave much of the order open, slope and error would be what is assumed within them."""
+    pooled = pool_scores([[ScoreHistogram((0.0,), (0, 1), (3, 6), (6, 3), (-9.0, 9.0))]])
+    assert isinstance(pooled, PooledScores)
+    assert isinstance(recalibration(pooled), NotEstimable)
+    assert isinstance(ece(pooled), NotEstimable)
+
+
+def test_equal_scores_are_no_separation() -> None:
+    """All alike: there is no slope because there is nothing to rise along."""
+    found = logistic_fit(np.array([0.3, 0.3]), hits=np.array([2.0, 1]), misses=np.array([1.0, 4]))
+    assert found == NotEstimable("all scores are equal")
 
 
 # Histograms.
@@ -667,8 +732,7 @@ def test_pooled_auc_by_comparing_every_two_bins(sites: list[ScoreHistogram]) -> 
         least, most, middle = _pairs(sites, exact)
         found = pooled_auc([[site] for site in sites], exact=exact)
         if any(len(site.starts) < site.fine_bins or site.edges != sites[0].edges for site in sites):
-            # Within a bin of several cells patients of the class score rather higher than the others.
-            assert middle - 1e-9 <= _value(found) <= most
+            assert least - 1e-9 <= _value(found) <= most + 1e-9
         else:
             assert _value(found) == pytest.approx(middle)
         assert found.bounds == pytest.approx((least, most))  # pyright: ignore[reportAttributeAccessIssue]
@@ -684,7 +748,10 @@ def test_the_variance_of_bins_is_that_of_tied_scores() -> None:
     found = pooled_auc([[FINE]])
     assert isinstance(tied, Auc)
     assert isinstance(found, Auc)
-    assert (found.value, found.variance) == pytest.approx((tied.value, tied.variance))
+    assert isinstance(tied.variance, float)
+    open_pairs = 1 * 2 + 2 * 1
+    of_order = (open_pairs / 42) ** 2 * 0.25 / 12 / 4  # half of what is open is in order, as 4 bins draw it
+    assert (found.value, found.variance) == pytest.approx((tied.value, tied.variance + of_order))
     assert (found.positives, found.negatives) == (6, 7)
 
 
@@ -701,35 +768,67 @@ def test_pooled_auc_without_a_variance() -> None:
         assert (apart.value, apart.variance) == (value, NO_VARIANCE)
     two = pooled_auc([[ScoreHistogram((0.0,), (0, 1), (1, 1), (1, 1), (0.0, 0.0))]])
     assert isinstance(two, Auc)
-    assert two.variance == pytest.approx(1 / 16 + 1 / 16)
+    assert two.variance == pytest.approx(1 / 16 + 1 / 16 + 0.5**2 * 0.25 / 12 / 2)
     nobody = ScoreHistogram((0.0,), (0,), (0,), (0,), (0.0,))
     for p, n in (((0,), (0,)), ((0,), (1,)), ((1,), (0,))):
         found = [ScoreHistogram((0.0,), (0,), p, n, (0.0,)), nobody]
         expected = absent_class(positives=p[0], negatives=n[0])
         assert pooled_auc([found]) == expected
-        if p != n:
-            assert pooled_roc(found) == expected
+        assert pool_scores([found]) == expected
 
 
-def test_a_merged_bin_is_spread_as_log_odds_are() -> None:
-    """Over three fine bins of a merged one: nobody is lost, and the odds rise by exp(distance of the centres)."""
+def _cells(*sites: ScoreHistogram, exact: Sequence[float | None] = ()) -> PooledScores:
+    found = pool_scores([[site] for site in sites], exact=exact)
+    assert isinstance(found, PooledScores)
+    return found
+
+
+def test_a_merged_bin_is_spread_as_steeply_as_the_site_says() -> None:
+    """Over three cells of a merged bin: nobody is lost, the odds rise evenly in asinh, and the AUC comes out."""
     edges = (-9.0, -0.5, 0.5, 1.5, 9.0)
     one = ScoreHistogram(edges, (0, 1, 4), (0, 4, 3), (9, 2, 0), (-90.0, 3.0, 30.0))
-    p, n = fine_counts([one])
-    assert (p.sum(), n.sum()) == (pytest.approx(7), pytest.approx(11))
-    inside = slice(1, 4)
-    assert (p[inside].sum(), n[inside].sum()) == (pytest.approx(4), pytest.approx(2))
-    assert p[inside] + n[inside] == pytest.approx([2, 2, 2])
-    odds = p[inside] / n[inside]
-    # The centres are -4.75, 0 and 1: the classes are apart outside of the bin, so the slope is taken as 1.
-    assert np.diff(np.log(odds)) == pytest.approx([4.75, 1.0], rel=0.02)
+    aucs, steps = (0.93, 0.95, 0.96), []
+    for auc in aucs:
+        found = _cells(one, exact=[auc])
+        p, n = found.positives, found.negatives
+        assert (p.sum(), n.sum()) == (pytest.approx(7), pytest.approx(11))
+        inside = slice(1, 4)
+        assert (p[inside].sum(), n[inside].sum()) == (pytest.approx(4), pytest.approx(2))
+        odds = np.diff(np.log(p[inside] / n[inside])) / np.diff(np.arcsinh([-4.75, 0.0, 1.0]))
+        assert odds[0] == pytest.approx(odds[1])
+        steps.append(odds[0])
+        assert p @ (np.cumsum(n) - n / 2) / 77 == pytest.approx(auc, abs=1e-4)
+        assert found.auc().value == pytest.approx(auc)
+        assert found.bounds == (pytest.approx(auc), pytest.approx(auc))
+    assert steps == sorted(steps)
+    assumed = _cells(one)
+    odds = np.log(assumed.positives[1:4] / assumed.negatives[1:4])
+    assert np.diff(odds) == pytest.approx(np.diff(np.arcsinh([-4.75, 0.0, 1.0])))
+    assert assumed.assumed
+
+
+def test_own_aucs_that_no_spread_reaches() -> None:
+    """All or none of what is open in order: the spread ends somewhere, the pairs are the sites' own."""
+    for auc in (69 / 77, 1.0):
+        found = _cells(
+            ScoreHistogram((0.0, 1.0, 2.0), (0, 1, 3), (0, 4, 3), (9, 2, 0), (0.0,) * 3), exact=[auc]
+        )
+        assert found.auc().value == pytest.approx(auc)
+
+
+def test_exact_counts_take_the_place_of_bins() -> None:
+    """What a sum over sites gives in each cell of the grid is one unmerged histogram; only ties are open."""
+    found = PooledScores.of_counts((0, 1, 2, 3), (4, 2, 1, 0), edges=np.array([0.0, 1.0, 2.0]))
+    assert isinstance(found, PooledScores)
+    assert found.auc() == pooled_auc([[FINE]])
+    assert found.coarse == pytest.approx((16 + 9 + 9 + 9) / 169)
 
 
 def test_an_outer_bin_reaches_as_far_as_its_mean() -> None:
     """Open ended, it is not spread to the end of the grid: its mean lies in its middle."""
     starts, sums = (0, 257, 289), (-40.0, 5.0, 40.0)
     one = ScoreHistogram(EDGES, starts, (0, 0, 8), (8, 10, 0), sums)
-    p, n = fine_counts([one])
+    p, n = _cells(one).positives, _cells(one).negatives
     reached = np.flatnonzero(p)
     middle = np.searchsorted(EDGES, 5.0, side="right")
     assert reached[0] == 289
@@ -740,14 +839,12 @@ def test_an_outer_bin_reaches_as_far_as_its_mean() -> None:
 def test_the_pooled_curve_by_hand() -> None:
     """From the highest bin down; a bin without patients is no point."""
     gap = ScoreHistogram((0.0, 1.0, 2.0), (0, 1, 2, 3), (1, 0, 0, 3), (2, 2, 0, 0), (0.0,) * 4)
-    curve = pooled_roc([gap])
-    assert not isinstance(curve, NotEstimable)
-    assert curve[0].tolist() == [0, 0, 0.5, 1]
-    assert curve[1].tolist() == [0, 0.75, 0.75, 1]
-    curve = pooled_roc([FINE])
-    assert not isinstance(curve, NotEstimable)
-    assert curve[0] == pytest.approx([0, 0, 1 / 7, 3 / 7, 1])
-    assert curve[1] == pytest.approx([0, 3 / 6, 5 / 6, 1, 1])
+    fpr, tpr = _cells(gap).roc()
+    assert fpr.tolist() == [0, 0, 0.5, 1]
+    assert tpr.tolist() == [0, 0.75, 0.75, 1]
+    fpr, tpr = _cells(FINE).roc()
+    assert fpr == pytest.approx([0, 0, 1 / 7, 3 / 7, 1])
+    assert tpr == pytest.approx([0, 3 / 6, 5 / 6, 1, 1])
 
 
 # The grid.

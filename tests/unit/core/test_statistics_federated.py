@@ -13,12 +13,13 @@ from stic_core.statistics import (
     Auc,
     NotEstimable,
     PooledAuc,
+    PooledScores,
     ScoreHistogram,
     counted,
     delong,
     margins,
+    pool_scores,
     pooled_auc,
-    pooled_roc,
     recalibration,
     score_histogram,
     stratified,
@@ -171,52 +172,56 @@ def test_a_shift_between_sites_costs_the_pooled_auc_only() -> None:
 
 
 def test_roc_has_the_area() -> None:
-    """The area under the pooled curve is the pooled AUC, and the curve runs from (0, 0) to (1, 1)."""
-    logits, labels = sample(4, 120)
-    histogram = score_histogram(margins(logits)[:, 0], positive=labels == 0, edges=EDGES, min_cell=5)
-    curve, pooled = pooled_roc([histogram]), pooled_auc([[histogram]])
-    assert not isinstance(curve, NotEstimable)
-    assert isinstance(pooled, PooledAuc)
-    assert np.trapezoid(curve[1], curve[0]) == pytest.approx(pooled.value)
-    assert (curve[0][0], curve[1][0], curve[0][-1], curve[1][-1]) == (
-        0,
-        0,
-        pytest.approx(1),
-        pytest.approx(1),
-    )
+    """The area under the curve of a site is the AUC that it counted, and the curve runs from (0, 0) to (1, 1)."""
+    logits, labels = sample(5, 120)
+    scores, positive = margins(logits)[:, 0], labels == 0
+    histogram = score_histogram(scores, positive=positive, edges=EDGES, min_cell=5)
+    exact = delong(scores, positive=positive)
+    assert isinstance(exact, Auc)
+    pooled = pool_scores([[histogram]], exact=[exact.value])
+    assert isinstance(pooled, PooledScores)
+    fpr, tpr = pooled.roc()
+    assert np.trapezoid(tpr, fpr) == pytest.approx(exact.value, abs=1e-4)
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, pytest.approx(1), pytest.approx(1))
 
 
 def test_recalibration_from_bins_is_near_the_patients() -> None:
     """Slope and intercept from merged bins come near those from single patients."""
     logits, labels = sample(8, 400, sharpness=2.0)
-    score = margins(logits)[:, 0]
-    coarse = recalibration([score_histogram(score, positive=labels == 0, edges=EDGES, min_cell=5)])
-    fine = recalibration([score_histogram(score, positive=labels == 0, edges=np.unique(score), min_cell=1)])
-    assert not isinstance(coarse, NotEstimable)
-    assert not isinstance(fine, NotEstimable)
-    assert coarse.slope == pytest.approx(fine.slope, abs=0.05)
-    assert coarse.intercept == pytest.approx(fine.intercept, abs=0.05)
+    score, positive = margins(logits)[:, 0], labels == 0
+    coarse, fine = (
+        pool_scores([[score_histogram(score, positive=positive, edges=edges, min_cell=min_cell)]])
+        for edges, min_cell in ((EDGES, 5), (np.unique(score), 1))
+    )
+    assert isinstance(coarse, PooledScores)
+    assert isinstance(fine, PooledScores)
+    left, right = recalibration(coarse), recalibration(fine)
+    assert not isinstance(left, NotEstimable)
+    assert not isinstance(right, NotEstimable)
+    assert left.slope == pytest.approx(right.slope, abs=0.05)
+    assert left.intercept == pytest.approx(right.intercept, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"edges": (1.0, 0.0)},
-        {"starts": (1, 2)},
-        {"starts": (0, 3)},
-        {"positives": (-1, 2)},
-        {"sums": (0.0,)},
-        {"sums": (0.0, float("nan"))},
-    ],
-)
-def test_a_broken_histogram_is_refused(broken: dict[str, tuple[float, ...]]) -> None:
-    """Edges that fall, bins out of range, negative counts and NaN never become a histogram."""
-    good = {
-        "edges": (0.0, 1.0),
-        "starts": (0, 1),
-        "positives": (1, 2),
-        "negatives": (3, 4),
-        "sums": (0.0, 0.0),
-    }
-    with pytest.raises(ValueError, match="histogram"):
-        ScoreHistogram(**{**good, **broken})  # pyright: ignore[reportArgumentType]
+def test_a_pooled_auc_is_shown_where_bins_say_enough() -> None:
+    """Hospitals of 40 patients have one, of 12 only its bounds; without their own AUCs 40 are too few as well."""
+
+    def pooled(n: int, *, told: bool) -> PooledScores:
+        rng, sites, exact = np.random.default_rng(n), [], []
+        for _ in range(4):
+            positive = rng.random(n) < 0.4
+            scores = rng.normal(size=n) + 1.5 * positive
+            starts = score_bins(scores, positive=positive, classes=2, min_cell=5)
+            sites.append([counted(scores, positive=positive, edges=EDGES, starts=starts)])
+            auc = delong(scores, positive=positive)
+            exact.append(auc.value if told and isinstance(auc, Auc) else None)
+        found = pool_scores(sites, exact=exact)
+        assert isinstance(found, PooledScores)
+        return found
+
+    assert pooled(40, told=True).too_open is None
+    assert pooled(300, told=False).too_open is None
+    assert pooled(40, told=False).too_open is not None
+    small = pooled(12, told=True)
+    assert small.too_open is not None
+    low, high = small.bounds
+    assert f"between {low:.3f} and {high:.3f}" in small.too_open.reason

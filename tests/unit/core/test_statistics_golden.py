@@ -110,3 +110,41 @@ def test_meta_analysis() -> None:
     assert result.tau2 == pytest.approx(0.203185265, abs=1e-9)
     assert result.q == pytest.approx(6.218972138, abs=1e-9)
     assert result.i2 == pytest.approx(51.7605, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("aucs", "errors", "mean", "interval", "prediction"),
+    [
+        (
+            (0.937, 0.986, 0.905, 0.95),
+            (0.0225, 0.0104, 0.030, 0.02),
+            0.944287238190,
+            (0.845508131864, 0.981305344626),
+            (0.731810463654, 0.990590810496),
+        ),
+        (
+            (0.7, 0.9, 0.8),
+            (0.04, 0.03, 0.05),
+            0.808855558649,
+            (0.430011326650, 0.959572859623),
+            (0.143553730805, 0.990726375983),
+        ),
+        ((0.8, 0.81), (0.04, 0.05), 0.803764516715, (0.248338728939, 0.980686983571), None),
+    ],
+)
+def test_hartung_knapp(
+    aucs: tuple[float, ...],
+    errors: tuple[float, ...],
+    mean: float,
+    interval: tuple[float, float],
+    prediction: tuple[float, float] | None,
+) -> None:
+    """Interval and prediction are metafor's `rma(method="DL", test="adhoc")` and `predict` (3.8-1), of equals too."""
+    result = meta_analysis(aucs, standard_errors=errors)
+    assert isinstance(result, MetaAnalysis)
+    assert result.hartung_knapp.value == pytest.approx(mean, abs=1e-11)
+    assert result.hartung_knapp.ci95 == pytest.approx(interval, abs=1e-11)
+    if prediction is None:
+        assert isinstance(result.prediction, NotEstimable)
+    else:
+        assert result.prediction == pytest.approx(prediction, abs=1e-11)

@@ -13,6 +13,7 @@ from sklearn.metrics import auc as sk_area
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 from statsmodels.api import Logit
 from statsmodels.stats.contingency_tables import cochrans_q
+from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 
 from stic_core.statistics import (
     MARGIN,
@@ -28,7 +29,6 @@ from stic_core.statistics import (
     clopper_pearson,
     cochran_q,
     delong,
-    ece,
     independent_proportions,
     influence,
     log_loss_sum,
@@ -36,12 +36,14 @@ from stic_core.statistics import (
     macro,
     macro_interpolated,
     margins,
+    mcnemar_exact,
     mean_difference,
     micro,
     one_vs_rest,
     paired_difference,
     paired_test,
     stratified,
+    unpaired_test,
     wilson,
 )
 from support.samples import sample
@@ -124,7 +126,7 @@ def test_macro_interpolated_is_the_papers() -> None:
     """Interpolation on the union of false positive rates, scikit-learn's recipe, lies above macro."""
     logits, labels = sample(3)
     scores = margins(logits)
-    curves = [roc_curve(labels == k, scores[:, k], drop_intermediate=False)[:2] for k in range(3)]
+    curves = [roc_curve(labels == k, scores[:, k])[:2] for k in range(3)]
     grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
     expected = sk_area(grid, np.mean([np.interp(grid, fpr, tpr) for fpr, tpr in curves], axis=0))
     found, plain = macro_interpolated(scores, labels=labels), macro(scores, labels=labels)
@@ -206,7 +208,6 @@ def test_no_patients_is_not_estimable() -> None:
     assert isinstance(clopper_pearson(0, total=0), NotEstimable)
     assert isinstance(independent_proportions((0, 0), (1, 2)), NotEstimable)
     assert isinstance(cochran_q({}), NotEstimable)
-    assert isinstance(ece(()), NotEstimable)
 
 
 @settings(deadline=None, max_examples=40)
@@ -315,3 +316,35 @@ def test_mean_difference_is_no_narrower_than_its_own_interval() -> None:
     assert high - mean == pytest.approx(mean - low)
     assert high - mean > 1.959963984540054 * se
     assert high - mean == pytest.approx(np.mean([test.ci95[1] - test.difference for test in known]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(b=st.integers(0, 60), c=st.integers(0, 60))
+def test_exact_mcnemar_is_that_of_statsmodels(b: int, c: int) -> None:
+    """Each discordant patient is a toss of a coin; without any, p is 1."""
+    expected = sm_mcnemar([[0, b], [c, 0]], exact=True).pvalue if b + c else 1.0
+    assert mcnemar_exact(b=b, c=c) == pytest.approx(min(expected, 1.0), abs=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), n=st.integers(12, 80), ties=st.booleans())
+def test_macro_interpolated_is_that_of_scikit_learn(seed: int, n: int, ties: bool) -> None:
+    """With the points that `roc_curve` keeps by default, of scores with and without ties."""
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, 2, rng.integers(0, 3, n - 3)]
+    scores = rng.normal(size=(n, 3)) + np.eye(3)[labels]
+    scores = scores.round(1) if ties else scores
+    curves = [roc_curve(labels == k, scores[:, k])[:2] for k in range(3)]
+    grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
+    expected = sk_area(grid, np.mean([np.interp(grid, fpr, tpr) for fpr, tpr in curves], axis=0))
+    assert macro_interpolated(scores, labels=labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_figures_at_the_ends_warn_of_nothing() -> None:
+    """AUCs within rounding of 0 and 1, and Welch's t of few patients: ends lie where a share or difference can."""
+    for value in (5e-324, 1e-16, 1 - 1e-16):
+        for number in (float, np.float64):
+            assert Estimate(number(value), number(0.04)).logit() == (0.0, 1.0)
+    test = unpaired_test(Auc(0.6, 0.2, 2, 1), Auc(0.5, 0.2, 1, 2))
+    assert not isinstance(test, NotEstimable)
+    assert test.ci95 == (-1.0, 1.0)

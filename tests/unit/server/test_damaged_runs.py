@@ -51,3 +51,10 @@ def test_what_stands_in_a_files_place_is_said(number: int) -> None:
     known = explained(OSError(number, "system's words", "MRN4711"))
     assert isinstance(known, SticError)
     assert "MRN4711" not in str(known)
+
+
+def test_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """After a downgrade the run is neither read wrongly nor written over."""
+    (tmp_path / "record.json").write_text('{"schema": 2, "status": "running", "sites": {}}')
+    with pytest.raises(DataError, match="was written by a newer version"):
+        RunFolder(tmp_path).read_record()

@@ -521,7 +521,7 @@ def test_a_released_audit_stands_in_a_table(tmp_path: Path) -> None:
         "site": {"difference": -0.04, "ci95": [-0.1, 0.02], "p": 0.9},
     }
     (run / "record.json").write_text(json.dumps(record))
-    source, parsed = read(run)
+    _, parsed = read(run)
     rows = [row for row in parsed.table("privacy-audit") if row[0] == "center2"]
     assert rows == [
         [
