@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from stic_client.cli import app
 from stic_core.config import FederationConfig, PolicyConfig
+from stic_core.errors import PlanRefusedError
 from stic_core.privacy.training_ledger import Account, Charge, TrainingLedger
 from stic_core.protocol.leaving import leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import described
-from stic_core.training.private_training import private_work
+from stic_core.training.private_training import check_affordable, private_work
 
 
 def _account(plan: str, *, noise: float | None) -> Account:
@@ -83,6 +84,16 @@ def test_a_plan_says_what_its_noise_covers() -> None:
     plain = RunPlan.of(FederationConfig(), ())
     assert dict(described(plain))["noise in training"].startswith("none")
     assert "training-loss" in leaving(plain).figures
+
+
+def test_a_delta_that_a_patient_fits_into_is_refused() -> None:
+    """With 200 patients a delta of a hundredth would allow two of them to be given away."""
+    training = {"privacy": {"noise_multiplier": 2.0, "delta": 0.01}, "batch_size": 10}
+    plan = RunPlan.of(FederationConfig.model_validate({"training": training, "rounds": 1}), ())
+    patients, policy = tuple(map(str, range(200))), PolicyConfig()
+    work = private_work(plan, patients=len(patients), policy=policy)
+    with pytest.raises(PlanRefusedError, match=r"training\.privacy\.delta"):
+        check_affordable(plan, work, patients=patients, policy=policy, ledger=TrainingLedger())
 
 
 @pytest.mark.parametrize(("policy", "times"), [({}, 2), ({"local_only": False}, 1)])
