@@ -32,7 +32,11 @@ def described(plan: RunPlan, policy: PolicyConfig | None = None) -> list[tuple[s
         if plan.image.crop_mm is None
         else f"{plan.image.crop_mm:g} mm around the lesion",
         **(_evaluated(plan) if plan.evaluates else _training(plan)),
-        "weights sent": _weights(leaves, "round-report", when="per round"),
+        "weights sent": _weights(
+            leaves,
+            "round-report",
+            when="per round" if plan.secure_aggregation is None else "per round, under masks",
+        ),
         **_masks(plan, policy),
         "own model sent too": _weights(leaves, "local-report", when="once"),
         "figures sent": f"patients by split and class; {', '.join(leaves.figures) or 'no other'}",

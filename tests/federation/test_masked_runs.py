@@ -13,8 +13,16 @@ import pytest
 from stic_client.participation import mask_state
 from stic_core.config import FederationConfig
 from stic_core.errors import FederationError
-from stic_core.protocol.mask_messages import MaskKeysReport, MaskSharesReport, SurvivorsReport, UnmaskReport
+from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
+from stic_core.protocol.mask_messages import (
+    MaskKeysReport,
+    MaskSharesReport,
+    SurvivorsReport,
+    UnmaskReport,
+    keys_statement,
+)
 from stic_core.protocol.messages import Instruction, RoundReport, RunPlan, TrainRound
+from stic_core.system.keys import load_private, sign
 from stic_server.federation.participants import Participants
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits
@@ -197,6 +205,24 @@ def test_a_site_killed_at_any_write_masks_nothing_twice(tmp_path, monkeypatch, w
         _check_nothing_given_away(sites)
 
 
+def test_a_process_for_each_message_masks_as_well(tmp_path):
+    """A stock SuperNode starts a process per message: all that a site knows of its masks is on its disk."""
+    sites = masked_sites(tmp_path, ("a", "b", "c"))
+    plan = masked_plan(sites, rounds=2)
+
+    def ended(site: str, question: Instruction, report: object) -> object:
+        if question.kind not in ("describe", "finish"):
+            sites.sites[site].begin(plan, question.run_id)
+        return report
+
+    sites.on_answer = ended
+    recorder = Recorder()
+    weights = _train(tmp_path, sites, plan, recorder)
+    expected = _averaged(sites, _averaged(sites, INITIAL, "abc").astype(np.float32), "abc")
+    assert np.allclose(weights, expected, atol=1e-7)
+    assert not [note for note in recorder.notes if "Trying again" in note]
+
+
 def test_equal_runs_have_equal_bits(tmp_path):
     """Whatever the masks, two runs with the same data end with the same model."""
     found = []
@@ -245,6 +271,31 @@ def test_a_site_that_sends_noise_is_noticed_and_not_averaged(tmp_path):
     sites.sites["b"].answer = lying
     with pytest.raises(FederationError, match="not one of honest updates"):
         _train(tmp_path, sites, plan)
+
+
+@pytest.mark.parametrize("wrong", ["small order", "signature", "patients"])
+def test_a_site_with_wrong_keys_is_left_out(tmp_path, wrong):
+    """Keys that nobody can use or trust are refused by the server, by name, and the others go on."""
+    sites = masked_sites(tmp_path, ("a", "b", "c"))
+    zero = "A" * 43 + "="
+
+    def lie(site: str, question: Instruction, report: object) -> object:
+        if site != "b" or not isinstance(report, MaskKeysReport):
+            return report
+        keys = report.keys.model_copy(
+            update={"small order": {"mask_key": zero}, "signature": {}, "patients": {"patients": 999}}[wrong]
+        )
+        exchange = MaskedExchange(question.run_id, question.plan_digest, question.round, question.serial)
+        key = load_private(sites.sites["a" if wrong == "signature" else "b"].folder / "site.key")
+        return MaskKeysReport(
+            keys=keys.model_copy(update={"signature": sign(key, keys_statement(exchange, keys))})
+        )
+
+    sites.on_answer = lie
+    recorder = Recorder()
+    weights = _train(tmp_path, sites, masked_plan(sites, rounds=1), recorder)
+    assert np.allclose(weights, _averaged(sites, INITIAL, "ac"), atol=1e-7)
+    assert [note for note in recorder.notes if note.startswith("b: ")]
 
 
 def test_wrong_shares_are_worked_around_and_named(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy" / "backup.md"
 SITES = ("center1", "center2")
-BACK_UP, COPY_LEDGER, RESTORE, LOOK = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+BACK_UP, COPY_LEDGER, RESTORE, LOOK, LAST_ANSWER = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_a_run_resumes_from_a_backup_with_the_same_model(tmp_path: Path) -> None:
@@ -49,6 +50,10 @@ def test_a_run_resumes_from_a_backup_with_the_same_model(tmp_path: Path) -> None
     model, evaluation = _results(runs)
     ledger = _looks(home.site("center2"))
     assert len(ledger) == 4  # the model, both hospitals' own, and their ensemble
+    newest = max(json.loads(look)["at"] for look in ledger.values())
+    answered = _shell(LAST_ANSWER.strip(), home=home, folder=store)
+    assert answered.startswith('"time": "20')
+    assert answered.split('"')[3] >= newest  # a look is written down before it is answered
 
     for name in ("server", "sites"):
         shutil.move(home.path / name, tmp_path / f"lost-{name}")
@@ -88,19 +93,22 @@ def _finish(home: Home, folder: Path) -> None:
             assert programs[name].wait(PATIENCE_S) == 0, (folder / f"{name}.log").read_text()
 
 
-def _shell(block: str, *, home: Home, folder: Path) -> None:
-    """A block of the page, once as it is, and where it is of a site, for each other site too."""
+def _shell(block: str, *, home: Home, folder: Path) -> str:
+    """What a block of the page prints: once as it is, and where it is of a site's files, for each other site too."""
     of_others = [
         line.replace("center2", site)
         for site in SITES[:-1]
         for line in block.splitlines()
-        if "center2" in line
+        if "center2" in line and not line.startswith("stic-")
     ]
     text = "set -eu\n" + block + "\n".join(of_others)
+    environment = home.environment()
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
-        ["sh", "-c", text], env=home.environment(), cwd=folder, capture_output=True, text=True, check=False
+        ["sh", "-c", text], env=environment, cwd=folder, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def _modes_and_keys(home: Home) -> dict[str, tuple[int, bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
@@ -25,6 +24,7 @@ from support.waiting import PATIENCE_S
 pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 WATCHDOG_S = 8.0
+"""Of the process that hangs. Those after it have more: a machine that is busy must not end them while they work."""
 ROUNDS = 4
 SITES = ("center1", "center2")
 
@@ -55,9 +55,10 @@ class Manager:
 
     def _one(self, accident: Accident | None) -> int:
         address = self._home.path / f"notify{len(self.endings)}"
+        patience = WATCHDOG_S if accident is not None else PATIENCE_S
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
             heard.bind(str(address))
-            variables = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
+            variables = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": str(int(patience * 1e6))}
             with self._home.running(
                 *("stic-server", "start", "--log", "json"),
                 environment=variables,
@@ -73,8 +74,8 @@ class Manager:
                         lines = []
                     if "READY=1" in lines or (last is not None and "WATCHDOG=1" in lines):
                         last = time.monotonic()
-                    if last is not None and time.monotonic() - last > WATCHDOG_S:
-                        os.kill(server.pid, signal.SIGABRT)
+                    if last is not None and time.monotonic() - last > patience:
+                        server.send_signal(signal.SIGABRT)
                         return server.wait(PATIENCE_S)
                 return server.wait()
 

@@ -33,7 +33,7 @@ from stic_core.protocol.messages import Instruction, decode_instruction, encode
 from stic_core.system.keys import make_key_pair
 from stic_core.tasks import TASKS
 from stic_server.admission.registry import admit
-from stic_server.federation.sites import Exchange, RunObserver, read_answer
+from stic_server.federation.sites import Exchange, LeftOut, RunObserver, read_answer
 from stic_server.setup import NewFederation, initialise
 from support.accidents import Accident
 from support.programs import ForkedProgram, Process
@@ -140,6 +140,11 @@ class Recorder(RunObserver):
     notes: list[str] = field(default_factory=list)
     rows: list[Mapping[str, object]] = field(default_factory=list)
     seen_parts: list[Mapping[str, str]] = field(default_factory=list)
+    seen_left_out: list[tuple[str, LeftOut]] = field(default_factory=list)
+
+    def left_out(self, site: str, kind: LeftOut) -> None:
+        """Keep it."""
+        self.seen_left_out.append((site, kind))
 
     def parts(self, parts: Mapping[str, str]) -> None:
         """Keep it."""

@@ -24,6 +24,7 @@ from stic_core.privacy.secure_aggregation.keys import (
     Secrets,
     agreed_key,
     derived_key,
+    is_usable,
     public_of,
     seal,
     seed_digest,
@@ -269,6 +270,10 @@ class MaskedRounds:
                     f"keys of {member.site} for a masked round",
                     expected="keys that it signed for this round with the key in the approved plan",
                 )
+        if not all(is_usable(base64.b64decode(key)) for key in keys):
+            raise PlanRefusedError(
+                "keys for a masked round", expected="public keys from which a secret can be made"
+            )
         if own.keys not in members:
             raise PlanRefusedError(
                 "keys for a masked round", expected="this site's own among them, unchanged"

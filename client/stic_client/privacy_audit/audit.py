@@ -127,7 +127,7 @@ def _silent(what: str, done: int, total: int) -> None:
 def _check(dataset: SiteDataset, about: ModelDescription, *, task: Task) -> None:
     if dataset.image != about.image:
         raise DataError(
-            "the dataset's images are prepared in another way than the model's",
+            "the site's images were not prepared as the model's were",
             got=f"crop_mm: {dataset.image.crop_mm}",
             expected=f"crop_mm: {about.image.crop_mm}",
             advice="Set dataset.image.crop_mm in site.yaml and prepare again.",

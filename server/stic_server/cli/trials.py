@@ -63,10 +63,20 @@ def simulate(
         Path | None,
         typer.Option("--config", help="federation.yaml for model, training and rounds; default: the demo's."),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What computes: process (this one) or ray (several, or a cluster).")
+    ] = "process",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="With --engine ray: a cluster's address; default: RAY_ADDRESS, else this machine."),
+    ] = None,
+    gpus_per_task: Annotated[
+        float, typer.Option(help="With --engine ray: share of a GPU per worker, such as 0.25; 0: CPU.")
+    ] = 0.0,
 ) -> None:
-    """Compare federated, centralised, ensemble and single-site training over several seeds, in one process."""
+    """Compare federated, centralised, ensemble and single-site training over several seeds."""
     from stic_server.simulation import simulate as run
-    from stic_server.simulation.options import study_of
+    from stic_server.simulation.options import engine_of, study_of
     from stic_server.simulation.tables import text
 
     study = study_of(
@@ -80,7 +90,8 @@ def simulate(
         alpha=alpha,
         cohorts=cohorts,
     )
+    computes = engine_of(engine, ray_address=ray_address, gpus_per_task=gpus_per_task)
     with Terminal() as terminal:
-        simulation = run(study, out, terminal=terminal)
+        simulation = run(study, out, terminal=terminal, engine=computes)
     print(text(simulation))
     print(f"\nsimulation  {out / 'simulation.md'}")

@@ -188,11 +188,13 @@ class HeldOutEvaluation:
                 self._participants.observer.note(
                     f"{site}: its own model does not match the digest that it stated; excluded"
                 )
+                self._participants.observer.left_out(site, "contradiction")
                 continue
             try:
                 check(site, Contribution(weights, 1), size=len(initial))
             except SiteReportError as error:
                 self._participants.observer.note(f"{error} Its own model is excluded.")
+                self._participants.observer.left_out(site, "update")
             else:
                 out[site] = _Model(site, weights, signature=report.signature)
         return out

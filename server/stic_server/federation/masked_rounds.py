@@ -43,7 +43,7 @@ from stic_server.federation.masking import (
 from stic_server.federation.participants import Participants
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.screen_reports import check_round
-from stic_server.federation.sites import Exchange, answers_of
+from stic_server.federation.sites import Exchange, answers_of, leave_out
 
 _LIGHT_S = 60.0
 """For which an answer without weights is waited for."""
@@ -190,7 +190,7 @@ class MaskedRounds:
                 values[site] = masked_values(report, answered, site=site, size=size)
                 reports[site] = report
             except SiteReportError as error:
-                self._participants.observer.note(str(error))
+                leave_out(error, observer=self._participants.observer)
         self._require(reports, number=question.round, what="masked updates")
         masked = MaskedSum(
             exchange=shared.exchange,
@@ -229,7 +229,7 @@ class MaskedRounds:
                 sealed[site] = report.shares
             except SiteReportError as error:
                 if following:
-                    self._participants.observer.note(str(error))
+                    leave_out(error, observer=self._participants.observer)
         if following and len(sealed) >= self._needed:
             self._shared = SharedKeys(exchange, following, sealed)
         return {site: report.signature for site, report in found.items()}
@@ -243,7 +243,7 @@ class MaskedRounds:
                     self._check_keys(site, report.following, exchange)
                     found.append(report.following)
                 except SiteReportError as error:
-                    self._participants.observer.note(str(error))
+                    leave_out(error, observer=self._participants.observer)
         return tuple(found) if len(found) >= self._needed else ()
 
     # ---- the sum -------------------------------------------------------------------------

@@ -13,7 +13,13 @@ from stic_core.config import SecureAggregationConfig
 from stic_core.errors import FederationError, SiteReportError
 from stic_core.privacy.secure_aggregation import fixed_point
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
-from stic_core.privacy.secure_aggregation.keys import agreed_key, derived_key, public_of, seed_digest
+from stic_core.privacy.secure_aggregation.keys import (
+    agreed_key,
+    derived_key,
+    is_usable,
+    public_of,
+    seed_digest,
+)
 from stic_core.privacy.secure_aggregation.masks import RingVector, from_bytes, without_own, without_pairs
 from stic_core.privacy.secure_aggregation.shares import reconstruct
 from stic_core.protocol.compression import WireArray
@@ -97,13 +103,15 @@ def check_keys(keys: SiteKeys, *, site: str, plan: RunPlan, exchange: MaskedExch
         patients: that it described.
 
     Raises:
-        SiteReportError: another site's, not signed, or for other patients.
+        SiteReportError: another site's, not signed, of small order, or for other patients.
     """
     right = keys.site == site and signed_by(
         plan.sites.get(site, ""), keys_statement(exchange, keys), signature=keys.signature
     )
     if not right:
         raise SiteReportError("its keys for masks are not signed with the key in the plan", site=site)
+    if not all(is_usable(base64.b64decode(key)) for key in (keys.cipher_key, keys.mask_key)):
+        raise SiteReportError("its keys for masks cannot be used", site=site)
     if keys.patients != patients:
         raise SiteReportError(
             "claims training patients that it did not announce",

@@ -301,6 +301,12 @@ class RunLimits:
 ReportT = TypeVar("ReportT")
 
 
+def leave_out(error: SiteReportError, *, observer: RunObserver, kind: LeftOut = "contradiction") -> None:
+    """Say why a site's answer is not used."""
+    observer.note(str(error))
+    observer.left_out(error.site, kind)
+
+
 def answers_of(
     exchange: Exchange,
     kind: type[ReportT],
@@ -322,8 +328,7 @@ def answers_of(
                 if check is not None:
                     check(site, report)
             except SiteReportError as error:
-                observer.note(str(error))
-                observer.left_out(site, "contradiction")
+                leave_out(error, observer=observer)
             else:
                 out[site] = (report, answer.weights)
             continue

@@ -29,7 +29,7 @@ from stic_server.federation.round import (
 )
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.screen_reports import check_round
-from stic_server.federation.sites import Exchange, answers_of
+from stic_server.federation.sites import Exchange, answers_of, leave_out
 from stic_server.strategies import algorithm_of
 from stic_server.strategies.algorithm import WEIGHTS
 
@@ -81,9 +81,8 @@ class Rounds:
             self._participants.observer.round_begins(number, rounds=self._participants.plan.rounds)
             before = state.pending
             state, diagnostics, exchange, reports = self._averaged(state, number)
-            for site, reason in diagnostics.refused.items():
-                self._participants.observer.note(str(reason))
-                self._participants.observer.left_out(site, "update")
+            for reason in diagnostics.refused.values():
+                leave_out(reason, observer=self._participants.observer, kind="update")
             self._write_row(before, diagnostics.validation)
             # A round lasts until the next one begins: the checkpoint of the one before is in it.
             seconds, mark = time.monotonic() - mark, time.monotonic()
@@ -172,8 +171,7 @@ class Rounds:
                 if weights is not None and report.weights_digest != digest(weights, plan.tensors):
                     raise SiteReportError("its weights do not match the digest that it stated", site=site)
             except SiteReportError as error:
-                self._participants.observer.note(str(error))
-                self._participants.observer.left_out(site, "contradiction")
+                leave_out(error, observer=self._participants.observer)
             else:
                 reports[site] = SiteRound(report, weights)
         return exchange, reports

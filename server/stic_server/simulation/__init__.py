@@ -5,6 +5,7 @@ one place is the yardstick. The federated model is the real thing (`run.execute`
 coordinator and checkpoints); only the way over the network is missing.
 """
 
-from stic_server.simulation.study import Registered, SimulationConfig, simulate
+from stic_server.simulation.settings import SimulationConfig
+from stic_server.simulation.study import Registered, simulate
 
 __all__ = ["Registered", "SimulationConfig", "simulate"]

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stic_core.config import FederationConfig, PolicyConfig
+from stic_core.config import FederationConfig
 from stic_core.data.dataset import SiteDataset
-from stic_core.protocol.messages import LocalReport, RunPlan, TrainLocal
-from stic_core.site_run import LocalRun
-from stic_core.system.observer import Observer
-from stic_core.tensors.flat import FlatArray, digest
-from stic_core.training.setup import ComputeConfig
+from stic_core.tensors.flat import FlatArray
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.sites import RunLimits, RunObserver
 from stic_server.report import write_report
-from stic_server.simulation.cohorts import Datasets, Progress
+from stic_server.simulation.cohorts import Datasets
 from stic_server.simulation.scores import Scores
-from stic_server.simulation.sites import SimulatedSites, seeded_privacy, setup_of
-
-CENTRALISED = "centralised"
+from stic_server.simulation.sites import SimulatedSites
+from stic_server.simulation.workplace import CENTRALISED, Centralised, Workplaces
 
 
 def train_compared_models(
@@ -30,10 +25,8 @@ def train_compared_models(
     datasets: Datasets,
     pooled: SiteDataset,
     *,
-    policy: PolicyConfig,
-    compute: ComputeConfig,
+    workplaces: Workplaces,
     observer: RunObserver,
-    progress: Progress,
 ) -> tuple[RunFolder, Mapping[str, Scores]]:
     """Train and evaluate federated, each site alone, their ensemble, and centralised.
 
@@ -41,10 +34,8 @@ def train_compared_models(
         federation: with the seed and the folder of runs; its sites' own models are always trained.
         datasets: by site.
         pooled: training and validation patients of all of them.
-        policy: of every site.
-        compute: what is computed with.
+        workplaces: where the sites and the centralised model are computed.
         observer: receives progress events.
-        progress: told how far longer pieces of work are.
 
     Returns:
         The run's folder, with its evaluation and its report; and each model's held-out scores.
@@ -53,17 +44,11 @@ def train_compared_models(
     proposal = training_of(federation)
     run = RunFolder.begin(federation, proposal.plan)
     observer.stage("training one model on all patients, for comparison")
-    central, about = train_centralised(
-        proposal.plan,
-        proposal.weights,
-        pooled,
-        run_id=run.run_id,
-        policy=policy,
-        compute=compute,
-        progress=progress,
+    centralised = _OnceNeeded(
+        workplaces.centralise(proposal.plan, proposal.weights, pooled, run_id=run.run_id)
     )
-    run.update_record(simulated=True, centralised=about)
-    sites = SimulatedSites(datasets, policy=policy, compute=compute, progress=progress)
+    run.update_record(simulated=True)
+    sites = SimulatedSites(datasets, workplaces=workplaces)
     execute(
         proposal.plan,
         proposal.weights,
@@ -76,68 +61,38 @@ def train_compared_models(
             max_update_ratio=federation.max_update_ratio,
         ),
         observer=observer,
-        others={CENTRALISED: central},
+        others=centralised,
     )
+    run.update_record(centralised=centralised.about)
     write_report(run.path)
     return run, sites.scores
 
 
-def train_centralised(
-    plan: RunPlan,
-    initial: FlatArray,
-    pooled: SiteDataset,
-    *,
-    run_id: str,
-    policy: PolicyConfig,
-    compute: ComputeConfig,
-    progress: Progress,
-) -> tuple[FlatArray, dict[str, Any]]:
-    """Train on all sites' patients in one place, as a site trains its own model.
+class _OnceNeeded(Mapping[str, FlatArray]):
+    """The centralised model by its name; it may still be training until somebody looks at it.
 
-    As many epochs as the federation's rounds have in all, one optimiser throughout, and the
-    epoch with the best loss on all sites' validation patients.
-
-    Returns:
-        The weights, and what the run's record says of them.
+    Args:
+        result: gives it, and waits for it.
     """
-    setup = setup_of(pooled, plan, compute=compute, name="all patients", progress=progress)
-    site = LocalRun(
-        CENTRALISED,
-        run_id,
-        plan,
-        pooled,
-        setup,
-        policy=policy,
-        observer=_Told(progress),
-        privacy=seeded_privacy(plan, CENTRALISED),
-    )
-    question = TrainLocal(
-        run_id=run_id, plan_digest=plan.digest, weights_digest=digest(initial, plan.tensors)
-    )
-    report, weights = site.answer(question, initial)
-    assert isinstance(report, LocalReport)  # that is what TrainLocal is answered with
-    assert weights is not None
-    about = {
-        "patients": {split: len(pooled.indices(split, plan.task)) for split in ("train", "val")},
-        "epochs": report.epochs,
-        "best_epoch": report.best_epoch,
-        "val_loss": report.validation_loss,
-        "fingerprint": pooled.fingerprint,
-        "weights_digest": report.weights_digest,
-    }
-    return weights, about
 
+    def __init__(self, result: Callable[[], Centralised]) -> None:
+        self._result = result
 
-class _Told(Observer):
-    """A local run's observer that passes on how far it is."""
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the run's record says of it."""
+        return self._result()[1]
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __getitem__(self, name: str) -> FlatArray:
+        if name != CENTRALISED:
+            raise KeyError(name)
+        return self._result()[0]
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """How far it is, under the name that a reader of a simulation expects."""
-        del what
-        self._progress("training one model on all patients, for comparison", done, total)
+    def __iter__(self) -> Iterator[str]:
+        yield CENTRALISED
+
+    def __len__(self) -> int:
+        return 1
 
 
 def evaluation_folder(run: RunFolder, *, of: Path) -> str:

@@ -9,9 +9,11 @@ from typing import Literal, cast
 from stic_core.config import FederationConfig, ImageConfig, ModelConfig, TrainingConfig
 from stic_core.errors import UsageError
 from stic_server.demo import CROP_MM, VIEWS
-from stic_server.simulation.study import SimulationConfig
+from stic_server.simulation.engine import Engine, OneProcess
+from stic_server.simulation.settings import SimulationConfig
 
 SPLITS = ("centre", "dirichlet")
+ENGINES = ("process", "ray")
 
 
 def demo_federation() -> FederationConfig:
@@ -66,6 +68,26 @@ def study_of(
         alpha=alpha,
         cohorts=cohorts,
     )
+
+
+def engine_of(name: str, *, ray_address: str | None, gpus_per_task: float) -> Engine:
+    """The engine of a name.
+
+    Raises:
+        UsageError: there is none of that name, the others' options are not for it, or Ray is not installed.
+    """
+    if name not in ENGINES:
+        raise UsageError("--engine", got=repr(name), expected=" or ".join(ENGINES))
+    if name == "ray":
+        from stic_server.simulation.ray_engine import RayEngine
+
+        return RayEngine(address=ray_address, gpus_per_task=gpus_per_task)
+    if ray_address is not None or gpus_per_task:
+        raise UsageError(
+            "--ray-address and --gpus-per-task",
+            advice="They go with --engine ray only; this process uses any GPU.",
+        )
+    return OneProcess()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -66,6 +66,15 @@ def agreed_key(private: bytes, public: bytes, *, statement: bytes) -> bytes:
     return derived_key(shared, statement=statement)
 
 
+def is_usable(public: bytes) -> bool:
+    """Whether a public key makes a secret at all; those of small order give everybody the same."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
+
+
 def derived_key(secret: bytes, *, statement: bytes) -> bytes:
     """A key for one purpose, 32 bytes (HKDF-SHA-256)."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=statement).derive(secret)

@@ -26,6 +26,7 @@ from stic_core.protocol.mask_messages import (
     keys_statement,
 )
 from stic_core.protocol.messages import TrainRound
+from stic_core.protocol.plan_summary import described
 from stic_core.system.keys import load_private, make_key_pair, sign
 from stic_core.tensors.flat import digest
 from support.masked_sites import INITIAL, RUN_ID, TENSORS, MaskedSites, masked_plan, masked_sites, update_of
@@ -387,3 +388,31 @@ def test_configurations_that_undo_the_masks_are_refused(wrong):
     assert FederationConfig.model_validate({"secure_aggregation": False}).secure_aggregation is None
     with pytest.raises((ConfigError, ValueError), match=next(iter(wrong))):
         FederationConfig.model_validate(good | wrong)
+
+
+@pytest.mark.parametrize(
+    ("sites", "masking", "told"),
+    [
+        (2, {}, "at least 2 of 2 hospitals, and none of them; two hospitals can compute each other's"),
+        (3, {}, "at least 2 of 3 hospitals, and none of them; this holds against the server alone"),
+        (
+            3,
+            {"threshold": 1.0},
+            "at least 3 of 3 hospitals, and none of them; this holds against the server with up to 1 of",
+        ),
+        (
+            10,
+            {},
+            "at least 7 of 10 hospitals, and none of them; this holds against the server with up to 3 of",
+        ),
+    ],
+)
+def test_the_approval_text_says_against_whom_it_holds(tmp_path, sites, masking, told):
+    """How many hospitals are in a sum, how many may be in league with the server, and what is not covered."""
+    plan = masked_plan(masked_sites(tmp_path, "abcdefghij"[:sites]), **masking)
+    text = dict(described(plan, PolicyConfig(max_update_norm=0.25)))
+    assert told in text["secure aggregation"]
+    assert "the figures sent" in text["not covered by it"]
+    assert text["update bounded"] == "values at 8, the norm at 0.25 times the model's"
+    assert text["weights sent"].startswith("per round, under masks: 1 tensors, 40 values")
+    assert all(site in text["hospitals"] for site in plan.sites)
