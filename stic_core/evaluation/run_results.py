@@ -53,8 +53,8 @@ class Run:
 
         Columns: `model`, `held_out_set`, `n` (patients), `figure` (`accuracy`, `sensitivity`,
         `specificity`, `auc`, `auc_macro`, `auc_micro`, `auc_macro_interpolated`), `class` (empty
-        for a figure of all classes), `value`, `lower` and `upper` (95 %), `interval` (`clopper-pearson`
-        or `logit`), `standard_error`, `reason`.
+        for a figure of all classes), `value`, `lower` and `upper` (95 %), `interval` (`clopper-pearson`,
+        `logit` or `newcombe`), `standard_error`, `reason`.
         """
         return run_frames.frame(run_frames.held_out_rows(_evaluated(self), sites=self.sites), HELD_OUT)
 

@@ -305,7 +305,7 @@ def test_an_image_says_what_it_is_and_can_change_nothing(
     )
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit.stdout.strip()
     assert about["User"] == f"{USER}:{USER}"
-    assert about["HealthCheck"]["Test"][0] == "CMD-SHELL"
+    assert about["Healthcheck"]["Test"][0] == "CMD-SHELL"
     options = [one for one in container_options(FILES / "quadlet" / UNITS[side]) if "secret" not in one]
     disabled = ("--health-interval=disable", "--entrypoint=sh")
     run = ("podman", "run", "--rm", *disabled, *options, name, "-c")

@@ -231,7 +231,7 @@ def test_a_budget_counts_over_plans(prepared: Path, tmp_path: Path) -> None:
     weights = proposal.weights
     for number in (1, 2):
         _trained(site, _round(proposal.plan, weights, number=number), weights)
-    assert "left 1" in _refusal(site, _proposal(tmp_path, seed=1).plan)
+    assert "left 1" in _refusal(site, _proposal(tmp_path, seed=1, privacy=PRIVACY).plan)
     small = _proposal(tmp_path, seed=1, privacy={"noise_multiplier": 20.0, "delta": 1e-3})
     assert _joined(site, small.plan)
 

@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from stic_client.cli import app
 from stic_core.config import FederationConfig, PolicyConfig
+from stic_core.errors import PlanRefusedError
 from stic_core.privacy.training_ledger import Account, Charge, TrainingLedger
 from stic_core.protocol.leaving import leaving
 from stic_core.protocol.messages import RunPlan
 from stic_core.protocol.plan_summary import described
-from stic_core.training.private_training import private_work
+from stic_core.training.private_training import check_affordable, private_work
 
 
 def _account(plan: str, *, noise: float | None) -> Account:
@@ -53,7 +54,7 @@ def test_the_ledger_is_a_table_with_what_is_left(site: Path) -> None:
     assert f"has spent epsilon {spent:.3g} at delta 0.001; 9 is allowed" in lines[0]
     assert f"{9 - spent:.3g} is left" in lines[0]
     rows = [line.split() for line in lines if line.startswith("2026-12-01 08:00")]
-    assert [row[2:9] for row in rows] == [
+    assert sorted(row[2:9] for row in rows) == [
         ["a" * 12, "stic", "2", "2", "2", "0.25", "10"],
         ["b" * 12, "stic", "2", "2", "4", "0.25", "10"],
     ]
@@ -83,6 +84,16 @@ def test_a_plan_says_what_its_noise_covers() -> None:
     plain = RunPlan.of(FederationConfig(), ())
     assert dict(described(plain))["noise in training"].startswith("none")
     assert "training-loss" in leaving(plain).figures
+
+
+def test_a_delta_that_a_patient_fits_into_is_refused() -> None:
+    """With 200 patients a delta of a hundredth would allow two of them to be given away."""
+    training = {"privacy": {"noise_multiplier": 2.0, "delta": 0.01}, "batch_size": 10}
+    plan = RunPlan.of(FederationConfig.model_validate({"training": training, "rounds": 1}), ())
+    patients, policy = tuple(map(str, range(200))), PolicyConfig()
+    work = private_work(plan, patients=len(patients), policy=policy)
+    with pytest.raises(PlanRefusedError, match=r"training\.privacy\.delta"):
+        check_affordable(plan, work, patients=patients, policy=policy, ledger=TrainingLedger())
 
 
 @pytest.mark.parametrize(("policy", "times"), [({}, 2), ({"local_only": False}, 1)])

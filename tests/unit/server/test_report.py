@@ -14,7 +14,7 @@ from stic_core.errors import DataError, UsageError
 from stic_core.evaluation import evaluation_of, held_out_table, p_text, points
 from stic_core.evaluation.document import Comparison, PairFigures
 from stic_core.evaluation.figures import AucFigure
-from stic_core.statistics import Absent, AucTest, NotEstimable
+from stic_core.statistics import FEW_DISCORDANT, Absent, AucTest, NotEstimable
 from stic_server.report import plots, write_report
 from stic_server.report.comparison import non_inferiority
 from stic_server.report.model_card import write_model_card
@@ -437,7 +437,9 @@ def test_the_comparison_says_what_was_counted(phantom_run: Path, page: tuple[str
                     *(str(x) for x in (pair["n"], accuracy["b"], accuracy["c"])),
                     f"{points(accuracy['difference'])} {points(low)} to {points(high)}",
                 ]
-                assert row[5] == p_text(accuracy["p"]).removeprefix("p ").removeprefix("= ")
+                exact = accuracy["b"] + accuracy["c"] < FEW_DISCORDANT
+                told = p_text(accuracy["p_exact"] if exact else accuracy["p"]).removeprefix("p ")
+                assert row[5] == told.removeprefix("= ") + (" exact" if exact else "")
                 tests += 1
             for cell, test in zip(row[6:], pair["auc"].values(), strict=True):
                 if "p" not in test:
