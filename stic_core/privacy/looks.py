@@ -158,7 +158,9 @@ class HeldOutLooks:
         if self._folder is not None:
             # Versions from before there were audits go on reading what has none.
             unknown_before = {"audit"} if look.audit is None else None
-            write_atomically(self._folder / f"{key}.json", look.model_dump_json(exclude=unknown_before), mode=PRIVATE)
+            write_atomically(
+                self._folder / f"{key}.json", look.model_dump_json(exclude=unknown_before), mode=PRIVATE
+            )
         self._looks[key] = look
 
     def nearest(
