@@ -29,11 +29,10 @@ from stic_core.protocol.messages import (
 from stic_core.tensors.flat import FlatArray, digest
 from stic_server.federation.masked_rounds import MaskedRounds
 from stic_server.federation.participants import Participants
-from stic_server.federation.round import BestModel
+from stic_server.federation.round import ATTEMPTS, BestModel
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.screen_reports import check_held_out
 from stic_server.federation.sites import answers_of
-from stic_server.federation.training import ATTEMPTS
 from stic_server.strategies.algorithm import Contribution
 from stic_server.strategies.screening import check
 
