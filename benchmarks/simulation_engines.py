@@ -28,6 +28,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.federation_kit import Home, make_home  # pyright: ignore[reportMissingImports] - through sys.path above
+from support.ray_room import ray_room  # pyright: ignore[reportMissingImports] - likewise
 from support.stock_flower import APP, superlink  # pyright: ignore[reportMissingImports] - likewise
 
 LOOK_S = 1.0
@@ -85,7 +86,8 @@ def _simulated(home: Home, names: list[str], engine: str) -> str:
     command += ["--seeds", str(settings.get("seed", 0)), "--engine", engine, "--out", str(out)]
     for name in names:
         command += ["--prepared", str(home.site(name) / "prepared")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=home.environment())
+    with ray_room() as room:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=home.environment() | room)
     (result,) = json.loads((out / "simulation.json").read_text())["results"].values()
     return result["model_digest"]
 

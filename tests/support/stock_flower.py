@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from support.federation_kit import Home
+from support.ray_room import ray_room
 from support.waiting import PATIENCE_S, until
 
 BIN = Path(sys.executable).parent
@@ -31,12 +32,19 @@ def superlink(
     (flower / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{home.port}"\n{connection}\n'
     )
-    environment = home.environment() | {
-        "FLWR_HOME": str(flower),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-    }
+    own = {"FLWR_HOME": str(flower), "FLWR_TELEMETRY_ENABLED": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    with (
+        ray_room() if simulation else nullcontext({}) as room,
+        _running(home, flower, environment=home.environment() | own | room, simulation=simulation) as there,
+    ):
+        yield there
+
+
+@contextmanager
+def _running(
+    home: Home, flower: Path, *, environment: Mapping[str, str], simulation: bool
+) -> Iterator[tuple[Callable[..., str], Callable[..., None]]]:
+    server = home.path / "server"
     programs: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, program: str, *arguments: str) -> None:
