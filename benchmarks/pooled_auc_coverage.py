@@ -24,6 +24,7 @@ from scipy.special import expit, ndtri
 from stic_core import statistics
 from stic_core.privacy.score_bins import score_bins
 from stic_core.statistics import Auc, Interval, NotEstimable, PooledScores, Recalibration, Scores
+from stic_core.statistics.calibration import MOST_OPEN
 
 MIN_CELL, MIN_CLASS = 5, 10
 """The default policy."""
@@ -127,7 +128,7 @@ def once(
             found["binning"] = auc.value - whole.value
             found["covered"] = covers(auc.interval(), population_auc)
             found["covered_by_scores"] = covers(whole.interval(), population_auc)
-        if pooled.open_by_bins <= statistics.calibration.MOST_OPEN:
+        if pooled.open_by_bins <= MOST_OPEN:
             found |= _calibration(pooled, drawn)
     own = [auc for _, auc in sites if auc is not None]
     mean = statistics.stratified(own)

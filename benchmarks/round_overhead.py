@@ -218,7 +218,7 @@ def server(
     try:
         listener.execute(train)
         for child in children:
-            child.wait(20)
+            child.wait(120)
     finally:
         for child in children:
             child.kill()

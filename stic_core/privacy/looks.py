@@ -156,7 +156,11 @@ class HeldOutLooks:
         """Write a look down, before anything of it leaves."""
         key = _key(look.model, patients=look.patients, classes=look.classes)
         if self._folder is not None:
-            write_atomically(self._folder / f"{key}.json", look.model_dump_json(), mode=PRIVATE)
+            # Versions from before there were audits go on reading what has none.
+            unknown_before = {"audit"} if look.audit is None else None
+            write_atomically(
+                self._folder / f"{key}.json", look.model_dump_json(exclude=unknown_before), mode=PRIVATE
+            )
         self._looks[key] = look
 
     def nearest(

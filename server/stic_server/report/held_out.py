@@ -57,7 +57,7 @@ def held_out(
         "models": forest,
         "models_caption": capitalise(caption),
         "bounds": [
-            (name, *_bounds(evaluation.pooled, name)) for name in titles if _bounds(evaluation.pooled, name)
+            (name, *found) for name in titles if (found := _bounds(evaluation.pooled, name)) is not None
         ],
         "roc": [
             (

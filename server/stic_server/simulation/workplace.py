@@ -13,7 +13,6 @@ from stic_core.config import PolicyConfig
 from stic_core.data.dataset import SiteDataset
 from stic_core.privacy.training_ledger import TrainingLedger
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.mask_messages import MaskKeys
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
@@ -24,6 +23,7 @@ from stic_core.protocol.messages import (
     Report,
     RunPlan,
     TrainLocal,
+    TrainRound,
     decode_instruction,
     encode,
 )
@@ -137,10 +137,10 @@ class Workplace:
                 look = run.look_of(question)
                 assert look is not None  # it has just been answered from
                 return *report, (look.scores, run.setup.batches["test"].labels)
-            case MaskKeys():
-                raise AssertionError("settings refuse secure aggregation")
-            case _:
+            case TrainRound() | TrainLocal():
                 return *self._runs[site].answer(question, weights), None
+            case _:
+                raise AssertionError("settings refuse secure aggregation")
 
     def centralise(
         self, plan: RunPlan, initial: FlatArray, pooled: SiteDataset, *, run_id: str
