@@ -1,9 +1,10 @@
 """Seconds and memory of a simulation by engine: `python benchmarks/simulation_engines.py --sites 10 --out FILE`.
 
-The same study (phantom patients, the tiny backbone, two seeds) is computed by the default engine and by Ray; the
-script stops if their model digests differ. Memory is the largest sum over a command and all that it started, each
-shared page divided among those that share it (PSS). `RAY_ADDRESS` names a cluster that runs; its own processes are
-not in the sum then.
+The same sites (random images behind the tiny backbone, 24 patients each) are simulated by the default engine, by
+`--engine ray` and by Flower's own simulation; the script stops if their model digests differ. `simulate` also trains
+the centralised model and every site's own; Flower's simulation trains the sites' own with `--local-only`. Seconds
+include the start of all processes. Memory is the largest sum over a command and all that it started, each shared page
+divided among those that share it (PSS). With `RAY_ADDRESS` Ray's own processes are not in the sum.
 """
 
 from __future__ import annotations
@@ -14,28 +15,50 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support.federation_kit import Home, make_home  # pyright: ignore[reportMissingImports] - through sys.path above
+from support.ray_room import ray_room  # pyright: ignore[reportMissingImports] - likewise
+from support.stock_flower import APP, superlink  # pyright: ignore[reportMissingImports] - likewise
+
 LOOK_S = 1.0
+ENGINES = ("process", "ray", "flower")
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Seconds and largest memory of a command, with all its processes."""
-    mark = f"STIC_BENCHMARK={uuid.uuid4().hex}"
-    name, _, value = mark.partition("=")
-    began, peak = time.monotonic(), 0
-    process = subprocess.Popen(command, env=os.environ | {name: value}, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        peak = max(peak, _pss(mark.encode()))
-        time.sleep(LOOK_S)
-    if process.returncode:
-        sys.exit(f"{command[1]} ended with exit code {process.returncode}")
-    return {"seconds": round(time.monotonic() - began, 1), "peak_mb": round(peak / 1024)}
+def measured(work: Callable[[], None]) -> dict[str, float]:
+    """Seconds and largest memory of all processes that some work starts."""
+    name, value = "STIC_BENCHMARK", uuid.uuid4().hex
+    peaks, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK_S):
+            peaks.append(_pss(f"{name}={value}".encode()))
+
+    watcher = threading.Thread(target=watch)
+    os.environ[name] = value  # inherited by what is started, and not of this process in /proc
+    watcher.start()
+    before, began = os.getloadavg()[0], time.monotonic()
+    try:
+        work()
+    finally:
+        seconds = time.monotonic() - began
+        over.set()
+        watcher.join()
+    return {
+        "seconds": round(seconds, 1),
+        "peak_mb": round(max(peaks) / 1024),
+        "load_before": round(before, 1),
+    }
 
 
 def _pss(mark: bytes) -> int:
@@ -51,6 +74,37 @@ def _pss(mark: bytes) -> int:
     return total
 
 
+def _simulated(home: Home, names: list[str], engine: str) -> str:
+    """The digest of `stic-server simulate`; what it says goes to this script's stderr."""
+    out = home.path / engine
+    settings = yaml.safe_load(home.federation.read_text())
+    kept = {key: settings[key] for key in ("rounds", "model", "training")}
+    config = home.path / "simulation.yaml"
+    weights = {"tiny": str(home.site(names[0]) / "tiny.safetensors")}
+    config.write_text(yaml.safe_dump(kept | {"backbone_weights": weights}))
+    command = [str(Path(sys.executable).with_name("stic-server")), "simulate", "--config", str(config)]
+    command += ["--seeds", str(settings.get("seed", 0)), "--engine", engine, "--out", str(out)]
+    for name in names:
+        command += ["--prepared", str(home.site(name) / "prepared")]
+    with ray_room() as room:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=home.environment() | room)
+    (result,) = json.loads((out / "simulation.json").read_text())["results"].values()
+    return result["model_digest"]
+
+
+def _flower(home: Home, names: list[str]) -> str:
+    """The digest of `flwr run` with one virtual node per site, a CPU each."""
+    with superlink(home, simulation=True) as (flwr, _):
+        said = flwr(
+            *("run", str(APP), "here", "--stream"),
+            *("--run-config", f'federation="{home.federation}" sites="{home.path / "sites"}"'),
+            *("--federation-config", f"num-supernodes={len(names)} client-resources-num-cpus=1"),
+        )
+    if not [*(home.path / "runs").glob("*/report.html")]:
+        sys.exit(f"Flower's simulation ended without a report:\n{said[-3000:]}")
+    return json.loads((home.run_folder() / "evaluation.json").read_text())["model_digest"]
+
+
 def main() -> None:
     """Measure, compare, write."""
     parser = argparse.ArgumentParser(
@@ -58,31 +112,32 @@ def main() -> None:
     )
     parser.add_argument("--sites", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument(
+        "--local-only", action="store_true", help="in Flower's simulation; simulate always does"
+    )
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    found: dict[str, Any] = {"sites": options.sites, "rounds": options.rounds, "seeds": options.seeds}
-    found |= {"cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "engines": {}}
-    digests = {}
+    found: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count()}
+    found |= {"sites": options.sites, "rounds": options.rounds, "flower_local_only": options.local_only}
+    found["engines"] = {}
+    digests: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        federation = {"rounds": options.rounds, "model": {"backbone": "tiny"}, "image": {"crop_mm": 160.0}}
-        federation["training"] = {"views": 1, "local_epochs": 1}
-        (home / "federation.yaml").write_text(yaml.safe_dump(federation))
-        program = str(Path(sys.executable).with_name("stic-server"))
-        study = [program, "simulate", "--phantom", "--config", str(home / "federation.yaml")]
-        study += ["--split", "dirichlet", "--sites", str(options.sites), "--alpha", "5"]
-        study += ["--seeds", options.seeds, "--cohorts", str(home / "cohorts")]
-        measured([*study, "--out", str(home / "drawn")])  # draws the patients, which is in no figure
-        for engine in ("process", "ray"):
-            out = home / engine
-            found["engines"][engine] = measured([*study, "--out", str(out), "--engine", engine])
-            results = json.loads((out / "simulation.json").read_text())["results"]
-            digests[engine] = {seed: result["model_digest"] for seed, result in results.items()}
-            print(engine, found["engines"][engine])
-    if digests["process"] != digests["ray"]:
+        names = [f"site{number:03d}" for number in range(1, options.sites + 1)]
+        home = make_home(Path(folder), sites=names, rounds=options.rounds)
+        home.edit(home.federation, local_only=options.local_only)
+        for engine in options.engines:
+
+            def work(engine: str = engine) -> None:
+                digests[engine] = (
+                    _flower(home, names) if engine == "flower" else _simulated(home, names, engine)
+                )
+
+            found["engines"][engine] = measured(work)
+            print(engine, found["engines"][engine], digests[engine], flush=True)
+            options.out.write_text(json.dumps(found | {"digests": digests}, indent=1) + "\n")
+    if len(set(digests.values())) > 1:
         sys.exit(f"the engines disagree: {digests}")
-    options.out.write_text(json.dumps(found | {"digests": digests["process"]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 `stic-client` makes an app for its participant. On a stock SuperNode runs `app`, whose node
 configuration names the site's configuration file under `site-config`; each message may start
-a process of its own there, so what a site keeps of a run is on its disk.
+a process of its own there, so what a site keeps of a run is on its disk. In Flower's simulation
+the run configuration names a folder of sites under `sites`, one for each virtual node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -16,9 +16,9 @@ from flwr.clientapp import ClientApp
 
 from stic_client.participation.participant import Participant
 from stic_core import config, config_files
-from stic_core.errors import ProtocolError
+from stic_core.errors import ConfigError, ProtocolError
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.fields import MESSAGE_KEY, WEIGHTS_KEY
+from stic_core.protocol.fields import MESSAGE_KEY, SITE_KEY, WEIGHTS_KEY
 from stic_core.protocol.messages import Report, decode_instruction, encode
 from stic_core.tensors.npy import read_npy
 
@@ -41,12 +41,45 @@ def _register(app: ClientApp, participant_of: Callable[[Context], Participant]) 
     return app
 
 
-@cache
-def _participant_at(path: str) -> Participant:
-    return Participant(config_files.load(Path(path), config.SiteConfig), one_message=True)
+def _site_config(context: Context) -> Path:
+    """The site's configuration file: a SuperNode's own, or that of a virtual node's partition.
+
+    Raises:
+        ConfigError: neither is named, or there are fewer sites in the folder than virtual nodes.
+    """
+    own, sites = context.node_config.get("site-config"), context.run_config.get("sites")
+    if own:
+        return Path(str(own))
+    if not sites or "partition-id" not in context.node_config:
+        raise ConfigError(
+            "this SuperNode has no site",
+            expected="site-config in --node-config, or in a simulation sites in --run-config",
+            advice="Name the file site.yaml, or the folder that has one folder with a site.yaml per virtual node.",
+        )
+    folder, number = Path(str(sites)), int(context.node_config["partition-id"])
+    found = sorted(folder.glob("*/site.yaml"))
+    if number >= len(found):
+        raise ConfigError(
+            "too few sites for the simulation's virtual nodes",
+            got=f"{len(found)} folders with a site.yaml",
+            expected=f"{context.node_config['num-partitions']}, one per virtual node (num-supernodes)",
+        )
+    return found[number]
 
 
-_register(app, lambda context: _participant_at(str(context.node_config["site-config"])))
+def _participant(context: Context) -> Participant:
+    """A site as its disk has it: the message before may have been another process's."""
+    return Participant(config_files.load(_site_config(context), config.SiteConfig), one_message=True)
+
+
+_register(app, _participant)
+
+
+@app.query(SITE_KEY)
+def name(message: Message, context: Context) -> Message:
+    """The site's name, which a virtual node's registration lacks."""
+    site = config_files.load(_site_config(context), config.SiteConfig).site
+    return Message(RecordDict({SITE_KEY: ConfigRecord({SITE_KEY: site})}), reply_to=message)
 
 
 def _answer(message: Message, participant: Participant) -> Message:

@@ -1,7 +1,8 @@
 """The coordinator's Flower ServerApp: a session's questions as Flower messages over any Grid.
 
 `stic-server start` calls `run_federation`. On a stock SuperLink runs `app`, whose run configuration
-names the federation's file under `federation` (docs/flower.md).
+names the federation's file under `federation` (docs/flower.md). In Flower's simulation it also names
+the folder of the sites under `sites`; without that key, a node's name is the one it was registered with.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from stic_server.federation.sites import (
     RunLimits,
     RunObserver,
 )
+from stic_server.flower_names import named
 from stic_server.flower_sites import LOOK_S, FlowerSites
 from stic_server.report import write_report
 from stic_server.report.model_card import write_model_card
@@ -47,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
     """One run, from the configuration to its evaluation."""
     evaluate = context.run_config.get("evaluate")
     run_federation(
-        grid,
+        named(grid) if context.run_config.get("sites") else grid,
         Path(str(context.run_config["federation"])),
         observer=RunObserver(),
         evaluate=Path(str(evaluate)) if evaluate else None,

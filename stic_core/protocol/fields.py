@@ -15,6 +15,9 @@ MESSAGE_KEY = "stic"
 WEIGHTS_KEY = "weights"
 """The record under which the flat array travels."""
 
+SITE_KEY = "site"
+"""Flower's action that asks a virtual node of a simulation for its site, and the record and field of the answer."""
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
 Round = Annotated[int, Field(ge=1, le=10_001)]

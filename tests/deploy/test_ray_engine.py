@@ -7,17 +7,28 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from support.federation_kit import write_site_dataset, write_tiny_weights
+from support.ray_room import ray_room
 from support.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.deploy
 
 SITES = ("center1", "center2")
+
+
+@pytest.fixture(autouse=True)
+def _room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What Ray leaves is removed."""
+    with ray_room() as room:
+        for name, value in room.items():
+            monkeypatch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="module")

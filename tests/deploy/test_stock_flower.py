@@ -1,42 +1,66 @@
-"""The same apps on a stock SuperLink and SuperNodes, where each message starts a process: the same model."""
+"""The same apps on Flower's own programs: SuperLink and SuperNodes, and its simulation on Ray: the same model."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from stic_core.models.saved import read_model
 from support.federation_kit import Home, free_port, make_home
-from support.waiting import PATIENCE_S, until
+from support.stock_flower import APP, superlink
+from support.waiting import until
 
 pytestmark = pytest.mark.deploy
 
-BIN = Path(sys.executable).parent
-APP = Path(__file__).parents[2] / "deploy" / "flower-app"
+SITES = ("center1", "center2")
 
 
-def test_stock_flower_ends_with_the_same_model(tmp_path: Path) -> None:
-    """Real `flower-superlink` and `flower-supernode`s with TLS and node keys: bit for bit what `start` makes."""
-    ours = make_home(tmp_path / "ours", rounds=2)
-    shutil.copytree(ours.path, tmp_path / "stock")
-    stock = Home(tmp_path / "stock", ours.port)
-    for path in stock.path.rglob("*.yaml"):
-        path.write_text(path.read_text().replace(str(ours.path), str(stock.path)))
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A federation that `stic-server start` is to run."""
+    return make_home(tmp_path_factory.mktemp("ours") / "home", sites=SITES, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def copied(ours: Home, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Home]:
+    """Makes federations of the same files, as they were before the run."""
+    pristine = tmp_path_factory.mktemp("pristine") / "home"
+    shutil.copytree(ours.path, pristine)
+
+    def copy() -> Home:
+        home = Home(tmp_path_factory.mktemp("copy") / "home", free_port())
+        shutil.copytree(pristine, home.path)
+        for path in home.path.rglob("*.yaml"):
+            path.write_text(path.read_text().replace(str(ours.path), str(home.path)))
+        return home
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def expected(ours: Home, copied: object, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the model that `stic-server start` and two `stic-client`s make."""
+    logs = tmp_path_factory.mktemp("logs")
     with (
-        ours.running("stic-client", "--site", "center1", "--once", output=tmp_path / "center1.log"),
-        ours.running("stic-client", "--site", "center2", "--once", output=tmp_path / "center2.log"),
+        ours.running("stic-client", "--site", "center1", "--once", output=logs / "center1.log"),
+        ours.running("stic-client", "--site", "center2", "--once", output=logs / "center2.log"),
     ):
         started = ours.run("stic-server", "start")
         assert started.returncode == 0, started.stderr
-    with _superlink(stock) as (flwr, start):
-        for site in ("center1", "center2"):
+    return _digest(ours)
+
+
+def _digest(home: Home) -> str:
+    return read_model(home.run_folder() / "model").description.digest
+
+
+def test_stock_flower_ends_with_the_same_model(copied: Callable[[], Home], expected: str) -> None:
+    """Real `flower-superlink` and `flower-supernode`s with TLS and node keys: bit for bit what `start` makes."""
+    stock = copied()
+    with superlink(stock) as (flwr, start):
+        for site in SITES:
             folder = stock.site(site)
             flwr("supernode", "register", str(folder / "site.pub"), "here", "--name", site)
             start(
@@ -49,51 +73,17 @@ def test_stock_flower_ends_with_the_same_model(tmp_path: Path) -> None:
             )
         flwr("run", str(APP), "here", "--run-config", f'federation="{stock.federation}"')
         until(lambda: [*(stock.path / "runs").glob("*/report.html")], what="the report of the run")
-    digests = [read_model(home.run_folder() / "model").description.digest for home in (ours, stock)]
-    assert digests[0] == digests[1]
+    assert _digest(stock) == expected
 
 
-@contextmanager
-def _superlink(home: Home) -> Iterator[tuple[Callable[..., None], Callable[..., None]]]:
-    """A SuperLink with the federation's certificate, how to command it, and how to start programs beside it."""
-    server, flower = home.path / "server", home.path / "flower"
-    flower.mkdir()
-    (flower / "config.toml").write_text(
-        f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{home.port}"\n'
-        f'root-certificates = "{server / "ca.crt"}"\n'
-    )
-    environment = home.environment() | {"FLWR_HOME": str(flower), "PATH": f"{BIN}:{os.environ['PATH']}"}
-    programs: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, program: str, *arguments: str) -> None:
-        with (flower / f"{name}.log").open("wb") as log:
-            command = [str(BIN / program), *arguments]
-            programs.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-
-    def flwr(*arguments: str) -> None:
-        done = subprocess.run(
-            [str(BIN / "flwr"), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
+def test_flowers_simulation_ends_with_the_same_model(copied: Callable[[], Home], expected: str) -> None:
+    """`flwr run` with two virtual nodes on Ray, each of them a site: bit for bit what `start` makes."""
+    home = copied()
+    with superlink(home, simulation=True) as (flwr, _):
+        said = flwr(
+            *("run", str(APP), "here", "--stream"),
+            *("--run-config", f'federation="{home.federation}" sites="{home.path / "sites"}"'),
+            *("--federation-config", "num-supernodes=2 client-resources-num-cpus=1"),
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    try:
-        start(
-            "superlink",
-            *("flower-superlink", "--ssl-certfile", str(server / "server.crt")),
-            *("--ssl-keyfile", str(server / "server.key"), "--ssl-ca-certfile", str(server / "ca.crt")),
-            *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
-            *("--host", "127.0.0.1", "--port", str(home.port)),
-        )
-        log = flower / "superlink.log"
-        until(lambda: "startup complete" in log.read_text(), what="the SuperLink")
-        yield flwr, start
-    finally:
-        for program in programs:
-            program.terminate()
-        for program in programs:
-            program.wait(PATIENCE_S)
+        assert [*(home.path / "runs").glob("*/report.html")], said
+    assert _digest(home) == expected

@@ -84,7 +84,8 @@ class RayEngine:
                 "Ray cannot be started or reached",
                 got=type(error).__name__,
                 expected="a cluster that runs at --ray-address or RAY_ADDRESS, or a machine with CPU time to spare",
-                advice="Ray gives up if its processes need more than 15 s to start.",
+                advice="Ray gives up if its processes need more than 15 s to start. Without PYTHONDONTWRITEBYTECODE "
+                "the next start is faster.",
             ) from None
         try:
             slots = self._slots()
