@@ -84,6 +84,8 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
     without = set() if trains else set(_IN_TRAINING)
     if plan.training.privacy is not None:
         without.add("training-loss")  # an exact figure of training patients, to which no noise was added
+    if plan.evaluation == "pooled":  # they leave in the sum
+        without |= {"accuracy", "auc", "confusion", "histograms", "calibration"}
     if not compares:
         without.add("comparison")
     figures: tuple[Release, ...] = tuple(kind for kind in RELEASES if kind in kinds and kind not in without)

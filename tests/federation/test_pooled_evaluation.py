@@ -21,7 +21,9 @@ from stic_core.evaluation.held_out_counts import HeldOutCounts, held_out_counts,
 from stic_core.privacy.looks import HeldOutLooks, Look
 from stic_core.privacy.secure_aggregation.fixed_point import encode_counts
 from stic_core.privacy.secure_aggregation.masks import masked, ring_sum, without_own
+from stic_core.protocol.audit_log import AuditLog
 from stic_core.protocol.compression import WireArray
+from stic_core.protocol.leaving import leaving
 from stic_core.protocol.mask_messages import MaskKeysReport, MaskSharesReport, SurvivorsReport
 from stic_core.protocol.messages import (
     EvaluateHeldOut,
@@ -33,6 +35,7 @@ from stic_core.protocol.messages import (
     decode_instruction,
     encode,
 )
+from stic_core.protocol.plan_summary import described
 from stic_core.statistics import Suppressed
 from stic_server.federation.plan import training_of
 from stic_server.federation.run import execute
@@ -158,6 +161,13 @@ def test_the_pooled_table_is_complete(tmp_path):
     assert all(rate.total == 12 for rate in evaluation.pooled.sensitivity.values())
     assert [len(looks) for looks in looks_of(sites).values()] == [1, 1, 1]
     assert not [answer for _, answer, _ in sites.reports if isinstance(answer, HeldOutAnswer)]
+    config = sites.participants["center1"].config
+    plan = training_of(federation(tmp_path), sites=sites.public_keys).plan
+    promised = leaving(plan, config.policy).weights["pooled-answer"]
+    lines = [line for line in AuditLog(config.audit).read() if line["kind"] == "pooled-answer"]
+    assert [len(line["tensors"]) for line in lines] == [promised.tensors]
+    assert 0 < lines[0]["bytes"] - promised.bytes < 400  # the message's text
+    assert "pooled: 3,095 counts leave under masks" in dict(described(plan))["held-out evaluation"]
     page = write_report(run.path).read_text()
     assert "Pooled evaluation" in page
     assert 'id="between"' not in page

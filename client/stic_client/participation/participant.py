@@ -52,6 +52,7 @@ from stic_core.protocol.messages import (
     Finish,
     Instruction,
     LocalReport,
+    PooledAnswer,
     Preparing,
     Refusal,
     Report,
@@ -165,7 +166,9 @@ class Participant:
             weights,
             run=instruction.run_id,
             round_number=getattr(instruction, "round", 0),
-            tensors=tuple(spec.name for spec in specs),
+            tensors=("held-out counts",)
+            if isinstance(message, PooledAnswer)
+            else tuple(spec.name for spec in specs),
             decision=decision,
         )
 
