@@ -274,6 +274,12 @@ def _secure_aggregation_of(data: object) -> object:
 
 SecureAggregation = Annotated[SecureAggregationConfig | None, BeforeValidator(_secure_aggregation_of)]
 
+EvaluationMode: TypeAlias = Literal["per-site", "pooled"]
+"""Held-out figures of each site, or of all of them together alone."""
+
+POOLED_SITES = 3
+"""Fewest hospitals of a pooled evaluation: of two, each knows the other's counts as the sum less its own."""
+
 
 class ListenConfig(_Frozen):
     """Where the server listens, and what its certificate is for.
@@ -409,6 +415,9 @@ class FederationConfig(_Frozen):
             training changed in 8 bits per value with the rounding error carried over to the next
             round, and the global model as float16.
         secure_aggregation: the server sees only the sum of the sites' updates; `true`, or the keys below.
+        evaluation: `per-site` shows where the model fails at one hospital, each hospital's small counts withheld;
+            `pooled` sums the counts of at least three hospitals under masks: complete, and nobody's own.
+            `pooled` needs `secure_aggregation`.
             Needs `local_only: false` and `transport: float32`; `max_update_ratio` does not apply.
         warm_start: a model's folder (`runs/<run-id>/model`) to begin with instead of fresh weights.
         backbone_weights: weights file by backbone; the server needs one only where a pretrained
@@ -439,6 +448,7 @@ class FederationConfig(_Frozen):
     local_only: bool = True
     transport: Transport = "float32"
     secure_aggregation: SecureAggregation = None
+    evaluation: EvaluationMode = "per-site"
     warm_start: FilePath | None = None
     backbone_weights: dict[str, FilePath] = Field(default_factory=dict)
     listen: ListenConfig = ListenConfig()
@@ -458,6 +468,8 @@ class FederationConfig(_Frozen):
     def _goes_with_masks(self) -> FederationConfig:
         if self.secure_aggregation is not None and (why := unmasked_part(self.transport, self.local_only)):
             raise ValueError(why)
+        if self.evaluation == "pooled" and self.secure_aggregation is None:
+            raise ValueError("evaluation: pooled needs secure_aggregation: true, whose masks it uses")
         return self
 
 
@@ -535,6 +547,8 @@ class PolicyConfig(_Frozen):
             `privacy-audit` is not listed by default: see `stic-client privacy-audit --release`.
         local_only: also train a model of its own for comparison; its weights leave as a round's.
         secure_aggregation: `required` takes part only in plans with it; `optional` in both.
+        evaluation: `pooled` takes part only in plans whose held-out counts are summed under masks, `per-site` only
+            in those with figures of each site; `any` in both.
         max_update_norm: the same as a plan's; the smaller one is kept to. None adds no bound.
         min_cell: counts of fewer patients than this are not released.
         min_class: an AUC needs this many patients of the class and this many others.
@@ -558,6 +572,7 @@ class PolicyConfig(_Frozen):
     release: tuple[Release, ...] = ASKED
     local_only: bool = True
     secure_aggregation: Literal["optional", "required"] = "optional"
+    evaluation: Literal["any", "per-site", "pooled"] = "any"
     max_update_norm: Annotated[float, Field(gt=0)] | None = None
     min_cell: Annotated[int, Field(ge=1)] = 5
     min_class: Annotated[int, Field(ge=1)] = 10

@@ -32,6 +32,7 @@ from stic_core.evaluation import (
     site_report,
     validation_report,
 )
+from stic_core.evaluation.held_out_counts import held_out_counts
 from stic_core.models.parameters import get_flat, trainable_specs
 from stic_core.privacy import looks
 from stic_core.privacy.audit_release import latest_release
@@ -43,6 +44,7 @@ from stic_core.protocol.messages import (
     EvaluateHeldOut,
     HeldOutAnswer,
     LocalReport,
+    PooledAnswer,
     RoundReport,
     RunPlan,
     SiteDescription,
@@ -50,7 +52,7 @@ from stic_core.protocol.messages import (
     TrainLocal,
     TrainRound,
 )
-from stic_core.statistics import LOSS_CAP, capped_loss_sum, margins
+from stic_core.statistics import CELLS, LOSS_CAP, capped_loss_sum, margins
 from stic_core.system.observer import Observer
 from stic_core.tensors.array_types import ScoreMatrix
 from stic_core.tensors.flat import FlatArray, digest
@@ -65,14 +67,14 @@ RESIDUAL = "residual"
 """Of what a site keeps between rounds: the rounding error of its last update."""
 
 Work: TypeAlias = TrainRound | TrainLocal | EvaluateHeldOut
-WorkReport: TypeAlias = RoundReport | LocalReport | HeldOutAnswer
+WorkReport: TypeAlias = RoundReport | LocalReport | HeldOutAnswer | PooledAnswer
 
 
 class Masker(Protocol):
-    """Puts masks on a round's update, so that the server sees it in a sum alone."""
+    """Puts masks on a round's update or on held-out counts, so that the server sees them in a sum alone."""
 
-    def check(self, question: TrainRound) -> None:
-        """Refuse to train what could not be masked afterwards.
+    def check(self, question: TrainRound | EvaluateHeldOut) -> None:
+        """Refuse to compute what could not be masked afterwards.
 
         Raises:
             PlanRefusedError: says what is missing.
@@ -83,6 +85,16 @@ class Masker(Protocol):
         self, question: TrainRound, *, base: FlatArray, trained: FlatArray
     ) -> tuple[WireArray, SiteKeys | None]:
         """What travels instead of the trained weights, and the site's keys for the next round."""
+        ...
+
+    def mask_counts(
+        self, question: EvaluateHeldOut, counts: Sequence[int], *, earlier: Sequence[str]
+    ) -> WireArray:
+        """What travels instead of held-out counts.
+
+        Args:
+            earlier: plans under which nearly the same answers were counted before.
+        """
         ...
 
 
@@ -181,6 +193,8 @@ class LocalRun:
                 return self._train_round(question, self._checked(question, wire))
             case TrainLocal():
                 return self._train_local(self._checked(question, wire))
+            case EvaluateHeldOut() if self.plan.evaluation == "pooled":
+                return self._pooled(question, wire)
             case EvaluateHeldOut():
                 return self._held_out(question, wire), None
 
@@ -199,6 +213,8 @@ class LocalRun:
                 "this site's own model was requested",
                 expected="no such request (local_only: false in the plan)",
             )
+        if isinstance(question, EvaluateHeldOut) and self.plan.evaluation == "pooled":
+            self._check_pooled(question)
         if not isinstance(question, TrainRound):
             return
         if question.train and self.plan.secure_aggregation is not None:
@@ -216,6 +232,13 @@ class LocalRun:
                 got=question.learning_rate,
                 expected=f"at most the plan's {most}",
             )
+
+    def _check_pooled(self, question: EvaluateHeldOut) -> None:
+        if self.masker is None:
+            raise PlanRefusedError("a pooled evaluation", expected="a site that can mask its counts")
+        if question.members or question.against is not None:
+            raise PlanRefusedError("a pooled evaluation", expected="one model, compared with no other")
+        self.masker.check(question)
 
     def _counts(self, split: Split) -> SplitCounts:
         counts = self.dataset.counts(self.plan.task)[split]
@@ -357,7 +380,7 @@ class LocalRun:
     def _find_look(self, model: str) -> Look | None:
         return self.looks.find(model, patients=self.held_out_patients, classes=self.plan.task.classes)
 
-    def _held_out(self, question: EvaluateHeldOut, wire: WireArray | None) -> HeldOutAnswer:
+    def _check_same_patients(self, question: EvaluateHeldOut) -> None:
         found = self._test_fingerprint
         if found != question.test_fingerprint:
             raise PlanRefusedError(
@@ -365,6 +388,9 @@ class LocalRun:
                 got=found[:12],
                 expected=question.test_fingerprint[:12],
             )
+
+    def _held_out(self, question: EvaluateHeldOut, wire: WireArray | None) -> HeldOutAnswer:
+        self._check_same_patients(question)
         weights = None if question.members else self._checked(question, wire)
         look = self.look_of(question)
         if look is None or look.report is None:
@@ -375,9 +401,63 @@ class LocalRun:
             paired=self._compared(look, question.against),
         )
 
-    def _look(self, question: EvaluateHeldOut, weights: FlatArray | None) -> Look:
-        """Open the held-out set for a model, and write down what may leave of it."""
-        labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
+    def _pooled(self, question: EvaluateHeldOut, wire: WireArray | None) -> tuple[PooledAnswer, WireArray]:
+        """Held-out counts for a sum over hospitals; asked again, the same counts under new masks."""
+        self._check_same_patients(question)
+        weights = self._checked(question, wire)
+        assert self.masker is not None  # checked
+        look = self.look_of(question)
+        if look is None or not look.pooled:
+            if look is not None and look.report is not None:
+                raise _told_alone(question.model)
+            opened, logits = self._scored(question, weights)
+            look = opened.model_copy(
+                update={
+                    "labels": tuple(int(label) for label in self.setup.batches["test"].labels),
+                    "logits": tuple(tuple(map(float, row)) for row in logits),
+                    "starts": (tuple(range(CELLS)),) * len(opened.classes),
+                }
+            )
+        earlier = self._nearly_the_same(look)
+        if any(not one.pooled for one in earlier):
+            raise _told_alone(question.model)
+        counts = held_out_counts(look.scores, np.array(look.labels, dtype=np.int64), classes=look.classes)
+        if self.plan.digest not in look.pooled:
+            look = look.model_copy(update={"pooled": (*look.pooled, self.plan.digest)})
+            self.looks.keep(look)
+            self._note_look(look)
+        plans = {plan for one in (look, *earlier) for plan in one.pooled} - {self.plan.digest}
+        sent = self.masker.mask_counts(
+            question, [int(count) for count in counts.vector], earlier=sorted(plans)
+        )
+        digest_of_sent = hashlib.sha256(sent.tobytes()).hexdigest()
+        return PooledAnswer(model=question.model, weights_digest=digest_of_sent), sent
+
+    def _nearly_the_same(self, look: Look) -> list[Look]:
+        """Other looks at these patients whose figures and this one's could be subtracted."""
+        return [
+            one
+            for one in self.looks.at(look.patients)
+            if not one.is_of(look)
+            and any(
+                self.looks.nearest(
+                    look.scores,
+                    labels=np.array(look.labels, dtype=np.int64),
+                    plan=self.plan.digest,
+                    patients=look.patients,
+                    classes=look.classes,
+                    starts=look.starts,
+                    min_cell=self.policy.min_cell,
+                    among=[one],
+                )
+            )
+        ]
+
+    def _scored(self, question: EvaluateHeldOut, weights: FlatArray | None) -> tuple[Look, ScoreMatrix]:
+        """Open the held-out set for a model: the look that is written down of that, and its logits."""
+        classes, before = self.plan.task.classes, self.look_of(question)
+        if before is not None and before.pooled:  # it is scored, and its counts left in a sum
+            return before, before.scores
         if weights is not None:
             self.setup.load_weights(weights)
             if self.judges_heads:
@@ -401,8 +481,15 @@ class LocalRun:
             if fault:
                 self.observer.note(f"model {question.model} is not told of: {fault}")
                 raise PlanRefusedError(f"model {question.model} sets patients apart as training does not")
+        return opened, logits
+
+    def _look(self, question: EvaluateHeldOut, weights: FlatArray | None) -> Look:
+        """Open the held-out set for a model, and write down what may leave of it."""
+        labels, classes = self.setup.batches["test"].labels, self.plan.task.classes
+        opened, logits = self._scored(question, weights)
         bins = score_counts(margins(logits), labels, policy=self.policy)
         starts, patients = tuple(one for one, _ in bins), opened.patients
+        others = [one for one in self.looks.at(patients) if not one.is_of(opened)]
         near = self.looks.nearest(
             logits,
             labels=labels,
@@ -411,7 +498,10 @@ class LocalRun:
             classes=classes,
             starts=starts,
             min_cell=self.policy.min_cell,
+            among=others,
         )
+        if opened.pooled:  # its sum over hospitals would complete what is withheld here
+            near = (True, True)
         report = site_report(logits, labels, classes=classes, policy=self.policy, near=Near(*near))
         look = opened.model_copy(
             update={
@@ -422,11 +512,14 @@ class LocalRun:
             }
         )
         self.looks.keep(look)
-        self.observer.note(
-            f"held-out set opened for model {question.model} ({look.model[:12]}): "
-            f"{len(self.looks.at(patients))} models so far, {self.policy.held_out_models} allowed"
-        )
+        self._note_look(look)
         return look
+
+    def _note_look(self, look: Look) -> None:
+        self.observer.note(
+            f"held-out set opened for model {look.name} ({look.model[:12]}): "
+            f"{len(self.looks.at(look.patients))} models so far, {self.policy.held_out_models} allowed"
+        )
 
     def _compared(self, look: Look, against: str | None) -> PairedReport | None:
         """A model compared with this one, once; None where it was never looked at."""
@@ -464,6 +557,14 @@ class _Sent:
     wire: WireArray | None = None
     digest: str | None = None
     following: SiteKeys | None = None
+
+
+def _told_alone(model: str) -> PlanRefusedError:
+    return PlanRefusedError(
+        f"a sum over hospitals for model {model}",
+        got="a model whose figures, or nearly the same, this site has told by itself",
+        expected="one that answers otherwise, since the sum would complete what was withheld then",
+    )
 
 
 def _key_of(question: EvaluateHeldOut) -> str:

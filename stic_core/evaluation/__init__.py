@@ -3,7 +3,7 @@
 No torch here: logits come in as arrays, so the server can use all of it.
 """
 
-from stic_core.evaluation.assemble import evaluation_document, pooled_validation
+from stic_core.evaluation.assemble import evaluation_document, pooled_document, pooled_validation
 from stic_core.evaluation.comparison import PairedReport, paired_report, pool_pairs
 from stic_core.evaluation.document import Evaluation, evaluation_of, read_evaluation
 from stic_core.evaluation.figures import as_json
@@ -56,6 +56,7 @@ __all__ = [
     "points",
     "pool",
     "pool_pairs",
+    "pooled_document",
     "pooled_validation",
     "read_evaluation",
     "site_figures",

@@ -18,6 +18,7 @@ from stic_core.evaluation.document import (
     StratifiedFigures,
 )
 from stic_core.evaluation.figures import AucFigure
+from stic_core.evaluation.held_out_counts import HeldOutCounts, summed_figures
 from stic_core.evaluation.pooling import Reports, macro_figure, of_two, pool, site_figures
 from stic_core.evaluation.reports import Accuracy, HeldOutReport, ValidationReport
 from stic_core.statistics import Absent, Auc, AucTest, Estimate, IndependentProportions, NotEstimable
@@ -74,6 +75,42 @@ def evaluation_document(
         centralised=joint.get("centralised"),
         ensemble=joint.get("ensemble"),
         comparison={name: comparison_figures(reports) for name, reports in paired.items() if reports},
+    )
+
+
+def pooled_document(
+    counts: HeldOutCounts,
+    *,
+    model_digest: str,
+    task: str,
+    classes: tuple[str, ...],
+    phantom: bool,
+    sites: Sequence[str],
+    patients: int,
+) -> Evaluation:
+    """Build the document of a pooled evaluation: the sum over hospitals, and nothing of one.
+
+    Args:
+        counts: over all of them.
+        sites: that are in the sum.
+        patients: held out, that they announced.
+
+    Raises:
+        FederationError: counts that cannot be true.
+    """
+    absent = NotEstimable("a pooled evaluation has no hospital's own figures")
+    return Evaluation(
+        schema=1,
+        model_digest=model_digest,
+        task=task,
+        classes=classes,
+        phantom=phantom,
+        sites={},
+        pooled=summed_figures(counts, classes=classes, patients=patients),
+        stratified_auc=StratifiedFigures(auc=dict.fromkeys(classes, absent), auc_macro=absent),
+        between_sites=BetweenSites(auc=dict.fromkeys(classes, absent), pairs=()),
+        local_only={},
+        pooled_over=tuple(sites),
     )
 
 

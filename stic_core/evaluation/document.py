@@ -193,6 +193,8 @@ class Evaluation(Written):
         centralised: the model trained on all patients in one place, which only a simulation has.
         ensemble: of the sites' own models; runs of older versions have none.
         comparison: the federated model against each other one, by its name here.
+        pooled_over: hospitals of a pooled evaluation, of which only sums are known: `sites` is then empty. None where
+            each hospital has figures of its own.
     """
 
     schema: Literal[1]
@@ -208,6 +210,12 @@ class Evaluation(Written):
     centralised: ModelFigures | None = None
     ensemble: ModelFigures | None = None
     comparison: dict[str, Comparison] = field(default_factory=dict)
+    pooled_over: tuple[str, ...] | None = None
+
+    @property
+    def hospitals(self) -> tuple[str, ...]:
+        """Whose held-out patients it is over."""
+        return tuple(self.sites) if self.pooled_over is None else self.pooled_over
 
     @property
     def headline(self) -> tuple[AucFigure | Absent, Literal["pooled", "within hospitals"]]:

@@ -28,6 +28,7 @@ POOLED = "pooled"
 """Stands in the column `held_out_set` or `site` for all sites together."""
 
 UNANSWERED = NotEstimable("the site did not answer for this model")
+SUMMED = NotEstimable("its counts are in the pooled sum, and nobody's own are known")
 
 HELD_OUT = (
     *("model", "held_out_set", "n", "figure", "class", "value", "lower", "upper", "interval"),
@@ -67,16 +68,21 @@ def _why(value: object) -> str:
     return f"{value.word}: {value.reason}" if isinstance(value, NotEstimable | Suppressed) else ""
 
 
-def _sets(found: Mapping[str, T], pooled: T, *, sites: Sequence[str]) -> list[tuple[str, T | NotEstimable]]:
-    """Held-out sets, the pooled one last; a site that took part and did not answer says so."""
-    every = sorted({*sites, *found})
-    return [*((site, found.get(site, UNANSWERED)) for site in every), (POOLED, pooled)]
+def _sets(
+    found: Mapping[str, T], pooled: T, *, sites: Sequence[str], evaluation: Evaluation
+) -> list[tuple[str, T | NotEstimable]]:
+    """Held-out sets, the pooled one last; a site that took part and has no figures says why."""
+    every, summed = sorted({*sites, *found}), evaluation.pooled_over or ()
+    return [
+        *((site, found.get(site, SUMMED if site in summed else UNANSWERED)) for site in every),
+        (POOLED, pooled),
+    ]
 
 
 def held_out_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """Every model's figures on each held-out set; see `Run.held_out`."""
     for model, figures in evaluation.models.items():
-        for where, block in _sets(figures.sites, figures.pooled, sites=sites):
+        for where, block in _sets(figures.sites, figures.pooled, sites=sites, evaluation=evaluation):
             for figure, name, value in _figures(block, classes=evaluation.classes):
                 row: Row = {"model": model, "held_out_set": where, "figure": figure, "class": name}
                 if not isinstance(block, NotEstimable):
@@ -122,7 +128,7 @@ def comparison_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator
     """The federated model against each other one; see `Run.comparison`."""
     names = {owner: f"{owner} alone" for owner in evaluation.local_only}  # as `Evaluation.models` has them
     for other, comparison in evaluation.comparison.items():
-        for where, block in _sets(comparison.sites, comparison.pooled, sites=sites):
+        for where, block in _sets(comparison.sites, comparison.pooled, sites=sites, evaluation=evaluation):
             for figure, name, test in (
                 ("accuracy", "", "mcnemar"),
                 *(("auc", name, "delong") for name in evaluation.classes),
@@ -150,7 +156,7 @@ def _difference(found: PairedAccuracy | AucTest | Absent) -> Row:
 def calibration_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """Scores and recalibration of every model; see `Run.calibration`."""
     for model, figures in evaluation.models.items():
-        for where, block in _sets(figures.sites, figures.pooled, sites=sites):
+        for where, block in _sets(figures.sites, figures.pooled, sites=sites, evaluation=evaluation):
             found = block if isinstance(block, NotEstimable) else block.calibration
             row: Row = {"model": model, "held_out_set": where}
             if isinstance(found, Calibration):
@@ -189,7 +195,7 @@ def _calibration(
 def roc_rows(evaluation: Evaluation, *, sites: Sequence[str]) -> Iterator[Row]:
     """Points of every curve; see `Run.roc`."""
     for model, figures in evaluation.models.items():
-        for where, block in _sets(figures.sites, figures.pooled, sites=sites):
+        for where, block in _sets(figures.sites, figures.pooled, sites=sites, evaluation=evaluation):
             for name in evaluation.classes:
                 row: Row = {"model": model, "held_out_set": where, "class": name}
                 points = block if isinstance(block, NotEstimable) else block.roc[name]

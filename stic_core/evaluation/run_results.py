@@ -44,7 +44,7 @@ class Run:
     @property
     def sites(self) -> tuple[str, ...]:
         """Who trained or evaluated, in the order of their names."""
-        evaluated = self.evaluation.sites if self.evaluation is not None else ()
+        evaluated = self.evaluation.hospitals if self.evaluation is not None else ()
         return tuple(facts_of(self.record, rounds=self.round_rows, evaluated=evaluated).sites)
 
     @cached_property

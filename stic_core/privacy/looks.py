@@ -53,6 +53,7 @@ class Look(BaseModel):
         report: what left of it; None where the set was opened and nothing left, as for a model that was
             refused when its scores were there. That is a look as well: a refusal tells something.
         compared: what left of comparisons with it, by the other model's digest.
+        pooled: plans under which its counts left, in a sum over hospitals alone; `report` stays empty.
         audit: what left of a privacy audit of the model; its patients are then the training ones as well.
     """
 
@@ -70,12 +71,17 @@ class Look(BaseModel):
     starts: tuple[Starts, ...] = ()
     report: dict[str, Any] | None = None
     compared: dict[str, dict[str, Any]] = {}
+    pooled: tuple[str, ...] = ()
     audit: dict[str, Any] | None = None
 
     @property
     def scores(self) -> statistics.Scores:
         """The logits as an array of (n, k)."""
         return np.array(self.logits, dtype=np.float64).reshape(len(self.patients), len(self.classes))
+
+    def is_of(self, other: Look) -> bool:
+        """Whether both are the look of one model at the same patients."""
+        return (self.model, self.patients, self.classes) == (other.model, other.patients, other.classes)
 
 
 class HeldOutLooks:
@@ -156,8 +162,8 @@ class HeldOutLooks:
         """Write a look down, before anything of it leaves."""
         key = _key(look.model, patients=look.patients, classes=look.classes)
         if self._folder is not None:
-            # Versions from before there were audits go on reading what has none.
-            unknown_before = {"audit"} if look.audit is None else None
+            # Versions from before there were audits and sums go on reading what has none.
+            unknown_before = {name for name in ("audit", "pooled") if not getattr(look, name)}
             write_atomically(
                 self._folder / f"{key}.json", look.model_dump_json(exclude=unknown_before), mode=PRIVATE
             )
@@ -173,6 +179,7 @@ class HeldOutLooks:
         classes: Sequence[str],
         starts: Sequence[Starts],
         min_cell: int,
+        among: Iterable[Look] | None = None,
     ) -> tuple[bool, bool]:
         """Whether an earlier look could be subtracted, to leave fewer than `min_cell` patients.
 
@@ -189,14 +196,15 @@ class HeldOutLooks:
             labels: (n,) class indices.
             plan, patients, classes: as in `Look`.
             starts: of each class's bins of scores.
+            among: earlier looks to compare with; None for all at these patients.
 
         Returns:
             Whether it could in the predicted classes, and in the bins or the order of a class's scores.
         """
         answers, groups, scores = logits.argmax(axis=1), _groups(logits, starts), statistics.margins(logits)
         near_answers = near_scores = False
-        for look in self.at(patients):
-            if look.report is None:
+        for look in self.at(patients) if among is None else among:
+            if look.report is None and not look.pooled:
                 continue
             before, now = _common(look.patients, patients)
             alone = _alone(look, labels=labels, patients=patients, classes=classes)
@@ -204,7 +212,14 @@ class HeldOutLooks:
             are = [group[now] for group in groups]
             answered = moved(look.scores.argmax(axis=1)[before], answers[now])
             same_bins = len(were) == len(are) and all(map(np.array_equal, were, are))
-            if not any(alone) and answered == 0 and same_bins and look.classes == tuple(classes):
+            told_alike = not look.pooled  # else one is of this site, and the other a sum
+            if (
+                told_alike
+                and not any(alone)
+                and answered == 0
+                and same_bins
+                and look.classes == tuple(classes)
+            ):
                 continue  # the same figures again
             apart = look.plan != plan
             pairs = list(itertools.product(range(len(were)), range(len(are))))

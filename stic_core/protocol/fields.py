@@ -23,6 +23,9 @@ RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,96}$")]
 Round = Annotated[int, Field(ge=1, le=10_001)]
 """Up to the most that a configuration can ask for, and the last look after them."""
 
+MaskedRound = Annotated[int, Field(ge=0, le=10_001)]
+"""What masks are for: a round, or 0 for the held-out evaluation."""
+
 PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{2,400}$")]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stic_core.config import ASKED, RELEASES, PolicyConfig, Release, Transport
+from stic_core.evaluation.held_out_counts import size_of
 from stic_core.protocol.compression import wire_bytes
 from stic_core.protocol.mask_messages import MASKED_COUNTS
 from stic_core.protocol.messages import RunPlan
@@ -43,7 +44,8 @@ class Leaving:
 
     Args:
         messages: how many of each kind at most, beside `NO_FIGURES`; the same note on repeats as in `Weights`.
-        weights: by the kind of message that carries them; empty where no weight leaves.
+        weights: by the kind of message that carries them, and `pooled-answer`'s masked counts likewise; empty where
+            neither leaves.
         figures: kinds about patients; all others are answered as suppressed.
         without_figures: kinds of messages that may leave at any time.
     """
@@ -70,7 +72,12 @@ def leaving(plan: RunPlan, policy: PolicyConfig | None = None) -> Leaving:
     if own_model:
         messages["local-report"] = 1
         weights["local-report"] = _weights(plan, messages=1, transport="float32")
-    messages["held-out-answer"] = plan.held_out_models
+    if plan.evaluation == "pooled":
+        size = size_of(len(plan.task.classes))
+        messages["pooled-answer"] = plan.held_out_models
+        weights["pooled-answer"] = Weights(plan.held_out_models, 1, size, 4 * size, "float32")
+    else:
+        messages["held-out-answer"] = plan.held_out_models
     kinds = ASKED if policy is None else policy.release
     # Two models are compared in figures that each of them has released.
     compares = trains and plan.local_only and bool({"accuracy", "auc"} & set(kinds))

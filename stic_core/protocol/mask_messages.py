@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stic_core.config import SiteName
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
-from stic_core.protocol.fields import Bytes32, Digest, Message, Round, RunId, Sealed, Serial, Signature
+from stic_core.protocol.fields import Bytes32, Digest, MaskedRound, Message, RunId, Sealed, Serial, Signature
 from stic_core.statistics.bounds import Count
+
+HELD_OUT_ROUND = 0
+"""The number of the held-out evaluation among masked rounds: no round of training has it."""
 
 MASKED_COUNTS = 2
 """Whole numbers behind a masked update, in the same sum: values that were clipped, updates that were scaled down."""
@@ -21,7 +24,7 @@ class SiteKeys(BaseModel):
 
     Args:
         site: its name.
-        patients: its training patients, the weight of its update.
+        patients: its training patients, the weight of its update; its held-out patients for the evaluation.
         cipher_key, mask_key: X25519; see `Secrets`.
         seed_digest: of its own mask's seed.
         signature: of `keys_statement`.
@@ -61,7 +64,7 @@ class MaskKeys(Message):
     kind: Literal["mask-keys"] = "mask-keys"
     run_id: RunId
     plan_digest: Digest
-    round: Round
+    round: MaskedRound
     serial: Serial
 
 
@@ -75,7 +78,7 @@ class MaskShares(Message):
     kind: Literal["mask-shares"] = "mask-shares"
     run_id: RunId
     plan_digest: Digest
-    round: Round
+    round: MaskedRound
     serial: Serial
     members: Annotated[tuple[SiteKeys, ...], Field(max_length=1000)]
 
@@ -93,7 +96,7 @@ class Survivors(Message):
     kind: Literal["survivors"] = "survivors"
     run_id: RunId
     plan_digest: Digest
-    round: Round
+    round: MaskedRound
     serial: Serial
     survivors: Annotated[tuple[SiteName, ...], Field(max_length=1000)]
     following: Annotated[tuple[SiteKeys, ...], Field(max_length=1000)] = ()
@@ -109,7 +112,7 @@ class Unmask(Message):
     kind: Literal["unmask"] = "unmask"
     run_id: RunId
     plan_digest: Digest
-    round: Round
+    round: MaskedRound
     serial: Serial
     signatures: Annotated[dict[SiteName, Signature], Field(max_length=1000)]
 
@@ -162,6 +165,12 @@ MaskQuestion: TypeAlias = MaskKeys | MaskShares | Survivors | Unmask
 MaskReport: TypeAlias = MaskKeysReport | MaskSharesReport | SurvivorsReport | UnmaskReport
 
 
+def masks_of(number: int, *, sum_of: bool = False) -> str:
+    """What is masked, in words: `round 3`, `the held-out evaluation`, or the sum of it."""
+    what = "the held-out evaluation" if number == HELD_OUT_ROUND else f"round {number}"
+    return f"the sum of {what}" if sum_of else what
+
+
 def keys_statement(exchange: MaskedExchange, keys: SiteKeys) -> bytes:
     """What a site signs of its keys for a masked round."""
     return exchange.statement(
@@ -173,6 +182,6 @@ def survivors_statement(exchange: MaskedExchange, *, question: str, survivors: S
     """What a site signs before masks are taken off.
 
     Args:
-        question: `question_digest` of what it was asked to train.
+        question: `question_digest` of what it was asked to train, or to evaluate.
     """
     return exchange.statement("survivors", question, *survivors)

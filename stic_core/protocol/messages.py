@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from stic_core.config import (
     AlgorithmConfig,
+    EvaluationMode,
     FedAvgConfig,
     FederationConfig,
     ImageConfig,
@@ -81,6 +82,7 @@ class RunPlan(BaseModel):
     local_only: bool
     transport: Transport = "float32"
     secure_aggregation: SecureAggregation = None
+    evaluation: EvaluationMode = "per-site"
     sites: dict[SiteName, PublicKey] = {}
     initial: Digest | None = None
     warm_start: bool = False
@@ -111,6 +113,7 @@ class RunPlan(BaseModel):
             local_only=config.local_only,
             transport=config.transport,
             secure_aggregation=config.secure_aggregation,
+            evaluation=config.evaluation,
             sites=dict(sites),
             initial=initial,
             warm_start=config.warm_start is not None,
@@ -135,14 +138,16 @@ class RunPlan(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON: what an operator approves.
 
-        FedAvg is left out of it, and so are secure aggregation and noise in training where they are off, as in
-        plans from before there was a choice: those stay approved, and their runs can be resumed.
+        FedAvg is left out of it, and so are secure aggregation, pooled evaluation and noise in training where they
+        are off, as in plans from before there was a choice: those stay approved, and their runs can be resumed.
         """
         content = self.model_dump(mode="json")
         if self.algorithm == FedAvgConfig():
             del content["algorithm"]
         if self.secure_aggregation is None:
             del content["secure_aggregation"]
+        if self.evaluation == "per-site":
+            del content["evaluation"]
         if self.training.privacy is None:
             del content["training"]["privacy"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -203,6 +208,7 @@ class EvaluateHeldOut(Message):
         signature: of the site whose own model it is (`own_model_statement`); None for any other.
         against: digest of a model that was evaluated before, to be compared on the same patients.
         test_fingerprint: what the site said of its held-out set before training.
+        masking: where the plan's evaluation is pooled; None where it is not.
     """
 
     kind: Literal["evaluate-held-out"] = "evaluate-held-out"
@@ -215,6 +221,7 @@ class EvaluateHeldOut(Message):
     against: Digest | None = None
     model: ModelName
     test_fingerprint: Digest
+    masking: Masking | None = None
 
 
 class Finish(Message):
@@ -379,6 +386,18 @@ class HeldOutAnswer(Message):
         return self
 
 
+class PooledAnswer(Message):
+    """The held-out evaluation of one model at one site, as counts under masks that travel with it.
+
+    Args:
+        weights_digest: SHA-256 of the masked counts' bytes.
+    """
+
+    kind: Literal["pooled-answer"] = "pooled-answer"
+    model: ModelName
+    weights_digest: Digest
+
+
 class Acknowledged(Message):
     """Understood.
 
@@ -427,6 +446,7 @@ Report = Annotated[
     | MaskReport
     | LocalReport
     | HeldOutAnswer
+    | PooledAnswer
     | Acknowledged
     | Unprepared
     | Refusal
@@ -445,13 +465,18 @@ def own_model_statement(*, run_id: str, plan_digest: str, weights_digest: str) -
     return f"stic-federated own model\n{run_id}\n{plan_digest}\n{weights_digest}".encode()
 
 
-def question_digest(question: TrainRound) -> str:
-    """Stands for all that determines a round's updates, so that sites that were asked differently cannot be summed.
+def question_digest(question: TrainRound | EvaluateHeldOut) -> str:
+    """Stands for all that determines a round's updates, or an evaluation's counts.
+
+    Sites that were asked differently cannot be summed.
 
     A server could send all sites but one a model, or a rate, with which they change nothing, and would find the
     one's update in the sum (Pasquini et al. 2022).
     """
-    facts = [question.weights_digest, question.learning_rate]
+    if isinstance(question, EvaluateHeldOut):
+        facts = ["held-out", question.model, question.weights_digest, question.best_round]
+    else:
+        facts = [question.weights_digest, question.learning_rate]
     return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
 
 

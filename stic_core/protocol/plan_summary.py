@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stic_core.config import PolicyConfig
+from stic_core.config import POOLED_SITES, PolicyConfig
+from stic_core.evaluation.held_out_counts import size_of
 from stic_core.privacy.secure_aggregation.exchange import colluders_withstood
 from stic_core.protocol.leaving import Leaving, leaving
 from stic_core.protocol.messages import RunPlan
@@ -74,9 +75,23 @@ def _masks(plan: RunPlan, policy: PolicyConfig | None) -> dict[str, str]:
         if sites == 2
         else f"on: the server sees the sum of the updates of at least {needed} of {sites} hospitals, and none of them; "
         f"this holds against the server {f'with up to {withstands} of the hospitals' if withstands else 'alone'}",
-        "not covered by it": "the figures sent, which are this hospital's own",
+        "not covered by it": "the figures of the rounds, which are this hospital's own"
+        if plan.evaluation == "pooled"
+        else "the figures sent, which are this hospital's own",
+        "held-out evaluation": _held_out(plan),
         "update bounded": f"values at {config.clip:g}, the norm at {norm:g} times the model's",
     }
+
+
+def _held_out(plan: RunPlan) -> str:
+    if plan.evaluation == "per-site":
+        return "per site: figures of this hospital alone leave, after its own rules for small counts"
+    needed = max(plan.threshold, POOLED_SITES)
+    return (
+        f"pooled: {size_of(len(plan.task.classes)):,} counts leave under masks (confusion, scores by class, Brier, log "
+        f"loss), and the server sees their sum over at least {needed} hospitals. Small counts of this hospital are in "
+        "it: policy.min_cell and policy.min_class do not apply to them"
+    )
 
 
 def _evaluated(plan: RunPlan) -> dict[str, str]:

@@ -243,7 +243,7 @@ def test_centralised_is_one_site_with_everybodys_patients(done: tuple, tmp_path:
             update={"dataset": one.config.dataset.model_copy(update={"prepared": together.folder})}
         )
     )
-    proposal = training_of(study.federation.model_copy(update={"seed": 0}))
+    proposal = training_of(study.federation.model_copy(update={"seed": 0, "local_only": True}))
     one.answer(Describe(run_id="r", plan=proposal.plan), None)
     question = TrainLocal(
         run_id="r",

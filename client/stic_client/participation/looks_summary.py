@@ -50,10 +50,16 @@ def looks_in_words(folder: Path, *, allowed: int, run: str | None = None) -> str
 
 def _left(look: Look) -> Iterator[str]:
     """What left of a look, kind by kind."""
+    if look.pooled:
+        yield "counts in a sum over hospitals"
     if look.report is None:
-        yield "nothing"
-        return
-    report = HeldOutReport.model_validate(look.report)
+        yield from () if look.pooled else ("nothing",)
+    else:
+        yield from _told(look, HeldOutReport.model_validate(look.report))
+
+
+def _told(look: Look, report: HeldOutReport) -> Iterator[str]:
+    """Figures of this site's own."""
     aucs = sum(not isinstance(auc, Absent) for auc in report.auc.values())
     if aucs:
         yield f"{aucs} AUCs"

@@ -41,12 +41,15 @@ class MaskedUpdate(_Frozen):
         question: `question_digest` of what was asked.
         received: the others' sealed shares, by sender; with this site they masked the round together.
         survivors: the list that this site signed.
+        only_with: of held-out counts, the list that an earlier sum of nearly the same answers was over; any other
+            list would give the difference away. None where there was none.
     """
 
     exchange: KeyExchange
     question: str
     received: dict[str, str]
     survivors: tuple[str, ...] | None = None
+    only_with: tuple[str, ...] | None = None
 
     @property
     def together(self) -> set[str]:

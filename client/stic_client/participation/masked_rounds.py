@@ -7,7 +7,7 @@ keys, signs two lists of survivors, or reveals both shares of one site; at worst
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from stic_client.participation.mask_state import KeyExchange, MaskedUpdate, MaskState, read_state, write_state
 from stic_client.participation.opened_rounds import OpenedRounds
+from stic_core.config import POOLED_SITES
 from stic_core.errors import PlanRefusedError
 from stic_core.privacy.secure_aggregation import fixed_point
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
@@ -34,6 +35,7 @@ from stic_core.privacy.secure_aggregation.masks import masked, to_bytes
 from stic_core.privacy.secure_aggregation.shares import split
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.mask_messages import (
+    HELD_OUT_ROUND,
     MaskKeys,
     MaskKeysReport,
     MaskQuestion,
@@ -46,9 +48,10 @@ from stic_core.protocol.mask_messages import (
     Unmask,
     UnmaskReport,
     keys_statement,
+    masks_of,
     survivors_statement,
 )
-from stic_core.protocol.messages import RunPlan, TrainRound, question_digest
+from stic_core.protocol.messages import EvaluateHeldOut, RunPlan, TrainRound, question_digest
 from stic_core.system.keys import public_line, sign, signed_by
 from stic_core.tensors.flat import FlatArray
 
@@ -71,7 +74,7 @@ def check_can_mask(plan: RunPlan, *, site: str, key: ec.EllipticCurvePrivateKey)
 
 
 class MaskedRounds:
-    """The masked rounds of one run.
+    """The masked rounds of one run, and its held-out evaluation where that is pooled.
 
     Args:
         site: its name.
@@ -109,7 +112,7 @@ class MaskedRounds:
         """Answer a question about keys and masks.
 
         Args:
-            patients: this site's training patients.
+            patients: this site's training patients; its held-out patients where the question is about these.
 
         Raises:
             PlanRefusedError: it is out of order, or would give more than one sum away.
@@ -130,8 +133,8 @@ class MaskedRounds:
             case Unmask():
                 return self._reveal(question)
 
-    def check(self, question: TrainRound) -> None:
-        """Refuse to train what could not be masked afterwards.
+    def check(self, question: TrainRound | EvaluateHeldOut) -> None:
+        """Refuse to compute what could not be masked afterwards.
 
         Raises:
             PlanRefusedError: no keys were exchanged for it, or they were used.
@@ -170,20 +173,56 @@ class MaskedRounds:
                 sent=MaskedUpdate(exchange=exchange, question=digest, received=received),
             )
         )
+        wire = self._masked(values, exchange, question=digest, received=received)
+        return wire, None if following is None else following.keys
+
+    def mask_counts(
+        self, question: EvaluateHeldOut, counts: Sequence[int], *, earlier: Sequence[str]
+    ) -> WireArray:
+        """Held-out counts under masks; they are used up by this.
+
+        Args:
+            question: that the counts answer.
+            counts: whole numbers from 0.
+            earlier: plans under which nearly the same answers were counted before; such a sum may be opened only
+                over the same hospitals again.
+
+        Raises:
+            PlanRefusedError: see `check`; or the earlier sums were over different hospitals.
+            ProtocolError: a count is too large.
+        """
+        exchange, received = self._ready(question)
+        digest = question_digest(question)
+        values = fixed_point.encode_counts(counts, sites=len(self._plan.sites))
+        before = {self._opened.of(plan).sites(HELD_OUT_ROUND) for plan in earlier} - {None}
+        if len(before) > 1:
+            raise PlanRefusedError(
+                "held-out counts",
+                got="a model that answers nearly as two before, whose sums were over different hospitals",
+                expected="one that does not, since the difference of two sums may be one hospital's counts",
+            )
+        sent = MaskedUpdate(
+            exchange=exchange, question=digest, received=received, only_with=next(iter(before), None)
+        )
+        self._save(MaskState(serial=exchange.serial, sent=sent))
+        return self._masked(values, exchange, question=digest, received=received)
+
+    def _masked(
+        self, values: np.ndarray, exchange: KeyExchange, *, question: str, received: Mapping[str, str]
+    ) -> WireArray:
         _, mask_key, seed = map(base64.b64decode, exchange.secrets)
         context = self._context(exchange)
         pairs = {
             member.site: agreed_key(
                 mask_key,
                 base64.b64decode(member.mask_key),
-                statement=context.statement("pair-mask", digest, *sorted((self._site, member.site))),
+                statement=context.statement("pair-mask", question, *sorted((self._site, member.site))),
             )
             for member in exchange.members
             if member.site in received
         }
-        own = derived_key(seed, statement=context.statement("own-mask", digest, self._site))
-        wire = to_bytes(masked(values, site=self._site, own=own, pairs=pairs))
-        return wire, None if following is None else following.keys
+        own = derived_key(seed, statement=context.statement("own-mask", question, self._site))
+        return to_bytes(masked(values, site=self._site, own=own, pairs=pairs))
 
     # ---- keys and shares -----------------------------------------------------------------
 
@@ -191,10 +230,11 @@ class MaskedRounds:
         coming = self._state.coming
         if coming is not None and (coming.round, coming.serial) == (question.round, question.serial):
             return coming.keys
-        if question.serial <= self._state.serial or question.round > self._plan.rounds:
+        first = HELD_OUT_ROUND if self._plan.evaluation == "pooled" else 1
+        if question.serial <= self._state.serial or not first <= question.round <= self._plan.rounds:
             raise PlanRefusedError(
                 "keys for a masked round",
-                got=f"round {question.round}, exchange {question.serial}",
+                got=f"{masks_of(question.round)}, exchange {question.serial}",
                 expected=f"at most round {self._plan.rounds}, and an exchange after {self._state.serial}",
             )
         fresh = self._fresh(question.round, question.serial, patients=patients)
@@ -278,20 +318,31 @@ class MaskedRounds:
             raise PlanRefusedError(
                 "keys for a masked round", expected="this site's own among them, unchanged"
             )
-        self._check_enough(names)
+        self._check_enough(names, number=own.round)
 
-    def _check_enough(self, sites: Sequence[str] | set[str]) -> None:
-        if len(sites) < self._threshold:
+    def _check_enough(self, sites: Sequence[str] | set[str], *, number: int) -> None:
+        needed = max(self._threshold, POOLED_SITES if number == HELD_OUT_ROUND else 0)
+        if len(sites) < needed:
             raise PlanRefusedError(
-                "hospitals in a masked round",
+                f"hospitals in {masks_of(number, sum_of=True)}",
                 got=len(sites),
-                expected=f"at least {self._threshold} of the plan's {len(self._plan.sites)}",
+                expected=f"at least {needed} of the plan's {len(self._plan.sites)}",
             )
 
     def _check_hides(self, exchange: KeyExchange, sites: set[str]) -> None:
-        """A sum to which nobody else adds a patient is this site's own update."""
+        """A sum to which nobody else adds a patient is this site's own update.
+
+        Of counts, two others must add some: one of them would know the rest.
+        """
         others = [one for one in exchange.members if one.site in sites and one.site != self._site]
-        if exchange.keys.patients and not any(one.patients for one in others):
+        adding = sum(one.patients > 0 for one in others)
+        if exchange.round == HELD_OUT_ROUND and exchange.keys.patients and adding < POOLED_SITES - 1:
+            raise PlanRefusedError(
+                "a pooled evaluation",
+                got=f"held-out patients of this site and {adding} others",
+                expected=f"those of {POOLED_SITES} hospitals, so that none knows another's",
+            )
+        if exchange.keys.patients and not adding:
             raise PlanRefusedError(
                 "a masked round",
                 got="no training patients but this site's",
@@ -300,26 +351,23 @@ class MaskedRounds:
 
     # ---- masking -------------------------------------------------------------------------
 
-    def _ready(self, question: TrainRound) -> tuple[KeyExchange, dict[str, str]]:
+    def _ready(self, question: TrainRound | EvaluateHeldOut) -> tuple[KeyExchange, dict[str, str]]:
         """The exchange that a round is masked with, and the sealed shares that came for it."""
         coming, masking = self._state.coming, question.masking
+        number = question.round if isinstance(question, TrainRound) else HELD_OUT_ROUND
         if masking is None:
             raise PlanRefusedError(
-                "a round without masks", expected="secure aggregation, as the approved plan says"
+                f"{masks_of(number)} without masks", expected="secure aggregation, as the approved plan says"
             )
-        if (
-            coming is None
-            or not coming.members
-            or (coming.round, coming.serial) != (question.round, masking.serial)
-        ):
+        if coming is None or not coming.members or (coming.round, coming.serial) != (number, masking.serial):
             raise PlanRefusedError(
-                f"round {question.round} with the keys of exchange {masking.serial}",
+                f"{masks_of(number)} with the keys of exchange {masking.serial}",
                 expected="keys that were exchanged for it and not used yet",
             )
         together = {*masking.shares, self._site}
         if self._site in masking.shares or not together <= {one.site for one in coming.members}:
             raise PlanRefusedError("shares for a masked round", expected="those of its other members")
-        self._check_enough(together)
+        self._check_enough(together, number=number)
         self._check_hides(coming, together)
         return coming, dict(masking.shares)
 
@@ -344,16 +392,24 @@ class MaskedRounds:
         sent, survivors = self._sent(question), question.survivors
         if list(survivors) != sorted(set(survivors)) or not {self._site} <= set(survivors) <= sent.together:
             raise PlanRefusedError(
-                f"who is left of masked round {question.round}",
+                f"who is left of {masks_of(question.round)}",
                 got=", ".join(survivors),
                 expected=f"{self._site} and others of {', '.join(sorted(sent.together))}",
             )
-        self._check_enough(survivors)
+        self._check_enough(survivors, number=question.round)
         self._check_hides(sent.exchange, set(survivors))
         self._opened.check(question.round, survivors)
+        if sent.only_with not in (None, survivors):
+            raise PlanRefusedError(
+                "the sum of the held-out evaluation over other hospitals",
+                got=", ".join(survivors),
+                expected=f"{', '.join(sent.only_with or ())}, whose sum of nearly the same answers was opened before",
+                advice="The difference of the two sums could be one hospital's counts. Wait for the sites that are "
+                "missing, or evaluate another model.",
+            )
         if sent.survivors not in (None, survivors):
             raise PlanRefusedError(
-                f"who is left of masked round {question.round}",
+                f"who is left of {masks_of(question.round)}",
                 got=", ".join(survivors),
                 expected=f"{', '.join(sent.survivors or ())}, as this site signed before",
             )
@@ -397,8 +453,8 @@ class MaskedRounds:
         sent = self._state.sent
         if sent is None or (sent.exchange.round, sent.exchange.serial) != (question.round, question.serial):
             raise PlanRefusedError(
-                f"the masks of round {question.round}, exchange {question.serial}",
-                expected="those of the last round that this site masked",
+                f"the masks of {masks_of(question.round)}, exchange {question.serial}",
+                expected="those of what this site masked last",
             )
         return sent
 

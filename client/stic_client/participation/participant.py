@@ -35,7 +35,15 @@ from stic_core.models.devices import pick_device
 from stic_core.privacy.looks import HeldOutLooks
 from stic_core.protocol.audit_log import AuditLog, Direction, Entry, entry_of
 from stic_core.protocol.compression import WireArray
-from stic_core.protocol.mask_messages import MaskKeys, MaskQuestion, MaskShares, Survivors, Unmask
+from stic_core.protocol.mask_messages import (
+    HELD_OUT_ROUND,
+    MaskKeys,
+    MaskQuestion,
+    MaskShares,
+    Survivors,
+    Unmask,
+    masks_of,
+)
 from stic_core.protocol.messages import (
     Acknowledged,
     Describe,
@@ -100,8 +108,8 @@ class Participant:
         self._run: LocalRun | None = None
         self._preparation: Preparation | None = None
         self._shown: ShownModels | None = None
-        self._masked: tuple[TrainRound, Report, WireArray | None] | None = None
-        """The masked round that was answered last: the same question gets the same bytes."""
+        self._masked: tuple[TrainRound | EvaluateHeldOut, Report, WireArray | None] | None = None
+        """The masked round or evaluation that was answered last: the same question gets the same bytes."""
         self._models = FinalModels(config.models)
         self.disk = SiteDisk(config, self.observer)
         self._audit = AuditLog(config.audit, reserve=self.disk.log_reserve)
@@ -196,7 +204,7 @@ class Participant:
                 of = f" of {self._run.plan.rounds}" if self._run is not None else ""
                 return f"training in round {instruction.round}{of}"
             case MaskKeys() | MaskShares() | Survivors() | Unmask():
-                return f"exchanging keys for the masks of round {instruction.round}"
+                return f"exchanging keys for the masks of {masks_of(instruction.round)}"
             case TrainLocal():
                 return "training this site's own model, for comparison"
             case EvaluateHeldOut():
@@ -225,7 +233,9 @@ class Participant:
             raise PlanRefusedError(
                 "keys for masks", expected="no such request in a plan without secure aggregation"
             )
-        return run.masker.answer(question, patients=run.training_patients)
+        evaluates = question.round == HELD_OUT_ROUND
+        patients = len(run.held_out_patients) if evaluates else run.training_patients
+        return run.masker.answer(question, patients=patients)
 
     def _work(
         self, run: LocalRun, question: Work, weights: WireArray | None
@@ -245,7 +255,10 @@ class Participant:
                         of_plan=run.plan.held_out_models,
                         in_all=self.config.policy.held_out_models,
                     )
-                return run.answer(question, weights)
+                report, sent = run.answer(question, weights)
+            if question.masking is not None:
+                self._masked = question, report, sent
+            return report, sent
         report, trained = run.answer(question, weights)
         if isinstance(question, TrainRound) and question.masking is not None:
             self._masked = question, report, trained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stic_core.config import PolicyConfig, check_private_model, unmasked_part
+from stic_core.config import POOLED_SITES, PolicyConfig, check_private_model, unmasked_part
 from stic_core.data.clinical import COLUMNS
 from stic_core.errors import PlanRefusedError
 from stic_core.protocol.messages import RunPlan
@@ -54,6 +54,7 @@ def check_plan(plan: RunPlan, policy: PolicyConfig) -> None:
             expected=f"at most {policy.held_out_models} (policy.held_out_models)",
         )
     _check_masks(plan, policy)
+    _check_evaluation(plan, policy)
     if plan.clinical_columns != COLUMNS:
         raise PlanRefusedError(
             "clinical_columns", got="a different vocabulary", expected="the 20 columns of this version"
@@ -82,6 +83,27 @@ def _check_masks(plan: RunPlan, policy: PolicyConfig) -> None:
     if len(plan.sites) < 2:
         raise PlanRefusedError(
             "hospitals with secure aggregation", got=len(plan.sites), expected="at least 2"
+        )
+
+
+def _check_evaluation(plan: RunPlan, policy: PolicyConfig) -> None:
+    """Held-out counts of this site, or of all together."""
+    if policy.evaluation not in ("any", plan.evaluation):
+        raise PlanRefusedError(
+            "evaluation", got=plan.evaluation, expected=f"{policy.evaluation} (policy.evaluation)"
+        )
+    if plan.evaluation != "pooled":
+        return
+    if plan.secure_aggregation is None:
+        raise PlanRefusedError("evaluation: pooled", expected="secure_aggregation beside it")
+    if len(plan.sites) < POOLED_SITES:
+        raise PlanRefusedError(
+            "hospitals with evaluation: pooled", got=len(plan.sites), expected=f"at least {POOLED_SITES}"
+        )
+    if kept := sorted({"accuracy", "auc", "calibration", "confusion", "histograms"} - {*policy.release}):
+        raise PlanRefusedError(
+            "evaluation: pooled",
+            expected=f"a policy.release that lists {', '.join(kept)}, which are in the sum",
         )
 
 

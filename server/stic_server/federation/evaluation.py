@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stic_core.errors import FederationError, SiteReportError
-from stic_core.evaluation import HeldOutReport, PairedReport, as_json, evaluation_document
+from stic_core.evaluation import (
+    Evaluation,
+    HeldOutReport,
+    PairedReport,
+    as_json,
+    evaluation_document,
+    pooled_document,
+)
+from stic_core.evaluation.held_out_counts import HeldOutCounts, size_of
 from stic_core.protocol.messages import (
     ENSEMBLE,
     FEDERATED,
@@ -17,8 +27,9 @@ from stic_core.protocol.messages import (
     TrainLocal,
 )
 from stic_core.tensors.flat import FlatArray, digest
+from stic_server.federation.masked_rounds import MaskedRounds
 from stic_server.federation.participants import Participants
-from stic_server.federation.round import BestModel
+from stic_server.federation.round import ATTEMPTS, BestModel
 from stic_server.federation.run_folder import RunFolder
 from stic_server.federation.screen_reports import check_held_out
 from stic_server.federation.sites import answers_of
@@ -88,6 +99,8 @@ class HeldOutEvaluation:
             best_round=best.round,
             phantom=self._participants.phantom,
         )
+        if plan.evaluation == "pooled":
+            return as_json(self._pooled(best, model_digest=model_digest))
         federated = self._evaluate(_Model(FEDERATED, best.weights, best_round=best.round))
         if not federated.reports:
             raise FederationError(
@@ -130,24 +143,36 @@ class HeldOutEvaluation:
         )
         return as_json(document)
 
+    def _pooled(self, best: BestModel, *, model_digest: str) -> Evaluation:
+        """The sum of the sites' counts under masks, tried again while too few are here."""
+        plan, masks = self._participants.plan, MaskedRounds(self._participants, self._run)
+        classes = plan.task.classes
+        model = _Model(FEDERATED, best.weights, best_round=best.round)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                found = masks.sum_counts(
+                    self._questions(model), weights=best.weights, size=size_of(len(classes))
+                )
+                break
+            except FederationError as error:
+                if attempt == ATTEMPTS:
+                    raise
+                self._participants.observer.note(f"{error} Trying again ({attempt + 1} of {ATTEMPTS}).")
+        else:
+            raise AssertionError("the loop breaks or raises")
+        return pooled_document(
+            HeldOutCounts.of_vector(found.total.astype(np.int64), classes=len(classes)),
+            model_digest=model_digest,
+            task=plan.task.name,
+            classes=classes,
+            phantom=self._participants.phantom,
+            sites=found.sites,
+            patients=found.patients,
+        )
+
     def _evaluate(self, model: _Model, *, against: str | None = None) -> ModelResult:
         """Ask every site."""
-        plan = self._participants.plan
-        weights_digest = None if model.weights is None else digest(model.weights, plan.tensors)
-        questions = {
-            site: EvaluateHeldOut(
-                run_id=self._participants.run_id,
-                plan_digest=plan.digest,
-                weights_digest=weights_digest,
-                members=model.members,
-                best_round=model.best_round,
-                signature=model.signature,
-                against=against,
-                model=model.name,
-                test_fingerprint=description.test_fingerprint,
-            )
-            for site, description in self._participants.descriptions.items()
-        }
+        plan, questions = self._participants.plan, self._questions(model, against=against)
         exchange = self._participants.ask_each(questions, weights=model.weights)
 
         def check_answer(site: str, answer: HeldOutAnswer) -> None:
@@ -161,6 +186,24 @@ class HeldOutEvaluation:
             {site: answer.report for site, (answer, _) in found.items()},
             {site: answer.paired for site, (answer, _) in found.items() if answer.paired is not None},
         )
+
+    def _questions(self, model: _Model, *, against: str | None = None) -> dict[str, EvaluateHeldOut]:
+        plan = self._participants.plan
+        weights_digest = None if model.weights is None else digest(model.weights, plan.tensors)
+        return {
+            site: EvaluateHeldOut(
+                run_id=self._participants.run_id,
+                plan_digest=plan.digest,
+                weights_digest=weights_digest,
+                members=model.members,
+                best_round=model.best_round,
+                signature=model.signature,
+                against=against,
+                model=model.name,
+                test_fingerprint=description.test_fingerprint,
+            )
+            for site, description in self._participants.descriptions.items()
+        }
 
     def _train_local(self, initial: FlatArray) -> dict[str, _Model]:
         self._participants.observer.stage("training each site's own model, for comparison")

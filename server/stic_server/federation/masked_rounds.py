@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from stic_core.config import POOLED_SITES
 from stic_core.errors import FederationError, SiteReportError
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
 from stic_core.privacy.secure_aggregation.masks import RingVector, ring_sum
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.mask_messages import (
+    HELD_OUT_ROUND,
+    MASKED_COUNTS,
     Masking,
     MaskKeys,
     MaskKeysReport,
@@ -22,11 +25,19 @@ from stic_core.protocol.mask_messages import (
     SurvivorsReport,
     Unmask,
     UnmaskReport,
+    masks_of,
 )
-from stic_core.protocol.messages import Instruction, RoundReport, TrainRound, question_digest
+from stic_core.protocol.messages import (
+    EvaluateHeldOut,
+    Instruction,
+    PooledAnswer,
+    RoundReport,
+    TrainRound,
+    question_digest,
+)
 from stic_core.system.files import write_atomically
 from stic_core.tensors.flat import FlatArray
-from stic_server.federation.masked_sum_file import load_masked_sum, save_masked_sum
+from stic_server.federation.masked_sum_file import SUM_FILE, load_masked_sum, save_masked_sum
 from stic_server.federation.masking import (
     MaskedSum,
     MeanChange,
@@ -49,6 +60,21 @@ _LIGHT_S = 60.0
 """For which an answer without weights is waited for."""
 
 ReportT = TypeVar("ReportT")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedCounts:
+    """Held-out counts whose sum was opened.
+
+    Args:
+        total: one for each number that a site sends.
+        sites: that are in the sum.
+        patients: held out, that these sites announced.
+    """
+
+    total: RingVector
+    sites: tuple[str, ...]
+    patients: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +104,7 @@ class MaskedRounds:
         assert plan.secure_aggregation is not None
         self._participants, self._run, self._plan = participants, run, plan
         self._config = plan.secure_aggregation
-        self._sum_file = run.path / "masked-sum.safetensors"
+        self._sum_file = run.path / SUM_FILE
         self._serial_file = run.path / "mask-exchanges.json"
         self._serial = self._read_serial()
         self._shared: SharedKeys | None = None
@@ -99,24 +125,44 @@ class MaskedRounds:
         Raises:
             FederationError: too few sites are left, or too few shares came. It may be tried again.
         """
+        masked = self._begun(question.round, question) or self._collect(question, wire=wire)
+        mean = mean_change(self._open(masked), masked, config=self._config, start=start)
+        traffic, self._traffic = self._traffic, Exchange({})
+        reports = {site: one for site, one in masked.reports.items() if isinstance(one, RoundReport)}
+        return MaskedRound(mean, reports, traffic)
+
+    def sum_counts(
+        self, questions: Mapping[str, EvaluateHeldOut], *, weights: FlatArray, size: int
+    ) -> MaskedCounts:
+        """One attempt at summing held-out counts; one that waits to be opened is opened.
+
+        Args:
+            questions: by site, without masking, about one model.
+            weights: of the model.
+            size: numbers that a site sends.
+
+        Raises:
+            FederationError: too few sites are left, or too few shares came. It may be tried again.
+        """
+        masked = self._begun(HELD_OUT_ROUND, next(iter(questions.values()))) or self._collect_counts(
+            questions, weights=weights, size=size
+        )
+        total = self._open(masked)
+        patients = {member.site: member.patients for member in masked.members}
+        return MaskedCounts(total, masked.survivors, sum(patients[site] for site in masked.survivors))
+
+    def _begun(self, number: int, question: TrainRound | EvaluateHeldOut) -> MaskedSum | None:
+        """The sum that waits to be opened, None where a new one is to be collected."""
         masked = load_masked_sum(
-            self._sum_file, run_id=self._run.run_id, number=question.round, question=question_digest(question)
+            self._sum_file, run_id=self._run.run_id, number=number, question=question_digest(question)
         )
         if masked is None:
             self._reveals = {}
-            masked = self._collect(question, wire=wire)
-            save_masked_sum(masked, self._sum_file)
         else:
             self._participants.observer.note(
-                f"round {question.round}: opening the sum of {', '.join(masked.survivors)} that was begun before"
+                f"{masks_of(number)}: opening the sum of {', '.join(masked.survivors)} that was begun before"
             )
-        mean = mean_change(self._open(masked), masked, config=self._config, start=start)
-        traffic, self._traffic = self._traffic, Exchange({})
-        return MaskedRound(mean, masked.reports, traffic)
-
-    def finished(self) -> None:
-        """The training is over, and saved."""
-        self._sum_file.unlink(missing_ok=True)
+        return masked
 
     # ---- keys ----------------------------------------------------------------------------
 
@@ -150,7 +196,8 @@ class MaskedRounds:
         return SharedKeys(exchange, members, {site: report.shares for site, report in answered.items()})
 
     def _check_keys(self, site: str, keys: SiteKeys, exchange: MaskedExchange) -> None:
-        patients = self._participants.descriptions[site].patients["train"].n
+        split = "test" if exchange.round == HELD_OUT_ROUND else "train"
+        patients = self._participants.descriptions[site].patients[split].n
         check_keys(keys, site=site, plan=self._plan, exchange=exchange, patients=patients)
 
     def _next_serial(self) -> int:
@@ -180,7 +227,8 @@ class MaskedRounds:
         }
         exchange = self._participants.ask_each(questions, weights=wire)
         self._traffic = self._traffic.followed_by(replace(exchange, answers={}))
-        size, values, reports = sum(spec.size for spec in self._plan.tensors), dict[str, RingVector](), {}
+        size = sum(spec.size for spec in self._plan.tensors) + MASKED_COUNTS
+        values, reports = dict[str, RingVector](), {}
         for site, (report, answered) in answers_of(
             exchange, RoundReport, observer=self._participants.observer
         ).items():
@@ -191,17 +239,56 @@ class MaskedRounds:
                 reports[site] = report
             except SiteReportError as error:
                 leave_out(error, observer=self._participants.observer)
-        self._require(reports, number=question.round, what="masked updates")
+        return self._summed(shared, reports, values, question=question_digest(question))
+
+    def _collect_counts(
+        self, questions: Mapping[str, EvaluateHeldOut], *, weights: FlatArray, size: int
+    ) -> MaskedSum:
+        shared = self._keys_for(HELD_OUT_ROUND)
+        asked = {
+            site: questions[site].model_copy(
+                update={"masking": Masking(serial=shared.exchange.serial, shares=shared.for_site(site))}
+            )
+            for site in sorted(shared.sealed)
+        }
+        exchange = self._participants.ask_each(asked, weights=weights)
+        values, reports = dict[str, RingVector](), {}
+
+        def check(site: str, report: PooledAnswer) -> None:
+            if report.model != asked[site].model:
+                raise SiteReportError("answered for another model", site=site)
+
+        found = answers_of(exchange, PooledAnswer, observer=self._participants.observer, check=check)
+        for site, (report, answered) in found.items():
+            try:
+                values[site] = masked_values(report, answered, site=site, size=size)
+                reports[site] = report
+            except SiteReportError as error:
+                leave_out(error, observer=self._participants.observer)
+        return self._summed(shared, reports, values, question=question_digest(next(iter(questions.values()))))
+
+    def _summed(
+        self,
+        shared: SharedKeys,
+        reports: Mapping[str, RoundReport | PooledAnswer],
+        values: Mapping[str, RingVector],
+        *,
+        question: str,
+    ) -> MaskedSum:
+        """The sum of what came, with the survivors' signatures; it is on the disk when this returns."""
+        self._require(reports, number=shared.exchange.round, what="masked values")
         masked = MaskedSum(
             exchange=shared.exchange,
-            question=question_digest(question),
+            question=question,
             members=shared.members,
             together=tuple(sorted(shared.sealed)),
             signatures={},
             reports=reports,
             total=ring_sum(values.values()),
         )
-        return replace(masked, signatures=self._agreed(masked))
+        masked = replace(masked, signatures=self._agreed(masked))
+        save_masked_sum(masked, self._sum_file)
+        return masked
 
     def _agreed(self, masked: MaskedSum) -> dict[str, str]:
         """The survivors' signatures of who is left; their answers bring the shares for the next round."""
@@ -238,7 +325,7 @@ class MaskedRounds:
         """Keys for the next round; none where there are too few."""
         found = []
         for site, report in sorted(masked.reports.items()):
-            if report.following is not None:
+            if isinstance(report, RoundReport) and report.following is not None:
                 try:
                     self._check_keys(site, report.following, exchange)
                     found.append(report.following)
@@ -271,12 +358,15 @@ class MaskedRounds:
     def _needed(self) -> int:
         return max(self._plan.threshold, self._participants.limits.min_sites)
 
+    def _needed_for(self, number: int) -> int:
+        return max(self._needed, POOLED_SITES if number == HELD_OUT_ROUND else 0)
+
     def _require(self, found: Mapping[str, Any], *, number: int, what: str) -> None:
-        if len(found) < self._needed:
+        if len(found) < self._needed_for(number):
             raise FederationError(
-                f"round {number} cannot be summed; nothing of it was revealed",
+                f"{masks_of(number)} cannot be summed; nothing of it was revealed",
                 got=f"{what} from {len(found)} sites ({', '.join(sorted(found)) or 'none'})",
-                expected=f"at least {self._needed} of the plan's {len(self._plan.sites)}",
+                expected=f"at least {self._needed_for(number)} of the plan's {len(self._plan.sites)}",
                 advice="Find out why the others did not answer.",
             )
 

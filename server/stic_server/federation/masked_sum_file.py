@@ -9,17 +9,25 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from stic_core.privacy.secure_aggregation.exchange import MaskedExchange
 from stic_core.protocol.mask_messages import SiteKeys
-from stic_core.protocol.messages import RoundReport
+from stic_core.protocol.messages import PooledAnswer, RoundReport
 from stic_core.system.files import write_atomically
 from stic_server.federation.masking import MaskedSum
+
+SUM_FILE = "masked-sum.safetensors"
+"""In the run's folder."""
+
+_REPORTS: TypeAdapter[dict[str, RoundReport | PooledAnswer]] = TypeAdapter(
+    dict[str, Annotated[RoundReport | PooledAnswer, Field(discriminator="kind")]]
+)
 
 
 def save_masked_sum(masked: MaskedSum, path: Path) -> None:
@@ -49,7 +57,7 @@ def load_masked_sum(path: Path, *, run_id: str, number: int, question: str) -> M
             members=tuple(SiteKeys.model_validate(member) for member in facts["members"]),
             together=tuple(facts["together"]),
             signatures=facts["signatures"],
-            reports={site: RoundReport.model_validate(report) for site, report in facts["reports"].items()},
+            reports=_REPORTS.validate_python(facts["reports"]),
             total=np.asarray(total, dtype=np.uint32),
         )
     except (SafetensorError, ValidationError, KeyError, TypeError, ValueError):

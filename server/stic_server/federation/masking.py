@@ -24,13 +24,14 @@ from stic_core.privacy.secure_aggregation.masks import RingVector, from_bytes, w
 from stic_core.privacy.secure_aggregation.shares import reconstruct
 from stic_core.protocol.compression import WireArray
 from stic_core.protocol.mask_messages import (
+    HELD_OUT_ROUND,
     MASKED_COUNTS,
     SiteKeys,
     UnmaskReport,
     keys_statement,
     survivors_statement,
 )
-from stic_core.protocol.messages import RoundReport, RunPlan
+from stic_core.protocol.messages import PooledAnswer, RoundReport, RunPlan
 from stic_core.system.keys import signed_by
 from stic_core.tensors.flat import FlatArray
 
@@ -56,15 +57,15 @@ class SharedKeys:
 
 @dataclass(frozen=True, slots=True)
 class MaskedSum:
-    """The sum of a round's masked updates, before its masks are taken off.
+    """The sum of a round's masked updates, or of the sites' held-out counts, before its masks are taken off.
 
     Args:
         question: digest of what was asked.
         members: whose keys were exchanged; their patients are the denominator of all shares.
         together: sites that masked the round together.
         signatures: of the survivors' list, by site.
-        reports: of the survivors, whose updates are in the sum.
-        total: shape (p + `MASKED_COUNTS`,).
+        reports: of the survivors, whose updates or counts are in the sum.
+        total: shape (p + `MASKED_COUNTS`,), or as many as there are counts.
     """
 
     exchange: MaskedExchange
@@ -72,7 +73,7 @@ class MaskedSum:
     members: tuple[SiteKeys, ...]
     together: tuple[str, ...]
     signatures: Mapping[str, str]
-    reports: Mapping[str, RoundReport]
+    reports: Mapping[str, RoundReport | PooledAnswer]
     total: RingVector = field(repr=False)
 
     @property
@@ -100,7 +101,7 @@ def check_keys(keys: SiteKeys, *, site: str, plan: RunPlan, exchange: MaskedExch
     """A site's keys for a masked round.
 
     Args:
-        patients: that it described.
+        patients: that it described, for training or held out.
 
     Raises:
         SiteReportError: another site's, not signed, of small order, or for other patients.
@@ -113,8 +114,9 @@ def check_keys(keys: SiteKeys, *, site: str, plan: RunPlan, exchange: MaskedExch
     if not all(is_usable(base64.b64decode(key)) for key in (keys.cipher_key, keys.mask_key)):
         raise SiteReportError("its keys for masks cannot be used", site=site)
     if keys.patients != patients:
+        kind = "held-out" if exchange.round == HELD_OUT_ROUND else "training"
         raise SiteReportError(
-            "claims training patients that it did not announce",
+            f"claims {kind} patients that it did not announce",
             site=site,
             got=keys.patients,
             expected=patients,
@@ -137,25 +139,27 @@ def check_shares(shares: Mapping[str, str], *, site: str, members: Sequence[Site
         )
 
 
-def masked_values(report: RoundReport, wire: WireArray | None, *, site: str, size: int) -> RingVector:
-    """A site's masked update, as it came.
+def masked_values(
+    report: RoundReport | PooledAnswer, wire: WireArray | None, *, site: str, size: int
+) -> RingVector:
+    """A site's masked update or counts, as they came.
 
     Args:
-        size: values of the model.
+        size: numbers in it.
 
     Raises:
         SiteReportError: another length, type or digest.
     """
-    expected = 4 * (size + MASKED_COUNTS)
+    expected = 4 * size
     if wire is None or wire.dtype != np.uint8 or wire.shape != (expected,):
         raise SiteReportError(
-            "its masked update has the wrong type or length",
+            "its masked values have the wrong type or length",
             site=site,
             got="nothing" if wire is None else f"{wire.dtype} {wire.shape}",
             expected=f"uint8 ({expected},)",
         )
     if report.weights_digest != hashlib.sha256(wire.tobytes()).hexdigest():
-        raise SiteReportError("its masked update does not match the digest that it stated", site=site)
+        raise SiteReportError("its masked values do not match the digest that it stated", site=site)
     return from_bytes(wire.astype(np.uint8, copy=False))
 
 
@@ -212,7 +216,7 @@ def _secret(shares: Mapping[str, str], *, of: str, plan: RunPlan, is_right: Call
     secret = reconstruct(numbered, threshold=plan.threshold, is_right=is_right)
     if secret is None:
         raise FederationError(
-            "the sum of the round cannot be opened yet",
+            "the sum cannot be opened yet",
             got=f"{len(numbered)} shares of {of}'s masks",
             expected=f"{plan.threshold} that fit together",
             advice=f"They come from the other hospitals; if all have answered, {of} or one of them sent wrong shares.",

@@ -111,6 +111,7 @@ def evaluation_of(
                 "local_only": False,
                 "transport": "float32",
                 "secure_aggregation": None,
+                "evaluation": "per-site",
                 "warm_start": False,
             }
         ),

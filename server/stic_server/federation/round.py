@@ -19,6 +19,9 @@ from stic_server.federation.masking import MeanChange
 from stic_server.strategies.algorithm import WEIGHTS, Algorithm, Arrays, Contribution
 from stic_server.strategies.screening import screen
 
+ATTEMPTS = 3
+"""How often a round is tried before the run fails; it can be resumed."""
+
 
 @dataclass(frozen=True, slots=True)
 class BestModel:

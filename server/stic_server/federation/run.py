@@ -19,6 +19,7 @@ from stic_server.federation.final_model import (
     send_missing,
     send_model,
 )
+from stic_server.federation.masked_sum_file import SUM_FILE
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import BestModel
 from stic_server.federation.run_folder import RunFolder, now
@@ -92,6 +93,7 @@ def execute(
     run.write_evaluation(document)
     if (reliability := reliability_of(evaluation_of(document))) is not None:
         write_reliability(run.path / "model", reliability)
+    (run.path / SUM_FILE).unlink(missing_ok=True)
     run.mark_time()
     run.update_record(
         status="complete",

@@ -19,6 +19,7 @@ from stic_server.federation.checkpoints import load_state, save_state
 from stic_server.federation.masked_rounds import MaskedRounds
 from stic_server.federation.participants import Participants
 from stic_server.federation.round import (
+    ATTEMPTS,
     Diagnostics,
     FederationState,
     SiteRound,
@@ -32,9 +33,6 @@ from stic_server.federation.screen_reports import check_round
 from stic_server.federation.sites import Exchange, answers_of, leave_out
 from stic_server.strategies import algorithm_of
 from stic_server.strategies.algorithm import WEIGHTS
-
-ATTEMPTS = 3
-"""How often a round is tried before the run fails; it can be resumed."""
 
 _NORMS_OF_ROUNDS = 20
 """How far back the norms of updates are compared."""

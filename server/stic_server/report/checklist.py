@@ -182,7 +182,7 @@ def filled(
         evaluation: None where the run has none yet.
         report: `report.html`, whose sections decide what can be pointed to.
     """
-    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.hospitals if evaluation else ())
     context = RunContext(record=record, facts=facts, patients=patients_of(facts), evaluation=evaluation)
     there = {*re.findall(r'<section id="([a-z-]+)">', report), *DOCUMENTS}
     if '<div class="notices"' in report:

@@ -244,6 +244,8 @@ def _confusion(run: RunContext) -> str | None:
         return None
     cells = [cell for row in run.evaluation.pooled.confusion for cell in row]
     shown = sum(isinstance(cell, int) for cell in cells)
+    if shown == len(cells):
+        return f"All {shown} cells of the pooled table are shown."
     return f"{shown} of {len(cells)} cells of the pooled table are shown; the others are withheld by the hospitals."
 
 

@@ -64,7 +64,7 @@ def render_card(
         evaluation: of the run.
         as_page: HTML.
     """
-    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites)
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.hospitals)
     template = environment(escape=as_page).get_template("model_card.html.j2" if as_page else "model_card.j2")
     text = template.render(
         format="card_markdown.j2",

@@ -50,7 +50,7 @@ def read_notices(run: Path) -> tuple[Cue, ...]:
     """
     record, rounds, path = read_record(run), read_rounds(run), run / "evaluation.json"
     evaluation = read_evaluation(path) if path.exists() else None
-    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.hospitals if evaluation else ())
     return notices_of(record, facts=facts, rounds=rounds, evaluation=evaluation)
 
 

@@ -54,7 +54,7 @@ def write_report(run: Path, *, readers: Sequence[Path] = ()) -> Path:
     for file in readers:
         keep_study(run, file, record=record, evaluation=evaluation)
     studies = read_studies(run, record=record, evaluation=evaluation)
-    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.hospitals if evaluation else ())
     write_tables(
         run / "report",
         rounds=rounds,
@@ -84,7 +84,7 @@ def render(
         readers: reader studies by site.
     """
     studies = readers or {}
-    facts = facts_of(record, rounds=rounds, evaluated=evaluation.sites if evaluation else ())
+    facts = facts_of(record, rounds=rounds, evaluated=evaluation.hospitals if evaluation else ())
     patients, sites = patients_of(facts), list(facts.sites)
     classes = list(record["config"]["task"]["classes"])
     evaluates = facts.kind == "evaluation"

@@ -64,6 +64,9 @@ def write_tables(
             "between_sites": (pair_tables.BETWEEN, pair_tables.between(evaluation)),
             "heterogeneity": (pair_tables.HETEROGENEITY, pair_tables.heterogeneity(evaluation)),
         }
+        if evaluation.pooled_over is not None:
+            for name in ("cross_site", "between_sites", "heterogeneity"):  # of hospitals that have no figures
+                del tables[name]
         if not evaluation.comparison:
             del tables["comparison"]
     if readers:
