@@ -87,7 +87,9 @@ def _simulated(home: Home, names: list[str], engine: str) -> str:
     for name in names:
         command += ["--prepared", str(home.site(name) / "prepared")]
     with ray_room() as room:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=home.environment() | room)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, env=home.environment() | room, check=False)
+    if done.returncode:
+        sys.exit(f"--engine {engine} ended with exit code {done.returncode}")
     (result,) = json.loads((out / "simulation.json").read_text())["results"].values()
     return result["model_digest"]
 

@@ -84,8 +84,12 @@ def test_ctrl_c_ends_all_of_it(study: list[str], tmp_path: Path) -> None:
     name, _, value = mark.partition("=")
     command = [*study, "--out", str(tmp_path / "out"), "--engine", "ray"]
     with (tmp_path / "err").open("w") as err:
-        process = subprocess.Popen(command, stderr=err, env=os.environ | {name: value})
-    until(lambda: "rounds of the federation" in (tmp_path / "err").read_text(), what="a first round")
+        process = subprocess.Popen(command, stderr=err, env=os.environ | {name: value}, text=True)
+    until(
+        lambda: "rounds of the federation" in (tmp_path / "err").read_text(),
+        what="a first round",
+        alive=process,
+    )
     assert _processes(mark)
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 130

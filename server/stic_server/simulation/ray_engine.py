@@ -77,16 +77,7 @@ class RayEngine:
         if self._address is None:  # nobody else's, and on no other network than this machine's own
             where = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters is an error
-        try:
-            self._ray.init(log_to_driver=False, configure_logging=False, **where)
-        except Exception as error:  # noqa: BLE001 - Ray raises bare exceptions, which may name an address
-            raise UsageError(
-                "Ray cannot be started or reached",
-                got=type(error).__name__,
-                expected="a cluster that runs at --ray-address or RAY_ADDRESS, or a machine with CPU time to spare",
-                advice="Ray gives up if its processes need more than 15 s to start. Without PYTHONDONTWRITEBYTECODE "
-                "the next start is faster.",
-            ) from None
+        self._connect(where, tries=1 if self._address else 2)
         try:
             slots = self._slots()
 
@@ -98,6 +89,26 @@ class RayEngine:
             yield run
         finally:
             self._ray.shutdown()
+
+    def _connect(self, where: Mapping[str, Any], *, tries: int) -> None:
+        """Start or reach Ray; a first start may only have read its files from a slow disk."""
+        while True:
+            try:
+                self._ray.init(log_to_driver=False, configure_logging=False, **where)
+            except Exception as error:  # noqa: BLE001 - Ray raises bare exceptions, which may name an address
+                self._ray.shutdown()
+                tries -= 1
+                if tries == 0:
+                    raise UsageError(
+                        "Ray cannot be started or reached",
+                        got=type(error).__name__,
+                        expected="a cluster that runs at --ray-address or RAY_ADDRESS, or a machine with CPU "
+                        "time to spare",
+                        advice="Ray gives up if its processes need more than 15 s to start. Without "
+                        "PYTHONDONTWRITEBYTECODE the next start is faster.",
+                    ) from None
+            else:
+                return
 
     def _slots(self) -> int:
         """Workers that the cluster has room for."""
