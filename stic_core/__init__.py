@@ -17,7 +17,7 @@ Example:
     ...     )
     >>> pooled = stic_core.pool(reports)
     >>> pooled.n, round(pooled.auc["HCC"].value, 2)
-    (180, 0.96)
+    (180, 0.97)
 """
 
 import lazy_loader

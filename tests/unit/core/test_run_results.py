@@ -114,7 +114,12 @@ def test_calibration_is_that_of_the_evaluation(run: Run, document: Any) -> None:
         own = block["classes"][row["class"]] if row["class"] else block
         fit = row["figure"] in {"slope", "intercept"}
         own = own["recalibration"] if fit else own
-        assert row["value"] == own[row["figure"]]
+        value = own if "not_estimable" in own else own[row["figure"]]
+        if isinstance(value, dict):  # the sample's bins are too coarse for some
+            assert row["reason"] == said(value)
+            assert pd.isna(row["value"])
+            continue
+        assert row["value"] == value
         if fit:
             assert row["standard_error"] == own[f"{row['figure']}_se"]
 
