@@ -16,13 +16,11 @@ A look is one file; it holds scores and diagnoses of patients, and stays at the 
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import hashlib
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stic_core import statistics
 from stic_core.errors import DataError, PlanRefusedError
+from stic_core.privacy.ledger_folder import LedgerFolder
 from stic_core.privacy.score_bins import Starts, moved, out_of_order
-from stic_core.system.files import PRIVATE, write_atomically
 
 LabelArray = npt.NDArray[np.integer]
 
@@ -92,40 +90,19 @@ class HeldOutLooks:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        self._looks: dict[str, Look] = {}
-        self._load()
+        self._files = LedgerFolder(folder, read=_read)
 
-    def _load(self) -> None:
-        if self._folder is not None and self._folder.is_dir():
-            self._looks = {path.stem: _read(path) for path in sorted(self._folder.glob("*.json"))}
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Know all looks, and let nobody else look meanwhile: clients of two studies may share the folder.
-
-        Raises:
-            DataError: a look cannot be read.
-        """
-        if self._folder is None:
-            yield
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._load()
-            yield
-        finally:
-            os.close(lock)
+    def alone(self) -> AbstractContextManager[None]:
+        """Know all looks, and let nobody else look meanwhile; see `LedgerFolder.alone`."""
+        return self._files.alone()
 
     def __iter__(self) -> Iterator[Look]:
         """All of them, the oldest first."""
-        return iter(sorted(self._looks.values(), key=lambda look: look.at))
+        return iter(sorted(self._files.entries.values(), key=lambda look: look.at))
 
     def find(self, model: str, *, patients: Sequence[str], classes: Sequence[str]) -> Look | None:
         """The look of a model at exactly these patients, where there was one."""
-        return self._looks.get(_key(model, patients=patients, classes=classes))
+        return self._files.entries.get(_key(model, patients=patients, classes=classes))
 
     def at(self, patients: Iterable[str]) -> list[Look]:
         """The looks at any of these patients, the oldest first."""
@@ -161,13 +138,9 @@ class HeldOutLooks:
     def keep(self, look: Look) -> None:
         """Write a look down, before anything of it leaves."""
         key = _key(look.model, patients=look.patients, classes=look.classes)
-        if self._folder is not None:
-            # Versions from before there were audits and sums go on reading what has none.
-            unknown_before = {name for name in ("audit", "pooled") if not getattr(look, name)}
-            write_atomically(
-                self._folder / f"{key}.json", look.model_dump_json(exclude=unknown_before), mode=PRIVATE
-            )
-        self._looks[key] = look
+        # Versions from before there were audits and sums go on reading what has none.
+        unknown_before = {name for name in ("audit", "pooled") if not getattr(look, name)}
+        self._files.keep(key, look, text=look.model_dump_json(exclude=unknown_before))
 
     def nearest(
         self,

@@ -15,11 +15,9 @@ A ledger holds hashes of pseudonyms, and stays at the hospital.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stic_core.config import PrivacyBudget
 from stic_core.errors import DataError, PlanRefusedError
 from stic_core.privacy.accounting import NoisySteps, epsilon_of
-from stic_core.system.files import PRIVATE, write_atomically
+from stic_core.privacy.ledger_folder import LedgerFolder
 
 _ROUNDING = 1e-9
 
@@ -107,47 +105,25 @@ class TrainingLedger:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        self._accounts: dict[str, Account] = {}
-        self._load()
+        self._files = LedgerFolder(folder, read=_read)
 
-    def _load(self) -> None:
-        if self._folder is not None and self._folder.is_dir():
-            self._accounts = {path.stem: _read(path) for path in sorted(self._folder.glob("*.json"))}
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Know all charges, and let nobody else charge meanwhile: clients of two studies may share the folder.
-
-        Raises:
-            DataError: an account cannot be read.
-        """
-        if self._folder is None:
-            yield
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._load()
-            yield
-        finally:
-            os.close(lock)
+    def alone(self) -> AbstractContextManager[None]:
+        """Know all charges, and let nobody else charge meanwhile; see `LedgerFolder.alone`."""
+        return self._files.alone()
 
     def __iter__(self) -> Iterator[Account]:
         """All accounts, the oldest first."""
-        return iter(sorted(self._accounts.values(), key=lambda one: one.charges[0].at if one.charges else ""))
+        return iter(
+            sorted(self._files.entries.values(), key=lambda one: one.charges[0].at if one.charges else "")
+        )
 
     def find(self, account: Account) -> Account:
         """What is kept of an account, or the account as it is."""
-        return self._accounts.get(account.key, account)
+        return self._files.entries.get(account.key, account)
 
     def keep(self, account: Account) -> None:
         """Write an account down; it is on the disk when this returns."""
-        if self._folder is not None:
-            path = self._folder / f"{account.key}.json"
-            write_atomically(path, account.model_dump_json(), mode=PRIVATE)
-        self._accounts[account.key] = account
+        self._files.keep(account.key, account, text=account.model_dump_json())
 
     def epsilon(
         self,
@@ -186,10 +162,10 @@ class TrainingLedger:
 
     def note_unprotected(self, account: Account) -> None:
         """Write down, once, that a plan trains on these patients without noise."""
-        if account.key in self._accounts:
+        if account.key in self._files.entries:
             return
         with self.alone():
-            if account.key not in self._accounts:
+            if account.key not in self._files.entries:
                 self.keep(account)
 
     def charge(
