@@ -7,8 +7,9 @@ to the authors.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Self, TypeAlias
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stic_core.errors import UsageError
 from stic_core.evaluation import Evaluation, read_evaluation
 from stic_core.evaluation.run_facts import facts_of
 from stic_core.evaluation.run_files import read_record, read_rounds
@@ -143,7 +145,9 @@ def write_checklist(run: Path, guideline: str) -> Path:
     evaluation = read_evaluation(file) if file.exists() else None
     checklist = read_checklist(guideline)
     report = (run / "report.html").read_text(encoding="utf-8")
-    rows = filled(checklist, record=record, rounds=rounds, evaluation=evaluation, report=report)
+    rows = filled(
+        checklist, record=record, rounds=rounds, evaluation=evaluation, report=report, plan=_plan_of(run)
+    )
     target = run / f"checklist-{guideline}.html"
     write_csv(target.with_suffix(".csv"), CSV_HEADING, [_csv_row(row) for row in rows])
     write_atomically(
@@ -172,7 +176,13 @@ def _csv_row(row: Row) -> Sequence[object]:
 
 
 def filled(
-    checklist: Checklist, *, record: Json, rounds: Sequence[Json], evaluation: Evaluation | None, report: str
+    checklist: Checklist,
+    *,
+    record: Json,
+    rounds: Sequence[Json],
+    evaluation: Evaluation | None,
+    report: str,
+    plan: Mapping[str, Any],
 ) -> list[Row]:
     """The rows of a checklist for one run.
 
@@ -181,9 +191,12 @@ def filled(
         rounds: lines of `rounds.jsonl`.
         evaluation: None where the run has none yet.
         report: `report.html`, whose sections decide what can be pointed to.
+        plan: `plan.json`; empty where there is none.
     """
     facts = facts_of(record, rounds=rounds, evaluated=evaluation.hospitals if evaluation else ())
-    context = RunContext(record=record, facts=facts, patients=patients_of(facts), evaluation=evaluation)
+    context = RunContext(
+        record=record, facts=facts, patients=patients_of(facts), evaluation=evaluation, plan=plan
+    )
     there = {*re.findall(r'<section id="([a-z-]+)">', report), *DOCUMENTS}
     if '<div class="notices"' in report:
         there.add("notices")
@@ -197,6 +210,17 @@ def filled(
         )
         for item in checklist.items
     ]
+
+
+def _plan_of(run: Path) -> Mapping[str, Any]:
+    """The plan as the hospitals approved it; none in the folders of simulations by older versions."""
+    try:
+        found = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UsageError(f"{run / 'plan.json'} cannot be read as JSON", got=type(error).__name__) from None
+    return found if isinstance(found, dict) else {}
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -25,12 +25,14 @@ class RunContext:
         facts: who took part.
         patients: as `patients_of` gives them.
         evaluation: None where there is none yet.
+        plan: `plan.json`; empty where there is none.
     """
 
     record: Json
     facts: RunFacts
     patients: Mapping[str, Any]
     evaluation: Evaluation | None
+    plan: Mapping[str, Any]
 
     @property
     def config(self) -> Json:
@@ -154,7 +156,13 @@ def _federation(run: RunContext) -> str | None:
     if not run.trains:
         return None
     algorithm = run.config.get("algorithm", {}).get("name", "fedavg")
-    return f"Federated training ({algorithm}): weights travel; no image and no patient record is shared."
+    said = f"Federated training ({algorithm}): weights travel; no image and no patient record is shared."
+    if run.plan.get("secure_aggregation"):
+        said += " The server saw the hospitals' updates only as a sum (secure aggregation)."
+    if privacy := run.config["training"].get("privacy"):
+        level = f"epsilon {privacy['epsilon']:g}" if privacy.get("epsilon") else "a stated noise"
+        said += f" Training was differentially private by patient ({level}, delta {privacy['delta']:g}, per hospital)."
+    return said
 
 
 def _imbalance(run: RunContext) -> str | None:
@@ -198,9 +206,15 @@ def _updating(run: RunContext) -> str:
 def _initial(run: RunContext) -> str | None:
     if not run.trains:
         return None
-    backbone = "pretrained weights" if run.config["model"].get("pretrained") else "random weights"
-    warm = "those of an earlier model" if run.config.get("warm_start") else "random, from the seed"
-    return f"Backbone: {backbone}; all that trains: {warm} (seed {run.record['seed']})."
+    backbone = (
+        "its weights file"
+        if run.config["model"].get("pretrained", True)
+        else f"random (seed {run.record['seed']})"
+    )
+    if "warm_start" not in run.plan:
+        return f"Backbone: {backbone}."
+    rest = "an earlier model's weights" if run.plan["warm_start"] else f"random (seed {run.record['seed']})"
+    return f"Backbone: {backbone}; what is trained on it: {rest}."
 
 
 def _ensemble(run: RunContext) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stic_core.evaluation.run_files import read_rounds
 from stic_server.cli.app import app as server
 from stic_server.report.checklist import DOCUMENTS, SECTIONS, filled, read_checklist, write_checklist
 from stic_server.report.checklist_facts import FACTS
@@ -87,7 +88,9 @@ def test_a_run_without_evaluation_points_to_nothing_that_is_not_there(run, tmp_p
         (tmp_path / name).write_bytes((run / name).read_bytes())
     report = write_report(tmp_path).read_text()
     record = json.loads((tmp_path / "record.json").read_text())
-    rows = filled(read_checklist("tripod-ai"), record=record, rounds=(), evaluation=None, report=report)
+    rows = filled(
+        read_checklist("tripod-ai"), record=record, rounds=(), evaluation=None, report=report, plan={}
+    )
     links = {link for row in rows for link, _ in row.places}
     assert "report.html#held-out" not in links
     assert "model/MODEL_CARD.html" not in links
@@ -101,3 +104,30 @@ def test_the_command_writes_several(run, capsys):
     said = capsys.readouterr().out.split()
     assert str(run / "checklist-claim.html") in said
     assert str(run / "checklist-stard-ai.html") in said
+
+
+def test_it_says_how_a_run_began_and_what_protected_it(run, tmp_path):
+    """A warm start, masks and noise are the plan's; without a plan nothing is said of them."""
+    record = json.loads((run / "record.json").read_text())
+    record["config"]["training"]["privacy"] = {"epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
+    report = (run / "report.html").read_text()
+
+    def said(plan):
+        rows = filled(
+            read_checklist("claim"),
+            record=record,
+            rounds=read_rounds(run),
+            evaluation=None,
+            report=report,
+            plan=plan,
+        )
+        return {row.item.item: " ".join(row.facts) for row in rows}
+
+    masked = said({"warm_start": True, "secure_aggregation": {"threshold": 0.667}})
+    assert "an earlier model's weights" in masked["24"]
+    assert "only as a sum" in masked["25"]
+    assert "epsilon 3, delta 0.0001" in masked["25"]
+    plain = said({"warm_start": False, "secure_aggregation": None})
+    assert "random (seed" in plain["24"]
+    assert "only as a sum" not in plain["25"]
+    assert "trained on it" not in said({})["24"]
