@@ -171,6 +171,20 @@ def test_drop_outs_and_traffic(phantom_run: Path, page: tuple[str, Page]) -> Non
     assert f"round {best} kept" in page[0]
 
 
+def test_what_protected_the_updates_is_said(tmp_path: Path, page: tuple[str, Page]) -> None:
+    """Masks and noise are named where the run had them, and not where it had none."""
+    assert "under masks" not in page[0]
+    assert "differential privacy" not in page[0]
+    folder = write_sample_run(tmp_path, rounds=2)
+    record = json.loads((folder / "record.json").read_text())
+    record["config"]["secure_aggregation"] = {"threshold": 0.667}
+    record["config"]["training"]["privacy"] = {"epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
+    (folder / "record.json").write_text(json.dumps(record))
+    text = write_report(folder).read_text()
+    assert "left under masks" in text
+    assert "differential privacy" in text
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     """What a configuration says cannot become markup."""
     run = write_sample_run(tmp_path, rounds=2)
